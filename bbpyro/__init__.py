@@ -1,0 +1,27 @@
+"""Beta-Bernoulli dropout with Pyro: learn which units of a network are needed, and keep only those."""
+
+from bbpyro import likelihoods, networks, priors
+from bbpyro.distributions import Kumaraswamy, RelaxedBernoulli
+from bbpyro.layers import BetaBernoulliDropout, insert_dropout
+from bbpyro.model import BetaBernoulliNetwork
+from bbpyro.prediction import evaluate, predict
+from bbpyro.training import fit, pretrain
+from bbpyro.version import __version__
+
+
+
+__all__ = [
+    "__version__",
+    "BetaBernoulliDropout",
+    "BetaBernoulliNetwork",
+    "Kumaraswamy",
+    "RelaxedBernoulli",
+    "evaluate",
+    "fit",
+    "insert_dropout",
+    "likelihoods",
+    "networks",
+    "predict",
+    "pretrain",
+    "priors",
+]

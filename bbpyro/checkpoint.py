@@ -1,0 +1,119 @@
+"""Files of a run that survive anything: written whole or not at all, and never a pickle."""
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+from torch import Tensor
+
+FORMAT = 1
+
+
+class CheckpointError(ValueError):
+    """A checkpoint or run folder is missing, truncated, altered or of a newer format."""
+
+
+def write_atomic(path: Path, content: bytes) -> None:
+    """Write a file so that a reader, or a machine that loses power, finds the old one or the new one whole."""
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON, atomically."""
+    write_atomic(path, (json.dumps(content, indent=2) + "\n").encode())
+
+
+def save(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
+    """Write tensors and JSON-able `meta` to one safetensors file, atomically and with a digest of both.
+
+    Args:
+        path: the file.
+        tensors: any names, any shapes.
+        meta: what goes with them, e.g. the epoch.
+    """
+    contiguous = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    text = json.dumps(meta)
+    metadata = {"format": str(FORMAT), "meta": text, "sha256": _digest(contiguous, text)}
+    write_atomic(path, safetensors.torch.save(contiguous, metadata))
+
+
+def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors and `meta` that :func:`save` wrote.
+
+    Raises:
+        CheckpointError: the file is missing, truncated, altered, not a checkpoint, or of a newer format.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"there is no checkpoint {path}")
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+    except (safetensors.SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} is truncated or altered ({error}); restore it from a copy") from None
+    if int(metadata.get("format", FORMAT)) > FORMAT:
+        raise CheckpointError(f"{path} was written by a newer bbpyro (format {metadata['format']}); upgrade bbpyro")
+    text = metadata.get("meta", "")
+    if metadata.get("sha256") != _digest(tensors, text):
+        raise CheckpointError(f"{path} was altered after it was written, or is no bbpyro checkpoint; restore it from a copy")
+    meta: dict[str, Any] = json.loads(text)
+    return tensors, meta
+
+
+def _digest(tensors: Mapping[str, Tensor], text: str) -> str:
+    digest = hashlib.sha256(text.encode())
+    for name in sorted(tensors):
+        digest.update(f"{name} {tensors[name].dtype} {tuple(tensors[name].shape)}".encode())
+        digest.update(tensors[name].numpy().tobytes())
+    return digest.hexdigest()
+
+
+def load_weights(path: Path) -> dict[str, Tensor]:
+    """The tensors of any safetensors file, such as a pretrained network's state_dict.
+
+    Raises:
+        CheckpointError: the file is missing or is no safetensors file.
+    """
+    try:
+        return safetensors.torch.load_file(path)
+    except (safetensors.SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} cannot be read as a safetensors file ({error})") from None
+
+
+def check_state_dict(source: str, found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
+    """Raise a CheckpointError, naming the first difference, unless `found` has the names and shapes of `wanted`."""
+    for name in [*wanted, *found]:
+        if name not in found:
+            raise CheckpointError(f"{source} has no tensor {name!r}; it is of another network")
+        if name not in wanted:
+            raise CheckpointError(f"{source} has a tensor {name!r} that this network has not; it is of another network")
+        if found[name].shape != wanted[name].shape:
+            raise CheckpointError(
+                f"{source}: {name!r} has shape {tuple(found[name].shape)}, this network wants "
+                f"{tuple(wanted[name].shape)}; it is of another network"
+            )

@@ -1,0 +1,315 @@
+"""Kumaraswamy and relaxed-Bernoulli mathematics, in log-odds.
+
+A keep probability π that float32 rounds to 0 or 1 still has log-odds, so everything here that can be is
+written in them. Two functions, inverse to one another, carry the whole Kumaraswamy distribution::
+
+    P(w) = log softplus(w) = log log(1 + e^w)           Q(y) = log expm1(exp(y))
+
+because raising a probability to a power c moves its log-odds by  w -> -Q(P(-w) + log c).  With u uniform,
+E = -log u and t = E / b, the draw π = (1 - u^(1/b))^(1/a) becomes::
+
+    logit(π^a) = Q(log E - log b)                       logit(π) = -Q(P(-logit(π^a)) - log a)
+
+Kumaraswamy vectors are short (one entry a unit), so their mathematics is done in float64 whatever the dtype
+that comes in, and handed back in that dtype. Masks are long (one entry a datum and unit) and stay as they are.
+
+Symbols: a, b are Kumaraswamy's concentration1 and concentration0; γ is Euler-Mascheroni; H_b = ψ(b+1) + γ.
+"""
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def in_double(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Compute in float64 and return the dtype of the last argument, which is always a parameter."""
+
+    @functools.wraps(function)
+    def wrapper(*args: Tensor) -> Tensor:
+        return function(*(arg.double() for arg in args)).to(args[-1].dtype)
+
+    return wrapper
+
+
+def softplus(w: Tensor) -> Tensor:
+    """log(1 + e^w), to the last digit (torch's default turns linear at 20, which costs 2e-9)."""
+    return F.softplus(w, threshold=50.0)
+
+
+def log_softplus(w: Tensor) -> Tensor:
+    """P(w) = log log(1 + e^w), for any w; far to the left it is w itself, where log(softplus) would be -inf."""
+    return torch.where(w < -50.0, w, softplus(w.clamp_min(-50.0)).log())
+
+
+def log_expm1_exp(y: Tensor) -> Tensor:
+    """Q(y) = log(exp(exp(y)) - 1), the inverse of :func:`log_softplus`."""
+    x = y.clamp_min(-50.0).exp()
+    return torch.where(y < -50.0, y, x + torch.log(-torch.expm1(-x)))
+
+
+def log_neg_log(x: Tensor) -> Tensor:
+    """log(-log x) of a probability x in [0, 1], in float64; 0 gives +inf and 1 gives -inf."""
+    return torch.log(-torch.log(x.double()))
+
+
+class _HalfSquaredNorm(torch.autograd.Function):
+    """Σ v² / 2 whose gradient is one product; autograd's own makes three copies of a weight matrix."""
+
+    @staticmethod
+    def forward(ctx: Any, v: Tensor) -> Tensor:  # type: ignore[override]
+        ctx.save_for_backward(v)
+        flat = v.flatten()
+        return torch.dot(flat, flat) / 2
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
+        return ctx.saved_tensors[0] * grad
+
+
+def half_squared_norm(v: Tensor) -> Tensor:
+    """Σ v² / 2 over all elements."""
+    result: Tensor = _HalfSquaredNorm.apply(v)
+    return result
+
+
+# --- the relaxed Bernoulli ---------------------------------------------------------------------------------
+
+
+def relaxed_bernoulli_log_prob(log_odds: Tensor, temperature: Tensor, logits: Tensor) -> Tensor:
+    """Log-density of z = sigmoid(log_odds) under RelaxedBernoulli(temperature, logits) (arXiv 1611.00712, eq. 22).
+
+    With d = logits - τ·logit z: log τ + d - 2 softplus(d) - log z - log(1-z). All arguments broadcast.
+    """
+    d = logits - temperature * log_odds
+    return temperature.log() + d - 2 * F.softplus(d) + F.softplus(log_odds) + F.softplus(-log_odds)
+
+
+# --- Kumaraswamy: samples and densities --------------------------------------------------------------------
+
+
+class _KumaraswamyLogOdds(torch.autograd.Function):
+    """logit(π) of (t, a), with t = E/b; the derivatives are written out, which spares a graph of forty nodes.
+
+    With s = -log π and w = logit(π^a):  a ∂ℓ/∂a = s / (1 - e^-s)  and  t ∂ℓ/∂t = that times t e^-w / softplus(-w).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, t: Tensor, a: Tensor) -> Tensor:  # type: ignore[override]
+        w = log_expm1_exp(t.log())
+        log_as = log_softplus(-w)
+        log_s = log_as - a.log()
+        s = log_s.clamp_min(-50.0).exp()
+        elasticity = s / -torch.expm1(-s)
+        ctx.save_for_backward(elasticity / a, elasticity * torch.exp(-w - log_as))
+        return -log_expm1_exp(log_s)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        by_a, by_t = ctx.saved_tensors
+        return grad * by_t, grad * by_a
+
+
+def kumaraswamy_log_odds(t: Tensor, a: Tensor) -> Tensor:
+    """logit(π) of the draw π = (1 - e^-t)^(1/a), where t = -log(1 - π^a) = E/b with E ~ Exp(1); float64 in and out."""
+    result: Tensor = _KumaraswamyLogOdds.apply(t, a)
+    return result
+
+
+def kumaraswamy_log_prob_of_draw(log_odds: Tensor, t: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """log(a b) - (a-1) s - (b-1) t, where the draw's own t is at hand; float64 in and out."""
+    return a.log() + b.log() + (1 - a) * softplus(-log_odds) + (1 - b) * t
+
+
+@in_double
+def kumaraswamy_log_prob(log_surprise: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """log(a b π^(a-1) (1-π^a)^(b-1)), of π given by log_surprise = log(-log π) (arXiv 1805.10896, eq. 10)."""
+    s = log_surprise.exp()
+    return a.log() + b.log() - _times(a - 1, s) - _times(b - 1, _tail(log_surprise, a))
+
+
+@in_double
+def kumaraswamy_cdf(log_surprise: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """1 - (1 - π^a)^b, of π given by log_surprise = log(-log π)."""
+    log_survival = -b * _tail(log_surprise, a)
+    # expm1's own gradient is (result + 1), which is lost where the survival is small; exp's is exact.
+    return torch.where(log_survival > -1, -torch.expm1(log_survival), 1 - log_survival.exp())
+
+
+def _tail(log_surprise: Tensor, a: Tensor) -> Tensor:
+    """t = -log(1 - π^a)."""
+    return softplus(-log_expm1_exp(log_surprise + a.log()))
+
+
+def _times(factor: Tensor, value: Tensor) -> Tensor:
+    """The product, where 0 · inf is 0: a flat direction of the density stays flat at the end of the interval."""
+    flat = (factor == 0) & value.isinf()
+    return factor * torch.where(flat, torch.zeros_like(value), value)
+
+
+@in_double
+def kumaraswamy_icdf(q: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """(1 - (1-q)^(1/b))^(1/a)."""
+    log_t = torch.log(-torch.log1p(-q)) - b.log()
+    return torch.exp(-torch.exp(log_softplus(-log_expm1_exp(log_t)) - a.log()))
+
+
+# --- Kumaraswamy: moments ----------------------------------------------------------------------------------
+
+
+@in_double
+def kumaraswamy_mean(a: Tensor, b: Tensor) -> Tensor:
+    """E[π] = b Γ(1 + 1/a) Γ(b) / Γ(1 + 1/a + b) (arXiv 1805.10896, section 3.2)."""
+    return _log_mean(a, b).exp()
+
+
+@in_double
+def kumaraswamy_variance(a: Tensor, b: Tensor) -> Tensor:
+    """E[π²] - E[π]², as E[π²] (1 - e^-r) with r = log E[π²] / E[π]² > 0 summed without cancellation."""
+    log_second_moment = _log_mean(a / 2, b)
+    return torch.exp(log_second_moment) * -torch.expm1(-_log_moment_ratio(a, b))
+
+
+@in_double
+def kumaraswamy_mode(a: Tensor, b: Tensor) -> Tensor:
+    """((a-1) / (ab-1))^(1/a) where a ≥ 1 and b ≥ 1, else nan: the density then has no single finite peak."""
+    numerator, denominator = a - 1, b * (a - 1) + (b - 1)
+    peaked = (numerator >= 0) & (b >= 1) & (denominator > 0)
+    ratio = numerator / torch.where(peaked, denominator, torch.ones_like(denominator))
+    return torch.where(peaked, ratio, torch.full_like(ratio, math.nan)).pow(1 / a)
+
+
+@in_double
+def kumaraswamy_entropy(a: Tensor, b: Tensor) -> Tensor:
+    """-E[log q(π)] = 1 - 1/b + (1 - 1/a) H_b - log(ab)."""
+    return 1 - 1 / b + (1 - 1 / a) * harmonic_number(b) - a.log() - b.log()
+
+
+def _log_mean(a: Tensor, b: Tensor) -> Tensor:
+    """log Γ(1+c) + log Γ(1+b) - log Γ(1+b+c), c = 1/a; symmetric in b and c, so the smaller is the increment."""
+    c = 1 / a
+    small, large = torch.minimum(b, c), torch.maximum(b, c)
+    return torch.lgamma(1 + small) - _lgamma_increment(1 + large, small)
+
+
+_STIRLING = (1 / 12, -1 / 360, 1 / 1260, -1 / 1680, 1 / 1188, -691 / 360360, 1 / 156)
+_SHIFT = 10
+
+
+def _lgamma_increment(x: Tensor, d: Tensor) -> Tensor:
+    """log Γ(x+d) - log Γ(x) for x ≥ 1, d ≥ 0, without subtracting two large numbers."""
+    climb = sum(torch.log1p(d / (x + i)) for i in range(_SHIFT))
+    z = x + _SHIFT
+    ratio = torch.log1p(d / z)
+    # log Γ(z) = (z - 1/2) log z - z + ..., so the increment of its leading terms and of its z^(1-2k) series is:
+    leading = (z - 0.5) * ratio + d * torch.log(z + d) - d
+    series = sum(
+        coefficient * z ** (1 - 2 * k) * torch.expm1((1 - 2 * k) * ratio)
+        for k, coefficient in enumerate(_STIRLING, start=1)
+    )
+    return leading + series - climb
+
+
+def harmonic_number(b: Tensor) -> Tensor:
+    """H_b = ψ(b+1) + γ, relatively accurate down to b = 0, where it is b π²/6; float64 in, float64 out."""
+    head = sum(b / (n * (n + b)) for n in range(1, _SHIFT + 1))
+    z = torch.full_like(b, _SHIFT + 1)
+    ratio = torch.log1p(b / z)
+    # ψ(z) = log z - 1/(2z) - Σ B_2k / (2k z^2k), and B_2k / 2k is (2k-1) times the Stirling coefficient.
+    series = sum(
+        (2 * k - 1) * coefficient * z ** (-2 * k) * torch.expm1(-2 * k * ratio)
+        for k, coefficient in enumerate(_STIRLING, start=1)
+    )
+    return head + ratio - torch.expm1(-ratio) / (2 * z) - series
+
+
+_NUM_TERMS = 200
+
+
+def _log_moment_ratio(a: Tensor, b: Tensor) -> Tensor:
+    """r = log E[π²] / E[π]² = Σ_{n≥1} f(n), where every term is positive (c = 1/a).
+
+    From Γ's product formula, f(x) = log1p(c² b (2x + b + 2c) / (x (x + 2c) (x + b + c)²)). The first terms are
+    summed, the rest is Euler-Maclaurin with Gauss-Legendre panels in log x.
+    """
+    b, c = b[..., None], 1 / a[..., None]
+
+    def excess(x: Tensor) -> Tensor:
+        return c * c * b * (2 * x + b + 2 * c) / (x * (x + 2 * c) * (x + b + c) ** 2)
+
+    n = torch.full_like(b, _NUM_TERMS)
+    head = torch.log1p(excess(torch.arange(1, _NUM_TERMS, device=a.device, dtype=a.dtype))).sum(-1)
+    nodes, weights = _gauss_legendre_panels(a.device)
+    span = (torch.maximum(b, c) / n).log().clamp_min(0) + 20
+    x = n * (span * nodes).exp()
+    integral = (weights * span * x * torch.log1p(excess(x))).sum(-1)
+    slope = 2 / (2 * n + b + 2 * c) - 1 / n - 1 / (n + 2 * c) - 2 / (n + b + c)
+    at_n = excess(n)
+    correction = torch.log1p(at_n) / 2 - at_n * slope / (1 + at_n) / 12
+    return head + integral + correction[..., 0]
+
+
+@functools.lru_cache(maxsize=4)
+def _gauss_legendre_panels(device: torch.device, panels: int = 40, order: int = 10) -> tuple[Tensor, Tensor]:
+    """Nodes and weights on [0, 1]: `order` Gauss-Legendre nodes in each of `panels` equal panels."""
+    nodes, weights = np.polynomial.legendre.leggauss(order)
+    starts = np.arange(panels)[:, None]
+    return (
+        torch.as_tensor(((nodes + 1) / 2 + starts).ravel() / panels, device=device),
+        torch.as_tensor(np.tile(weights / 2 / panels, panels), device=device),
+    )
+
+
+# --- Kumaraswamy: divergences ------------------------------------------------------------------------------
+
+
+@in_double
+def kl_kumaraswamy_beta(a: Tensor, b: Tensor, alpha: Tensor, beta: Tensor) -> Tensor:
+    """KL[Kumaraswamy(a, b) || Beta(α, β)], in nats (arXiv 1805.10896, eq. 12, for β = 1).
+
+    (α/a - 1) H_b + log(ab B(α, β)) + β/b - 1 - (β-1) E[log((1-π)/(1-π^a))]; the last expectation has no closed
+    form and is integrated numerically, only where β is not 1.
+    """
+    log_beta = torch.lgamma(alpha) + torch.lgamma(beta) - torch.lgamma(alpha + beta)
+    closed = (alpha / a - 1) * harmonic_number(b) + a.log() + b.log() + log_beta + beta / b - 1
+    return _minus_log_complement_term(closed, a, b, beta)
+
+
+@in_double
+def kl_kumaraswamy_kumaraswamy(a: Tensor, b: Tensor, p_a: Tensor, p_b: Tensor) -> Tensor:
+    """KL[Kumaraswamy(a, b) || Kumaraswamy(p_a, p_b)], in nats; π^p_a is Kumaraswamy(a/p_a, b) under q."""
+    closed = (p_a / a - 1) * harmonic_number(b) + (a / p_a).log() + (b / p_b).log() + p_b / b - 1
+    return _minus_log_complement_term(closed, a / p_a, b, p_b)
+
+
+def _minus_log_complement_term(closed: Tensor, a: Tensor, b: Tensor, beta: Tensor) -> Tensor:
+    if bool((beta == 1).all()):
+        return closed
+    return closed - (beta - 1) * _expected_log_complement_ratio(a, b)
+
+
+_NUM_NODES = 560
+
+
+def _expected_log_complement_ratio(a: Tensor, b: Tensor) -> Tensor:
+    """E[log((1-π) / (1-π^a))] under Kumaraswamy(a, b), by the trapezoid rule in w = logit(π^a).
+
+    There the integrand is analytic and dies off at both ends, so equal steps converge geometrically. With few b
+    the weight b e^(-bt) dies slowly, but the ratio has by then reached its limit -log a, which is taken out.
+    """
+    log_a, b = a.log()[..., None], b[..., None]
+    lower, upper = -50.0, 50.0 + (-log_a).clamp_min(0)
+    step = (upper - lower) / (_NUM_NODES - 1)
+    w = lower + step * torch.arange(_NUM_NODES, device=a.device, dtype=a.dtype)
+    t = softplus(w)
+    log_surprise = log_softplus(-w) - log_a
+    log_complement = F.logsigmoid(log_expm1_exp(log_surprise))
+    limit = torch.where(b < 1, -log_a, torch.zeros_like(log_a))
+    weight = b * torch.exp(-b * t) * torch.sigmoid(w)
+    return (step * weight * (log_complement + t - limit)).sum(-1) + limit[..., 0]

@@ -1,0 +1,151 @@
+"""Beta-Bernoulli dropout: the model, the guide, and every pyro.sample of this library (arXiv 1805.10896).
+
+    W ~ N(0, λI)        π_k ~ Beta(α/K, 1)        z_nk | π_k ~ Bernoulli(π_k)        y_n ~ p(y | f(x_n; z_n ⊗ W))
+
+    q(W, z, π) = δ(W) · Π_k Kumaraswamy(π_k; a_k, b_k) · Π_nk q(z_nk | π_k)
+"""
+
+import itertools
+from typing import Any
+
+import pyro
+import torch
+from pyro.distributions.torch_distribution import TorchDistribution
+from torch import Tensor, nn
+from torch.distributions import kl_divergence
+from torch.func import functional_call
+
+from bbpyro import priors
+from bbpyro.distributions import Delta, RelaxedBernoulli, with_exact_tails
+from bbpyro.layers import BetaBernoulliDropout
+from bbpyro.likelihoods import Categorical, Likelihood
+
+_instances = itertools.count()
+
+
+class BetaBernoulliNetwork(nn.Module):
+    """A network whose units are kept or dropped by a learnt posterior, as a Pyro model and guide.
+
+    Args:
+        net: a module with :class:`bbpyro.BetaBernoulliDropout` gates, e.g. from :func:`bbpyro.insert_dropout`.
+        likelihood: from the network's output to the distribution of y.
+        num_data: N, the number of training data; a minibatch's log-likelihood is scaled by N/|B|.
+        prior: from a number of units to the distribution of their keep probabilities π.
+        weight_prior: from a weight's shape to its distribution; by default N(0, 1 / (1e-4 N)), which is the
+            source's L2 of 1e-4 on the mean loss.
+        temperature: τ of the relaxed Bernoulli.
+
+    Attributes:
+        gates: the gates by name, in the network's order.
+        weights: W, every parameter of the network that is no gate's and not frozen, by name.
+
+    Raises:
+        ValueError: `net` has no gates or no trainable weights, `num_data` < 1, `temperature` ≤ 0, or the prior is not
+            a distribution of one number in [0, 1] for each unit.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        likelihood: Likelihood | None = None,
+        *,
+        num_data: int,
+        prior: priors.Prior | None = None,
+        weight_prior: priors.WeightPrior | None = None,
+        temperature: float = 0.1,
+    ) -> None:
+        super().__init__()
+        if num_data < 1:
+            raise ValueError(f"num_data is {num_data}, wanted the number of training data, at least 1")
+        if not 0 < temperature < float("inf"):
+            raise ValueError(f"temperature is {temperature}, wanted a positive number (0.1 is usual)")
+        self.net = net
+        self.likelihood = likelihood or Categorical()
+        self.num_data = num_data
+        self.prior = prior or priors.Beta()
+        self.weight_prior = weight_prior or priors.Normal((1e-4 * num_data) ** -0.5)
+        self.temperature = temperature
+        self._pyro_name = f"bbpyro{next(_instances)}"
+        self.gates = {name: m for name, m in net.named_modules() if isinstance(m, BetaBernoulliDropout)}
+        of_gates = {id(parameter) for gate in self.gates.values() for parameter in gate.parameters()}
+        self.weights = {
+            name: parameter
+            for name, parameter in net.named_parameters()
+            if id(parameter) not in of_gates and parameter.requires_grad
+        }
+        if not self.gates:
+            raise ValueError("net: it has no BetaBernoulliDropout gate; make one with bbpyro.insert_dropout(net)")
+        self._priors: dict[tuple[str, torch.device], TorchDistribution] = {}
+        for name, gate in self.gates.items():
+            _check_prior(name, gate.num_features, self.prior(gate.num_features))
+
+    def model(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        """p(W, π, z, y | x) of a minibatch x `[B, ...]`, y `[B]`; returns the network's output."""
+        W = {name: pyro.sample(name, self.weight_prior(w.shape)) for name, w in self.weights.items()}
+        pi = {g: pyro.sample(f"{g}.pi", self._prior(g).to_event(1)) for g in self.gates}
+        with pyro.plate("data", self.num_data, subsample=x):
+            z = {f"{g}.z": pyro.sample(f"{g}.z", self._mask(pi[g]).to_event(1)) for g in pi}
+            output = functional_call(self.net, W | z, (x,))
+            pyro.sample("y", self.likelihood(output), obs=y)
+        return output
+
+    def guide(self, x: Tensor, y: Tensor | None = None) -> None:
+        """q(W, π, z) = δ(W) · Kumaraswamy(π) · q(z | π), where q(z | π) = p(z | π)."""
+        self._register_parameters()
+        for name, w in self.weights.items():
+            pyro.sample(name, Delta(w, event_dim=w.dim()))
+        pi = {g: pyro.sample(f"{g}.pi", gate.posterior().to_event(1)) for g, gate in self.gates.items()}
+        with pyro.plate("data", self.num_data, subsample=x):
+            for g in pi:
+                pyro.sample(f"{g}.z", self._mask(pi[g]).tied().to_event(1))
+
+    def kl(self) -> dict[str, Tensor]:
+        """KL[q(π) || p(π)] of each gate in nats, closed where it is registered, else from 1000 draws."""
+        return {
+            name: _kl(gate.posterior(), self._prior(name)).sum() for name, gate in self.gates.items()
+        }
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The network's output by the mean mask: thresholded E[π] in place of z."""
+        return self.net(x)
+
+    def _prior(self, name: str) -> TorchDistribution:
+        gate = self.gates[name]
+        device = gate.unconstrained_concentration1.device
+        if (name, device) not in self._priors:
+            with device:
+                self._priors[name, device] = with_exact_tails(self.prior(gate.num_features))
+        return self._priors[name, device]
+
+    def _mask(self, pi: Tensor) -> RelaxedBernoulli:
+        return RelaxedBernoulli(self.temperature, probs=pi)
+
+    def _register_parameters(self) -> None:
+        """Tell Pyro of this instance's parameters, under names no other instance has."""
+        for name, parameter in self.named_parameters():
+            if parameter.requires_grad:
+                pyro.param(f"{self._pyro_name}.{name}", parameter)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # A copied or unpickled network is another instance: it must not share the original's parameters.
+        super().__setstate__(state)
+        self._pyro_name = f"bbpyro{next(_instances)}"
+
+
+def _kl(q: Any, p: Any, num_samples: int = 1000) -> Tensor:
+    try:
+        return kl_divergence(q, p)
+    except NotImplementedError:
+        draw = q.rsample((num_samples,))
+        return (q.log_prob(draw) - p.log_prob(draw)).mean(0)
+
+
+def _check_prior(gate: str, num_units: int, prior: Any) -> None:
+    if prior.batch_shape != (num_units,) or prior.event_shape != ():
+        raise ValueError(
+            f"prior: for gate {gate!r} it gives batch shape {tuple(prior.batch_shape)} and event shape "
+            f"{tuple(prior.event_shape)}, wanted one number a unit: ({num_units},) and ()"
+        )
+    draw = prior.sample()
+    if not bool(((draw >= 0) & (draw <= 1)).all()):
+        raise ValueError(f"prior: for gate {gate!r} it drew keep probabilities outside [0, 1]")

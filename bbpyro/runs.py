@@ -1,0 +1,373 @@
+"""A run: from a configuration to a folder with a trained network, its scores and its figures."""
+
+import dataclasses
+import json
+import os
+import platform
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import pyro
+import torch
+from rich.console import Console
+from torch import Tensor, nn
+
+from bbpyro import checkpoint, data, networks, plots, priors, training
+from bbpyro.checkpoint import CheckpointError
+from bbpyro.layers import insert_dropout
+from bbpyro.likelihoods import Categorical
+from bbpyro.model import BetaBernoulliNetwork
+from bbpyro.prediction import evaluate
+from bbpyro.version import __version__
+
+CHECKPOINT = "checkpoint.safetensors"
+NETWORKS: dict[str, Callable[[int, int], nn.Module]] = {"lenet-500-300": networks.lenet_500_300}
+PRIORS: dict[str, tuple[Callable[[float], priors.Prior], float]] = {
+    "beta": (priors.Beta, 1e-4),
+    "indian-buffet": (priors.IndianBuffet, 5.0),
+}
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Everything that decides the numbers of a run."""
+
+    dataset: str = "mnist"
+    """mnist, fashion-mnist, bars, or the path of a .npz file with arrays x, y and, optionally, x_test, y_test."""
+    network: str = "lenet-500-300"
+    """The network; lenet-500-300 takes any number of inputs and classes."""
+    prior: str = "beta"
+    """Prior on the keep probabilities π: beta is Beta(alpha, 1), indian-buffet is Beta(alpha/K, 1), K the layer's width."""
+    alpha: float | None = None
+    """The prior's alpha; by default 1e-4 for beta and 5 for indian-buffet."""
+    temperature: float = 0.1
+    """Temperature τ of the relaxed Bernoulli masks."""
+    threshold: float = 1e-3
+    """A unit is kept when E[π] exceeds this."""
+    epochs: int = 60
+    """Epochs of SVI."""
+    pretrain_epochs: int = 10
+    """Epochs of the same network without gates, before SVI; 0 for none."""
+    pretrained: Path | None = None
+    """A safetensors state dict of the network without gates to start from, instead of pretraining."""
+    batch_size: int = 100
+    """Data in a minibatch."""
+    learning_rate: float = 1e-3
+    """Adam's learning rate of the weights."""
+    gate_learning_rate: float = 1e-2
+    """Adam's learning rate of the gates' concentrations a and b."""
+    schedule: Literal["cosine", "steps"] = "cosine"
+    """cosine: constant for half of training, then half a cosine to zero; steps: cut by ten at 50% and 75%."""
+    kl_warmup_epochs: int = 0
+    """Epochs over which the weight of the KL rises to 1."""
+    elbo: Literal["trace", "mean-field"] = "trace"
+    """Pyro's Trace_ELBO, or TraceMeanField_ELBO with closed-form KLs."""
+    validation_size: int = 0
+    """Hold out the last so many training data and report on them instead of the test set: for choosing settings."""
+    seed: int = 0
+    """Seed of the initial weights, the order of the data and all noise."""
+    data_dir: Path | None = None
+    """Where downloaded data sets are kept; by default $BBPYRO_DATA or the user's cache folder."""
+
+    def validate(self) -> None:
+        """Raise a ValueError that names the first setting out of range."""
+        for name, value, known in (("network", self.network, NETWORKS), ("prior", self.prior, PRIORS)):
+            if value not in known:
+                raise ValueError(f"{name} is {value!r}, wanted one of {', '.join(known)}")
+        at_least = {"epochs": 1, "batch_size": 1, "pretrain_epochs": 0, "kl_warmup_epochs": 0, "validation_size": 0, "seed": 0}
+        for name, least in at_least.items():
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} is {getattr(self, name)}, wanted at least {least}")
+        for name in ("alpha", "temperature", "learning_rate", "gate_learning_rate"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < float("inf"):
+                raise ValueError(f"{name} is {value}, wanted a positive number")
+        if not 0 <= self.threshold < 1:
+            raise ValueError(f"threshold is {self.threshold}, wanted a keep probability in [0, 1)")
+
+    def make_prior(self) -> priors.Prior:
+        """The prior on π."""
+        make, default = PRIORS[self.prior]
+        return make(default if self.alpha is None else self.alpha)
+
+    def to_json(self) -> dict[str, Any]:
+        """The settings as JSON holds them."""
+        return {k: str(v) if isinstance(v, Path) else v for k, v in dataclasses.asdict(self).items()}
+
+    @classmethod
+    def from_json(cls, settings: dict[str, Any]) -> "TrainConfig":
+        """The settings that :meth:`to_json` wrote; a ValueError names one that is unknown."""
+        unknown = set(settings) - {field.name for field in dataclasses.fields(cls)}
+        if unknown:
+            raise ValueError(f"unknown setting {sorted(unknown)[0]!r}")
+        paths = {k: Path(v) for k, v in settings.items() if k in ("pretrained", "data_dir") and v is not None}
+        return cls(**{**settings, **paths})
+
+
+@dataclass(frozen=True)
+class Run:
+    """A trained network, or one in training, and what it was made from."""
+
+    folder: Path
+    config: TrainConfig
+    dataset: data.Dataset
+    bnn: BetaBernoulliNetwork
+    history: list[dict[str, Any]]
+
+    @property
+    def scored_on(self) -> str:
+        """What its scores are of: "test" or "validation" data."""
+        return "validation" if self.config.validation_size else "test"
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether training ran to its end."""
+        return sum(record["phase"] == "SVI" for record in self.history) == self.config.epochs
+
+
+def default_folder(config: TrainConfig) -> Path:
+    """runs/DATASET-DATE-TIME, with a number appended while that exists."""
+    stem = Path(config.dataset).stem
+    base = Path("runs") / f"{stem}-{time.strftime('%Y%m%d-%H%M%S')}"
+    candidates = [base, *(base.with_name(f"{base.name}-{i}") for i in range(2, 1000))]
+    return next(folder for folder in candidates if not folder.exists())
+
+
+def create(folder: Path, config: TrainConfig, force: bool = False) -> None:
+    """Make a run folder that holds its configuration from the first moment it exists.
+
+    Raises:
+        ValueError: the configuration is out of range, or the folder exists and `force` is false.
+        CheckpointError: the pretrained weights do not fit the network.
+    """
+    config.validate()
+    if folder.exists() and not force:
+        raise ValueError(f"run folder {folder} already exists; choose another, continue it with --resume, or add --force")
+    dataset = _load_data(config)
+    if config.pretrained is not None:
+        _load_pretrained(config.pretrained, _plain_network(config, dataset))
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
+        made = Path(scratch) / "run"
+        made.mkdir()
+        description = {"format": checkpoint.FORMAT, "bbpyro": __version__, "data": dataset.fingerprint()}
+        checkpoint.write_json(made / "config.json", {**description, "config": config.to_json()})
+        if folder.exists():
+            os.replace(folder, Path(scratch) / "old")
+        os.replace(made, folder)
+
+
+def load(folder: Path) -> Run:
+    """A run as its newest checkpoint has it.
+
+    Raises:
+        CheckpointError: the folder is no run, or its checkpoint is damaged or of another network.
+        ValueError: its data set has changed, or cannot be had.
+    """
+    config, dataset = _open(folder)
+    saved = _Saved.read(folder)
+    if saved is None:
+        raise CheckpointError(f"run {folder} has no checkpoint yet; start it again with bbpyro train --resume {folder}")
+    bnn = _network(config, _plain_network(config, dataset), dataset)
+    if saved.phase == "SVI":
+        saved.load_into(bnn.net, folder)
+    return Run(folder, config, dataset, bnn.eval(), saved.history)
+
+
+def train(
+    folder: Path, console: Console | None = None, on_epoch: Callable[[dict[str, Any]], None] | None = None
+) -> Run:
+    """Train the run in `folder` to its end, from its newest checkpoint if it has one.
+
+    Every epoch leaves a checkpoint from which a killed run goes on with exactly the same numbers.
+
+    Args:
+        folder: made by :func:`create`.
+        console: where the progress bar is drawn; None for no bar.
+        on_epoch: called with each epoch's record.
+
+    Raises:
+        CheckpointError: the folder is no run, or its checkpoint is damaged or of another network.
+        ValueError: its data set has changed, or cannot be had.
+        bbpyro.training.NonFiniteLossError: the loss became nan; the last good checkpoint stays.
+    """
+    config, dataset = _open(folder)
+    saved = _Saved.read(folder)
+    plain = _plain_network(config, dataset)
+    settings: dict[str, Any] = {
+        "batch_size": config.batch_size,
+        "learning_rate": config.learning_rate,
+        "held_out": (dataset.x_test, dataset.y_test),
+        "seed": config.seed,
+        "progress": console or False,
+    }
+
+    def keep(net: nn.Module, before: list[dict[str, Any]]) -> Callable[[training.TrainingState], None]:
+        def after_epoch(state: training.TrainingState) -> None:
+            _Saved(net.state_dict(), state.optimizer, [*before, *state.history]).write(folder)
+            if on_epoch:
+                on_epoch(state.history[-1])
+
+        return after_epoch
+
+    pretraining = saved.records("pretraining") if saved else []
+    if config.pretrained and saved is None:
+        plain.load_state_dict(_load_pretrained(config.pretrained, plain))
+    elif config.pretrain_epochs and not config.pretrained and (saved is None or saved.phase == "pretraining"):
+        if saved:
+            saved.load_into(plain, folder)
+        pretraining = training.pretrain(
+            plain,
+            dataset.x,
+            dataset.y,
+            num_epochs=config.pretrain_epochs,
+            on_epoch=keep(plain, []),
+            resume_from=saved.state(config.seed) if saved else None,
+            **settings,
+        )
+        saved = None
+    bnn = _network(config, plain, dataset)
+    if saved:
+        saved.load_into(bnn.net, folder)
+    history = training.fit(
+        bnn,
+        dataset.x,
+        dataset.y,
+        num_epochs=config.epochs,
+        gate_learning_rate=config.gate_learning_rate,
+        schedule=config.schedule,
+        kl_warmup_epochs=config.kl_warmup_epochs,
+        elbo=config.elbo,
+        on_epoch=keep(bnn.net, pretraining),
+        resume_from=saved.state(config.seed) if saved else None,
+        **settings,
+    )
+    return Run(folder, config, dataset, bnn.eval(), [*pretraining, *history])
+
+
+def summarize(run: Run, num_samples: int = 100) -> dict[str, Any]:
+    """Score a run by mean mask and by Monte Carlo, draw its figures, and write summary.json.
+
+    Args:
+        run: a trained run.
+        num_samples: Monte Carlo draws of q(z, π).
+
+    Returns:
+        What summary.json holds.
+    """
+    by_mean, by_draws = (
+        evaluate(run.bnn, run.dataset.x_test, run.dataset.y_test, n) for n in (None, num_samples)
+    )
+    figures = run.folder / "figures"
+    figures.mkdir(exist_ok=True)
+    drawn = {"keep_probability": plots.keep_probability(run.bnn)}
+    shape = run.dataset.x.shape[1:]
+    if len(shape) == 2:
+        drawn["input_map"] = plots.input_map(run.bnn, (shape[0], shape[1]))
+    for name, figure in drawn.items():
+        plots.save(figure, figures / f"{name}.png")
+    summary = {
+        "bbpyro": __version__,
+        "versions": {"torch": torch.__version__, "pyro": pyro.__version__, "python": platform.python_version()},
+        "config": run.config.to_json(),
+        "scored_on": run.scored_on,
+        "num_scored": len(run.dataset.y_test),
+        "mean_mask": dataclasses.asdict(by_mean),
+        "monte_carlo": {"num_samples": num_samples, **dataclasses.asdict(by_draws)},
+        "kept": {name: int(gate.kept().sum()) for name, gate in run.bnn.gates.items()},
+        "total": {name: gate.num_features for name, gate in run.bnn.gates.items()},
+        "epochs": len(run.history),
+        "training_seconds": sum(record["seconds"] for record in run.history),
+    }
+    checkpoint.write_json(run.folder / "summary.json", summary)
+    return summary
+
+
+@dataclass(frozen=True)
+class _Saved:
+    """What a checkpoint holds: the network in training, its optimizer, and the records of all epochs done."""
+
+    network: dict[str, Tensor]
+    optimizer: dict[str, Tensor]
+    history: list[dict[str, Any]]
+
+    @property
+    def phase(self) -> str:
+        phase: str = self.history[-1]["phase"]
+        return phase
+
+    def records(self, phase: str) -> list[dict[str, Any]]:
+        return [record for record in self.history if record["phase"] == phase]
+
+    def state(self, seed: int) -> training.TrainingState:
+        return training.TrainingState(seed, self.records(self.phase), self.optimizer)
+
+    def load_into(self, net: nn.Module, folder: Path) -> None:
+        checkpoint.check_state_dict(f"the checkpoint of {folder}", self.network, net.state_dict())
+        net.load_state_dict(self.network)
+
+    def write(self, folder: Path) -> None:
+        groups = {"network": self.network, "optimizer": self.optimizer}
+        tensors = {f"{group}.{name}": t for group, named in groups.items() for name, t in named.items()}
+        checkpoint.save(folder / CHECKPOINT, tensors, {"history": self.history})
+        lines = "".join(json.dumps(record) + "\n" for record in self.history)
+        checkpoint.write_atomic(folder / "metrics.jsonl", lines.encode())
+
+    @classmethod
+    def read(cls, folder: Path) -> "_Saved | None":
+        if not (folder / CHECKPOINT).exists():
+            return None
+        tensors, meta = checkpoint.load(folder / CHECKPOINT)
+        groups: dict[str, dict[str, Tensor]] = {"network": {}, "optimizer": {}}
+        for full_name, tensor in tensors.items():
+            group, name = full_name.split(".", 1)
+            groups[group][name] = tensor
+        return cls(groups["network"], groups["optimizer"], meta["history"])
+
+
+def _open(folder: Path) -> tuple[TrainConfig, data.Dataset]:
+    path = folder / "config.json"
+    if not path.is_file():
+        raise CheckpointError(f"{folder} is no bbpyro run: it has no config.json")
+    try:
+        description = json.loads(path.read_text())
+        config = TrainConfig.from_json(description["config"])
+        fingerprint = description["data"]
+        config.validate()
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path} was altered, or written by another version of bbpyro ({error})") from None
+    dataset = _load_data(config)
+    if dataset.fingerprint() != fingerprint:
+        raise ValueError(f"dataset {config.dataset!r} is not the one that run {folder} was made with")
+    return config, dataset
+
+
+def _load_data(config: TrainConfig) -> data.Dataset:
+    dataset = data.load(config.dataset, config.data_dir)
+    return dataset.with_validation(config.validation_size) if config.validation_size else dataset
+
+
+def _plain_network(config: TrainConfig, dataset: data.Dataset) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        return NETWORKS[config.network](dataset.num_features, dataset.num_classes)
+
+
+def _network(config: TrainConfig, plain: nn.Module, dataset: data.Dataset) -> BetaBernoulliNetwork:
+    return BetaBernoulliNetwork(
+        insert_dropout(plain, config.threshold),
+        Categorical(),
+        num_data=len(dataset.x),
+        prior=config.make_prior(),
+        temperature=config.temperature,
+    )
+
+
+def _load_pretrained(path: Path, net: nn.Module) -> dict[str, Tensor]:
+    weights = checkpoint.load_weights(path)
+    checkpoint.check_state_dict(str(path), weights, net.state_dict())
+    return weights
