@@ -8,8 +8,6 @@ from bbpyro.prediction import evaluate, predict
 from bbpyro.training import fit, pretrain
 from bbpyro.version import __version__
 
-
-
 __all__ = [
     "__version__",
     "BetaBernoulliDropout",

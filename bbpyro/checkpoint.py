@@ -80,7 +80,9 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise CheckpointError(f"{path} was written by a newer bbpyro (format {metadata['format']}); upgrade bbpyro")
     text = metadata.get("meta", "")
     if metadata.get("sha256") != _digest(tensors, text):
-        raise CheckpointError(f"{path} was altered after it was written, or is no bbpyro checkpoint; restore it from a copy")
+        raise CheckpointError(
+            f"{path} was altered after it was written, or is no bbpyro checkpoint; restore it from a copy"
+        )
     meta: dict[str, Any] = json.loads(text)
     return tensors, meta
 

@@ -5,8 +5,7 @@ distribution here reads them from it. They are lost by any operation on the draw
 log-odds are those of the rounded value.
 """
 
-import math
-from typing import Any, cast
+from typing import Any
 
 import pyro.distributions as dist
 import torch
@@ -59,13 +58,14 @@ class Kumaraswamy(TorchDistribution):
     arg_constraints = {"concentration1": constraints.positive, "concentration0": constraints.positive}
     support = constraints.unit_interval
     has_rsample = True
-    _own_draw: tuple[Tensor | None, Tensor | None] = (None, None)  # the last draw and its t = -log(1 - π^a)
+    _own_draw: tuple[Tensor, Tensor] | None = None  # the last draw and its log-density
 
     def __init__(self, concentration1: Any, concentration0: Any, validate_args: bool | None = None) -> None:
         self.concentration1, self.concentration0 = broadcast_all(concentration1, concentration0)
         super().__init__(self.concentration1.shape, validate_args=validate_args)
 
-    def expand(self, batch_shape: Any, _instance: Any = None) -> "Kumaraswamy":  # noqa: D102
+    def expand(self, batch_shape: Any, _instance: Any = None) -> "Kumaraswamy":
+        """The same distribution with a larger batch shape."""
         new = self._get_checked_instance(Kumaraswamy, _instance)
         new.concentration1 = self.concentration1.expand(batch_shape)
         new.concentration0 = self.concentration0.expand(batch_shape)
@@ -77,18 +77,17 @@ class Kumaraswamy(TorchDistribution):
         """Reparameterised draws, `sample_shape + batch_shape`, that remember their log-odds."""
         shape = self._extended_shape(torch.Size(sample_shape))
         exponential = torch.empty(shape, dtype=torch.float64, device=self.concentration1.device).exponential_()
-        t = exponential.clamp_min(torch.finfo(torch.float64).tiny) / self.concentration0.double()
-        odds = f.kumaraswamy_log_odds(t, self.concentration1.double().expand(shape))
+        exponential = exponential.clamp_min(torch.finfo(torch.float64).tiny)
+        a, b = self.concentration1.expand(shape), self.concentration0.expand(shape)
+        odds, log_prob = f.kumaraswamy_draw(exponential, a, b)
         draw = remember_log_odds(odds, self.concentration1.dtype)
-        self._own_draw = (draw, t)
+        self._own_draw = (draw, log_prob)
         return draw
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Log-density of `value`, exact for a draw even where float rounds it to 0 or 1."""
-        if value is self._own_draw[0]:
-            odds, t = value._log_odds, self._own_draw[1]
-            a, b = self.concentration1.double(), self.concentration0.double()
-            return f.kumaraswamy_log_prob_of_draw(odds, t, a, b).to(value.dtype)
+        if self._own_draw is not None and value is self._own_draw[0]:
+            return self._own_draw[1].to(value.dtype)
         if self._validate_args:
             self._validate_sample(value)
         return f.kumaraswamy_log_prob(_log_surprise(value), self.concentration1, self.concentration0)
@@ -169,18 +168,19 @@ class RelaxedBernoulli(TorchDistribution):
             logits = log_odds(probs).to(probs.dtype)
         self.logits = torch.as_tensor(logits)
         self.temperature = torch.as_tensor(temperature, dtype=self.logits.dtype, device=self.logits.device)
-        shape = self.logits.shape if self.temperature.dim() == 0 else (self.logits + self.temperature).shape
+        self._scaled_logits = self.logits / self.temperature  # before expand() makes them many
         self.is_tied = False
-        super().__init__(shape, validate_args=validate_args)
+        super().__init__(self._scaled_logits.shape, validate_args=validate_args)
 
     def __getattr__(self, name: str) -> Tensor:
         if name == "probs" and "logits" in self.__dict__:
             return torch.sigmoid(self.logits)
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
-    def expand(self, batch_shape: Any, _instance: Any = None) -> "RelaxedBernoulli":  # noqa: D102
+    def expand(self, batch_shape: Any, _instance: Any = None) -> "RelaxedBernoulli":
+        """The same distribution with a larger batch shape."""
         new = self._get_checked_instance(RelaxedBernoulli, _instance)
-        new.logits = self.logits.expand(batch_shape)
+        new.logits, new._scaled_logits = self.logits.expand(batch_shape), self._scaled_logits.expand(batch_shape)
         new.temperature, new.is_tied = self.temperature, self.is_tied
         super(RelaxedBernoulli, new).__init__(torch.Size(batch_shape), validate_args=False)
         new._validate_args = self._validate_args
@@ -201,7 +201,7 @@ class RelaxedBernoulli(TorchDistribution):
         shape = self._extended_shape(torch.Size(sample_shape))
         uniform = torch.rand(shape, dtype=self.logits.dtype, device=self.logits.device)
         noise = uniform.logit_(eps=torch.finfo(uniform.dtype).tiny).div_(self.temperature)
-        z_log_odds = self.logits / self.temperature + noise
+        z_log_odds = self._scaled_logits + noise
         z = torch.sigmoid(z_log_odds)
         z._log_odds, z._is_tied = z_log_odds, self.is_tied  # type: ignore[attr-defined]
         return z
@@ -223,13 +223,15 @@ class Beta(dist.Beta):
         odds = remembered_log_odds(value)
         if odds is None:
             return super().log_prob(value)
-        c1, c0, log_beta = self._constants
-        return ((1 - c1) * f.softplus(-odds) + (1 - c0) * f.softplus(odds) - log_beta).to(value.dtype)
+        c1, c0, log_beta, is_power = self._constants
+        log_prob = (1 - c1) * f.softplus(-odds) - log_beta
+        return (log_prob if is_power else log_prob + (1 - c0) * f.softplus(odds)).to(value.dtype)
 
     @lazy_property
-    def _constants(self) -> tuple[Tensor, Tensor, Tensor]:
+    def _constants(self) -> tuple[Tensor, Tensor, Tensor, bool]:
         c1, c0 = self.concentration1.double(), self.concentration0.double()
-        return c1, c0, torch.lgamma(c1) + torch.lgamma(c0) - torch.lgamma(c1 + c0)
+        log_beta = torch.lgamma(c1) + torch.lgamma(c0) - torch.lgamma(c1 + c0)
+        return c1, c0, log_beta, bool((c0 == 1).all())
 
 
 class Delta(dist.Delta):
@@ -257,14 +259,15 @@ class SphericalNormal(TorchDistribution):
 
     def __init__(self, scale: float, event_shape: Any) -> None:
         self.scale = scale
-        self._log_normalizer = math.prod(event_shape) * math.log(scale * math.sqrt(2 * math.pi))
         super().__init__(torch.Size(), torch.Size(event_shape), validate_args=False)
 
     @constraints.dependent_property
-    def support(self) -> constraints.Constraint:  # noqa: D102
+    def support(self) -> constraints.Constraint:
+        """All real tensors of the event shape."""
         return constraints.independent(constraints.real, self.event_dim)
 
-    def expand(self, batch_shape: Any, _instance: Any = None) -> Any:  # noqa: D102
+    def expand(self, batch_shape: Any, _instance: Any = None) -> Any:
+        """The same distribution with a larger batch shape."""
         return self if len(batch_shape) == 0 else super().expand(batch_shape)
 
     def rsample(self, sample_shape: Any = ()) -> Tensor:
@@ -273,12 +276,10 @@ class SphericalNormal(TorchDistribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Log-density of the whole tensor: one number for each sample."""
-        batch = value.shape[: value.dim() - self.event_dim]
-        if len(batch) == 0:
-            half_squared_norm = f.half_squared_norm(value)
-        else:
-            half_squared_norm = value.reshape(*batch, -1).square().sum(-1) / 2
-        return half_squared_norm * -(self.scale**-2) - self._log_normalizer
+        if value.shape == self.event_shape:
+            return f.spherical_normal_log_prob(value, self.scale)
+        elements = dist.Normal(0.0, self.scale, validate_args=False).log_prob(value)
+        return elements.flatten(value.dim() - self.event_dim).sum(-1)
 
 
 class ContinuedTails(TorchDistribution):
@@ -298,11 +299,13 @@ class ContinuedTails(TorchDistribution):
         self.base_dist = base_dist
         super().__init__(base_dist.batch_shape, base_dist.event_shape, validate_args=False)
 
-    def expand(self, batch_shape: Any, _instance: Any = None) -> "ContinuedTails":  # noqa: D102
+    def expand(self, batch_shape: Any, _instance: Any = None) -> "ContinuedTails":
+        """The same distribution with a larger batch shape."""
         return ContinuedTails(self.base_dist.expand(batch_shape))
 
     @property
-    def has_rsample(self) -> bool:  # type: ignore[override]  # noqa: D102
+    def has_rsample(self) -> bool:  # type: ignore[override]
+        """Whether the base distribution has reparameterised draws."""
         return self.base_dist.has_rsample
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
@@ -347,11 +350,9 @@ def _kl_kumaraswamy_beta(q: Kumaraswamy, p: torch.distributions.Beta) -> Tensor:
 
 @register_kl(Kumaraswamy, Kumaraswamy)
 def _kl_kumaraswamy_kumaraswamy(q: Kumaraswamy, p: Kumaraswamy) -> Tensor:
-    return f.kl_kumaraswamy_kumaraswamy(
-        q.concentration1, q.concentration0, p.concentration1, p.concentration0
-    )
+    return f.kl_kumaraswamy_kumaraswamy(q.concentration1, q.concentration0, p.concentration1, p.concentration0)
 
 
 @register_kl(Kumaraswamy, ContinuedTails)
 def _kl_kumaraswamy_continued(q: Kumaraswamy, p: ContinuedTails) -> Tensor:
-    return cast(Tensor, kl_divergence(q, p.base_dist))
+    return kl_divergence(q, p.base_dist)

@@ -58,23 +58,25 @@ def log_neg_log(x: Tensor) -> Tensor:
     return torch.log(-torch.log(x.double()))
 
 
-class _HalfSquaredNorm(torch.autograd.Function):
-    """Σ v² / 2 whose gradient is one product; autograd's own makes three copies of a weight matrix."""
+class _SphericalNormalLogProb(torch.autograd.Function):
+    """The log-density of a whole weight tensor, whose gradient is one product; autograd's own makes three copies."""
 
     @staticmethod
-    def forward(ctx: Any, v: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, v: Tensor, scale: float) -> Tensor:
         ctx.save_for_backward(v)
+        ctx.precision = scale**-2
         flat = v.flatten()
-        return torch.dot(flat, flat) / 2
+        log_normalizer = flat.numel() * math.log(scale * math.sqrt(2 * math.pi))
+        return torch.dot(flat, flat).mul_(-ctx.precision / 2).sub_(log_normalizer)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
-        return ctx.saved_tensors[0] * grad
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return ctx.saved_tensors[0] * (grad * -ctx.precision), None
 
 
-def half_squared_norm(v: Tensor) -> Tensor:
-    """Σ v² / 2 over all elements."""
-    result: Tensor = _HalfSquaredNorm.apply(v)
+def spherical_normal_log_prob(v: Tensor, scale: float) -> Tensor:
+    """Log N(v; 0, scale² I) over all elements of v: one number."""
+    result: Tensor = _SphericalNormalLogProb.apply(v, scale)
     return result
 
 
@@ -93,38 +95,49 @@ def relaxed_bernoulli_log_prob(log_odds: Tensor, temperature: Tensor, logits: Te
 # --- Kumaraswamy: samples and densities --------------------------------------------------------------------
 
 
-class _KumaraswamyLogOdds(torch.autograd.Function):
-    """logit(π) of (t, a), with t = E/b; the derivatives are written out, which spares a graph of forty nodes.
+class _KumaraswamyDraw(torch.autograd.Function):
+    """(logit π, log q(π)) of a draw, as functions of a and b; the derivatives are written out.
 
-    With s = -log π and w = logit(π^a):  a ∂ℓ/∂a = s / (1 - e^-s)  and  t ∂ℓ/∂t = that times t e^-w / softplus(-w).
+    With t = E/b, w = logit(π^a) = log expm1(t), s = -log π = softplus(-w) / a, K = s / (1 - e^-s) and
+    R = t e^-w / softplus(-w):
+
+        ∂ logit π = K/a ∂a - K R/b ∂b        ∂ log q = (1 - s)/a ∂a + (1 - t + (1 - a) s R)/b ∂b
     """
 
     @staticmethod
-    def forward(ctx: Any, t: Tensor, a: Tensor) -> Tensor:  # type: ignore[override]
-        w = log_expm1_exp(t.log())
+    def forward(ctx: Any, exponential: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+        ctx.dtypes = a.dtype, b.dtype
+        a, b = a.double(), b.double()
+        t = exponential / b
+        w = t + torch.log(-torch.expm1(-t))
         log_as = log_softplus(-w)
         log_s = log_as - a.log()
+        # e^-50 is 0 beside 1: further down, s / (1 - e^-s) is 1 and log(1 - e^-s) is log s.
         s = log_s.clamp_min(-50.0).exp()
-        elasticity = s / -torch.expm1(-s)
-        ctx.save_for_backward(elasticity / a, elasticity * torch.exp(-w - log_as))
-        return -log_expm1_exp(log_s)
+        complement = -torch.expm1(-s)
+        log_odds = torch.where(log_s < -50.0, -log_s, -s - complement.log())
+        log_prob = a.log() + b.log() + (1 - a) * s + (1 - b) * t
+        k, r = s / complement, t * torch.exp(-w - log_as)
+        ctx.save_for_backward(k / a, -k * r / b, (1 - s) / a, (1 - t + (1 - a) * s * r) / b)
+        return log_odds, log_prob
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
-        by_a, by_t = ctx.saved_tensors
-        return grad * by_t, grad * by_a
+    def backward(ctx: Any, by_log_odds: Tensor, by_log_prob: Tensor) -> tuple[None, Tensor, Tensor]:
+        odds_a, odds_b, prob_a, prob_b = ctx.saved_tensors
+        grad_a = by_log_odds * odds_a + by_log_prob * prob_a
+        grad_b = by_log_odds * odds_b + by_log_prob * prob_b
+        return None, grad_a.to(ctx.dtypes[0]), grad_b.to(ctx.dtypes[1])
 
 
-def kumaraswamy_log_odds(t: Tensor, a: Tensor) -> Tensor:
-    """logit(π) of the draw π = (1 - e^-t)^(1/a), where t = -log(1 - π^a) = E/b with E ~ Exp(1); float64 in and out."""
-    result: Tensor = _KumaraswamyLogOdds.apply(t, a)
-    return result
+def kumaraswamy_draw(exponential: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """logit(π) and log q(π) of the draw π = (1 - u^(1/b))^(1/a), given E = -log u ~ Exp(1).
 
-
-def kumaraswamy_log_prob_of_draw(log_odds: Tensor, t: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """log(a b) - (a-1) s - (b-1) t, where the draw's own t is at hand; float64 in and out."""
-    return a.log() + b.log() + (1 - a) * softplus(-log_odds) + (1 - b) * t
+    All of one shape, E float64; both results are float64. The gradients are total ones: of the draw's log-density
+    as the draw moves with a and b.
+    """
+    log_odds, log_prob = _KumaraswamyDraw.apply(exponential, a, b)
+    return log_odds, log_prob
 
 
 @in_double
@@ -143,7 +156,7 @@ def kumaraswamy_cdf(log_surprise: Tensor, a: Tensor, b: Tensor) -> Tensor:
 
 
 def _tail(log_surprise: Tensor, a: Tensor) -> Tensor:
-    """t = -log(1 - π^a)."""
+    """T = -log(1 - π^a)."""
     return softplus(-log_expm1_exp(log_surprise + a.log()))
 
 
@@ -192,7 +205,7 @@ def kumaraswamy_entropy(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _log_mean(a: Tensor, b: Tensor) -> Tensor:
-    """log Γ(1+c) + log Γ(1+b) - log Γ(1+b+c), c = 1/a; symmetric in b and c, so the smaller is the increment."""
+    """Log Γ(1+c) + log Γ(1+b) - log Γ(1+b+c), c = 1/a; symmetric in b and c, so the smaller is the increment."""
     c = 1 / a
     small, large = torch.minimum(b, c), torch.maximum(b, c)
     return torch.lgamma(1 + small) - _lgamma_increment(1 + large, small)
@@ -203,7 +216,7 @@ _SHIFT = 10
 
 
 def _lgamma_increment(x: Tensor, d: Tensor) -> Tensor:
-    """log Γ(x+d) - log Γ(x) for x ≥ 1, d ≥ 0, without subtracting two large numbers."""
+    """Log Γ(x+d) - log Γ(x) for x ≥ 1, d ≥ 0, without subtracting two large numbers."""
     climb = sum(torch.log1p(d / (x + i)) for i in range(_SHIFT))
     z = x + _SHIFT
     ratio = torch.log1p(d / z)
@@ -233,7 +246,7 @@ _NUM_TERMS = 200
 
 
 def _log_moment_ratio(a: Tensor, b: Tensor) -> Tensor:
-    """r = log E[π²] / E[π]² = Σ_{n≥1} f(n), where every term is positive (c = 1/a).
+    """R = log E[π²] / E[π]² = Σ_{n≥1} f(n), where every term is positive (c = 1/a).
 
     From Γ's product formula, f(x) = log1p(c² b (2x + b + 2c) / (x (x + 2c) (x + b + c)²)). The first terms are
     summed, the rest is Euler-Maclaurin with Gauss-Legendre panels in log x.

@@ -33,6 +33,8 @@ class BetaBernoulliDropout(nn.Module):
     """
 
     z: Tensor | None
+    unconstrained_concentration1: nn.Parameter
+    unconstrained_concentration0: nn.Parameter
 
     def __init__(
         self,
@@ -83,7 +85,8 @@ class BetaBernoulliDropout(nn.Module):
         between = max(0, x.dim() - self.z.dim())
         return x * self.z.reshape(*self.z.shape[:-1], *[1] * between, self.num_features)
 
-    def extra_repr(self) -> str:  # noqa: D102
+    def extra_repr(self) -> str:
+        """What print(net) shows."""
         return f"{self.num_features}, threshold={self.threshold:g}"
 
 

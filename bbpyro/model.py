@@ -1,8 +1,8 @@
 """Beta-Bernoulli dropout: the model, the guide, and every pyro.sample of this library (arXiv 1805.10896).
 
-    W ~ N(0, λI)        π_k ~ Beta(α/K, 1)        z_nk | π_k ~ Bernoulli(π_k)        y_n ~ p(y | f(x_n; z_n ⊗ W))
+W ~ N(0, λI)        π_k ~ Beta(α/K, 1)        z_nk | π_k ~ Bernoulli(π_k)        y_n ~ p(y | f(x_n; z_n ⊗ W))
 
-    q(W, z, π) = δ(W) · Π_k Kumaraswamy(π_k; a_k, b_k) · Π_nk q(z_nk | π_k)
+q(W, z, π) = δ(W) · Π_k Kumaraswamy(π_k; a_k, b_k) · Π_nk q(z_nk | π_k)
 """
 
 import itertools
@@ -84,8 +84,8 @@ class BetaBernoulliNetwork(nn.Module):
         W = {name: pyro.sample(name, self.weight_prior(w.shape)) for name, w in self.weights.items()}
         pi = {g: pyro.sample(f"{g}.pi", self._prior(g).to_event(1)) for g in self.gates}
         with pyro.plate("data", self.num_data, subsample=x):
-            z = {f"{g}.z": pyro.sample(f"{g}.z", self._mask(pi[g]).to_event(1)) for g in pi}
-            output = functional_call(self.net, W | z, (x,))
+            z = {g: pyro.sample(f"{g}.z", self._mask(pi[g]).to_event(1)) for g in pi}
+            output = functional_call(self.net, self._bind(W, z), (x,))
             pyro.sample("y", self.likelihood(output), obs=y)
         return output
 
@@ -101,9 +101,7 @@ class BetaBernoulliNetwork(nn.Module):
 
     def kl(self) -> dict[str, Tensor]:
         """KL[q(π) || p(π)] of each gate in nats, closed where it is registered, else from 1000 draws."""
-        return {
-            name: _kl(gate.posterior(), self._prior(name)).sum() for name, gate in self.gates.items()
-        }
+        return {name: _kl(gate.posterior(), self._prior(name)).sum() for name, gate in self.gates.items()}
 
     def forward(self, x: Tensor) -> Tensor:
         """The network's output by the mean mask: thresholded E[π] in place of z."""
@@ -119,6 +117,15 @@ class BetaBernoulliNetwork(nn.Module):
 
     def _mask(self, pi: Tensor) -> RelaxedBernoulli:
         return RelaxedBernoulli(self.temperature, probs=pi)
+
+    def _bind(self, W: dict[str, Tensor], z: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What the network's layers are given: their weights, and each gate its z."""
+        # pyro.infer.Predictive hands weights back with a leading dimension of size 1, where the plate would be.
+        bound = {
+            name: w.reshape(self.weights[name].shape) if w.dim() != self.weights[name].dim() else w
+            for name, w in W.items()
+        }
+        return bound | {f"{g}.z": mask for g, mask in z.items()}
 
     def _register_parameters(self) -> None:
         """Tell Pyro of this instance's parameters, under names no other instance has."""

@@ -1,9 +1,13 @@
 """The figures: each a function that takes a network and returns a matplotlib figure."""
 
 from pathlib import Path
+from typing import Any
 
+import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 
 from bbpyro.layers import BetaBernoulliDropout
 from bbpyro.model import BetaBernoulliNetwork
@@ -60,11 +64,9 @@ def _kept_only(gate: BetaBernoulliDropout) -> np.ma.MaskedArray:
     return np.ma.masked_array(mean, ~kept)
 
 
-def _style() -> dict[str, object]:
-    import matplotlib
-
+def _style() -> dict[str, Any]:
     return {"vmin": 0.0, "vmax": 1.0, "cmap": matplotlib.colormaps[_COLORMAP].with_extremes(bad=_DROPPED)}
 
 
-def _colorbar(figure: Figure, image: object, axes: list) -> None:  # type: ignore[type-arg]
-    figure.colorbar(image, ax=axes, label="keep probability E[π]; grey: dropped", pad=0.02)  # type: ignore[arg-type]
+def _colorbar(figure: Figure, image: AxesImage, axes: list[Axes]) -> None:
+    figure.colorbar(image, ax=axes, label="keep probability E[π]; grey: dropped", pad=0.02)

@@ -27,9 +27,7 @@ class Evaluation:
 
 
 @torch.no_grad()
-def predict(
-    bnn: BetaBernoulliNetwork, x: Tensor, num_samples: int | None = 100, batch_size: int = 1000
-) -> Tensor:
+def predict(bnn: BetaBernoulliNetwork, x: Tensor, num_samples: int | None = 100, batch_size: int = 1000) -> Tensor:
     """Class probabilities of x.
 
     Args:
@@ -69,7 +67,9 @@ def _predict_batch(bnn: BetaBernoulliNetwork, x: Tensor, num_samples: int | None
 
 def _probs(distribution: Any) -> Tensor:
     if not hasattr(distribution, "probs"):
-        raise ValueError(f"likelihood: {type(distribution).__name__} has no class probabilities; predict wants Categorical")
+        raise ValueError(
+            f"likelihood: {type(distribution).__name__} has no class probabilities; predict wants Categorical"
+        )
     return distribution.probs
 
 
@@ -101,10 +101,11 @@ def held_out_score(
     likelihood: Likelihood | None = None,
     batch_size: int = 1000,
 ) -> dict[str, float]:
-    """nll (nats a datum) and, for classes, accuracy of a plain forward pass: for a gated one, the mean mask."""
+    """Nll (nats a datum) and, for classes, accuracy of a plain forward pass: for a gated one, the mean mask."""
     if held_out is None:
         return {}
-    likelihood = likelihood or getattr(net, "likelihood", Categorical())
+    if likelihood is None:
+        likelihood = net.likelihood if isinstance(net, BetaBernoulliNetwork) else Categorical()
     x, y = held_out
     nll, num_right = 0.0, 0
     for x_batch, y_batch in zip(x.split(batch_size), y.split(batch_size), strict=True):

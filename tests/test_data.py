@@ -1,0 +1,579 @@
+import dataclasses
+import gc
+import gzip
+import http.server
+import json
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+import threading
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from bbpyro import data
+from bbpyro.data import DataUnavailableError
+
+IDX_FILES = (
+    "train-images-idx3-ubyte",
+    "train-labels-idx1-ubyte",
+    "t10k-images-idx3-ubyte",
+    "t10k-labels-idx1-ubyte",
+)
+
+
+# --- bars --------------------------------------------------------------------------------------------------
+
+
+def test_bars_has_the_shapes_and_types_of_a_dataset() -> None:
+    bars = data.bars(num_train=70, num_test=30)
+    assert (bars.x.shape, bars.x_test.shape) == ((70, 8, 8), (30, 8, 8))
+    assert (bars.y.shape, bars.y_test.shape) == ((70,), (30,))
+    assert (bars.x.dtype, bars.y.dtype) == (torch.float32, torch.int64)
+    assert set(bars.x.unique().tolist()) == {0.0, 1.0}
+    assert (bars.num_classes, bars.num_features) == (4, 64)
+    assert set(data.bars().y.tolist()) == {0, 1, 2, 3}
+
+
+def test_bars_follow_from_the_seed_alone() -> None:
+    torch.manual_seed(1)
+    first = data.bars(seed=5)
+    torch.manual_seed(2)
+    assert data.bars(seed=5).fingerprint() == first.fingerprint()
+    assert data.bars(seed=6).fingerprint() != first.fingerprint()
+    assert data.load("bars").fingerprint() == data.bars().fingerprint()
+
+
+def test_bars_leave_the_global_generator_alone() -> None:
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    data.bars()
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_the_label_of_bars_is_the_lit_row() -> None:
+    bars = data.bars(noise=0.0)
+    middle = bars.x[:, 2:6, 2:6].bool()
+    rows, columns = middle.all(2), middle.all(1)
+    assert (rows.sum(1) == 1).all()
+    assert (columns.sum(1) == 1).all()
+    assert torch.equal(rows.int().argmax(1), bars.y)
+    assert torch.equal(middle, rows[:, :, None] | columns[:, None, :])
+    counts = (4 * bars.y + columns.int().argmax(1)).bincount(minlength=16)  # every pair of bars is as likely
+    assert (counts - 4000 / 16).abs().max() < 5 * (4000 / 16) ** 0.5
+
+
+def test_noise_flips_that_share_of_the_relevant_pixels() -> None:
+    # The same seed draws the same bars, whatever the noise.
+    clean, noisy = (data.bars(num_train=20_000, noise=noise).x[:, 2:6, 2:6] for noise in (0.0, 0.2))
+    flipped = (noisy != clean).double().mean()
+    assert abs(flipped.item() - 0.2) < 5 * (0.2 * 0.8 / clean.numel()) ** 0.5
+
+
+def test_bars_relevant_is_the_middle() -> None:
+    relevant = data.bars_relevant()
+    assert relevant.sum() == 16
+    assert relevant[2:6, 2:6].all()
+
+
+def test_pixels_of_bars_that_carry_nothing_are_lit_as_often_as_those_that_do() -> None:
+    rate = data.bars(num_train=40_000, noise=0.1).x.double().mean(0)
+    relevant = data.bars_relevant()
+    wanted = 7 / 16 * 0.9 + 9 / 16 * 0.1
+    five_sigma = 5 * (wanted * (1 - wanted) / 40_000) ** 0.5
+    assert (rate[relevant] - wanted).abs().max() < five_sigma
+    assert (rate[~relevant] - wanted).abs().max() < five_sigma
+
+
+def test_the_label_of_bars_depends_on_every_relevant_pixel_and_on_no_other() -> None:
+    bars = data.bars(num_train=40_000)
+    relevant = data.bars_relevant()
+    sigmas = []
+    for label in range(bars.num_classes):
+        of_label = bars.x[bars.y == label].double()
+        sigmas.append((of_label.mean(0) - bars.x.double().mean(0)) / (0.25 / len(of_label)) ** 0.5)
+    largest = torch.stack(sigmas).abs().amax(0)
+    assert largest[~relevant].max() < 5
+    assert largest[relevant].min() > 20
+
+
+# --- a Dataset ---------------------------------------------------------------------------------------------
+
+
+def test_with_validation_holds_out_the_last_training_data() -> None:
+    whole = data.bars(num_train=50, num_test=20)
+    split = whole.with_validation(8)
+    assert torch.equal(split.x, whole.x[:42])
+    assert torch.equal(split.y, whole.y[:42])
+    assert torch.equal(split.x_test, whole.x[42:])
+    assert torch.equal(split.y_test, whole.y[42:])
+    assert split.num_classes == whole.num_classes
+    assert "last 8 training data" in split.note
+
+
+@pytest.mark.parametrize("size", [-1, 0, 50, 51])
+def test_a_validation_split_that_leaves_nothing_is_refused(size: int) -> None:
+    with pytest.raises(ValueError, match=f"validation_size is {size}, wanted between 1 and 49"):
+        data.bars(num_train=50, num_test=20).with_validation(size)
+
+
+@pytest.mark.parametrize("name", ["x", "y", "x_test", "y_test"])
+def test_the_fingerprint_changes_with_any_array(name: str) -> None:
+    bars = data.bars(num_train=50, num_test=20)
+    changed = getattr(bars, name).clone()
+    changed.view(-1)[-1] += 1
+    assert dataclasses.replace(bars, **{name: changed}).fingerprint() != bars.fingerprint()
+    same = getattr(bars, name).clone()
+    assert dataclasses.replace(bars, **{name: same}).fingerprint() == bars.fingerprint()
+
+
+def test_the_fingerprint_tells_shapes_apart() -> None:
+    bars = data.bars(num_train=50, num_test=20)
+    assert dataclasses.replace(bars, x=bars.x.flatten(1)).fingerprint() != bars.fingerprint()
+
+
+# --- .npz --------------------------------------------------------------------------------------------------
+
+NUM_DATA = 20
+X = np.random.default_rng(0).random((NUM_DATA, 4))
+Y = np.arange(NUM_DATA) % 3
+
+
+def load_npz(folder: Path, **arrays: Any) -> data.Dataset:
+    np.savez(folder / "mine.npz", **arrays)
+    return data.load(str(folder / "mine.npz"))
+
+
+def assert_npz_refused(path: Path, *mentions: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        data.load(str(path))
+    for mention in ("dataset", str(path), *mentions):
+        assert mention in str(caught.value)
+    # advice to unpickle a file that somebody sent is bad advice
+    assert "allow_pickle=`" not in str(caught.value)
+
+
+def test_an_npz_with_a_test_set_is_taken_as_it_is(tmp_path: Path) -> None:
+    dataset = load_npz(tmp_path, x=X, y=Y, x_test=X[:5] + 1, y_test=Y[:5])
+    assert torch.equal(dataset.x, torch.tensor(X, dtype=torch.float32))
+    assert torch.equal(dataset.y, torch.tensor(Y))
+    assert torch.equal(dataset.x_test, torch.tensor(X[:5] + 1, dtype=torch.float32))
+    assert torch.equal(dataset.y_test, torch.tensor(Y[:5]))
+    assert (dataset.num_classes, dataset.num_features, dataset.note) == (3, 4, "")
+
+
+def test_an_npz_without_a_test_set_is_split_the_same_way_every_time(tmp_path: Path) -> None:
+    dataset = load_npz(tmp_path, x=X, y=Y)
+    assert (len(dataset.x), len(dataset.x_test)) == (16, 4)
+    assert "4 of its data, drawn at random" in dataset.note
+    order = torch.tensor(X[:, 0], dtype=torch.float32).argsort()
+    together, labels = torch.cat([dataset.x, dataset.x_test]), torch.cat([dataset.y, dataset.y_test])
+    found = together[:, 0].argsort()
+    assert torch.equal(together[found], torch.tensor(X, dtype=torch.float32)[order])
+    assert torch.equal(labels[found], torch.tensor(Y)[order])
+    assert data.load(dataset.name).fingerprint() == dataset.fingerprint()
+
+
+@pytest.mark.parametrize("x_type", ["uint8", "int64", "float16", "float64", "bool", ">f4"])
+@pytest.mark.parametrize("y_type", ["uint8", "int32", "float64", "uint64"])
+def test_an_npz_of_any_number_type_is_read(tmp_path: Path, x_type: str, y_type: str) -> None:
+    x = (X * 255).astype(x_type)
+    dataset = load_npz(tmp_path, x=x, y=Y.astype(y_type), x_test=x, y_test=Y)
+    assert (dataset.x.dtype, dataset.y.dtype) == (torch.float32, torch.int64)
+    assert dataset.x.tolist() == x.astype(np.float32).tolist()
+    assert dataset.y.tolist() == Y.tolist()
+
+
+def test_an_npz_in_fortran_order_compressed_and_of_images_is_read(tmp_path: Path) -> None:
+    images = X.reshape(NUM_DATA, 2, 2)
+    np.savez_compressed(
+        tmp_path / "mine.npz", x=np.asfortranarray(images), y=Y, x_test=images, y_test=Y, something_else=np.ones(3)
+    )
+    dataset = data.load(str(tmp_path / "mine.npz"))
+    assert torch.equal(dataset.x, dataset.x_test)
+    assert dataset.x.shape == (NUM_DATA, 2, 2)
+    assert dataset.num_features == 4
+
+
+BAD_ARRAYS: dict[str, tuple[dict[str, Any], list[str]]] = {
+    "no x": ({"y": Y}, ["no array 'x'", "it has y"]),
+    "no y": ({"x": X}, ["no array 'y'", "it has x"]),
+    "nothing": ({}, ["no array 'x'"]),
+    "x_test alone": ({"x": X, "y": Y, "x_test": X}, ["only one of x_test and y_test"]),
+    "y_test alone": ({"x": X, "y": Y, "y_test": Y}, ["only one of x_test and y_test"]),
+    "nan": ({"x": np.where(X == X[3, 1], np.nan, X), "y": Y}, ["x holds nan"]),
+    "inf": ({"x": np.where(X == X[3, 1], -np.inf, X), "y": Y}, ["x holds", "inf"]),
+    "too large for float32": ({"x": X * 1e300, "y": Y}, ["x holds", "too large for float32"]),
+    "nan in x_test": ({"x": X, "y": Y, "x_test": X * np.nan, "y_test": Y}, ["x_test holds nan"]),
+    "negative label": ({"x": X, "y": Y - 1}, ["y must hold whole numbers 0..C-1"]),
+    "fractional label": ({"x": X, "y": Y + 0.5}, ["y must hold whole numbers 0..C-1"]),
+    "nan label": ({"x": X, "y": np.where(Y == 1, np.nan, Y)}, ["y must hold whole numbers 0..C-1"]),
+    "label too large for int64": ({"x": X, "y": Y * 1e19}, ["y must hold"]),
+    "huge label": ({"x": X, "y": Y * 10**15}, ["class 1 is not"]),
+    "text labels": ({"x": X, "y": Y.astype(str)}, ["y must hold whole numbers 0..C-1"]),
+    "missing class": ({"x": X, "y": Y * 2}, ["class 1 is not"]),
+    "labels from 1": ({"x": X, "y": Y + 1}, ["class 0 is not"]),
+    "one class": ({"x": X, "y": Y * 0}, ["at least two classes"]),
+    "label of no class": ({"x": X, "y": Y, "x_test": X, "y_test": Y + 1}, ["y_test has label 3", "0..2"]),
+    "negative test label": ({"x": X, "y": Y, "x_test": X, "y_test": Y - 1}, ["y_test must hold"]),
+    "x longer": ({"x": X, "y": Y[:-1]}, ["x has 20 data", "(19,)"]),
+    "x_test shorter": ({"x": X, "y": Y, "x_test": X[1:], "y_test": Y}, ["x_test has 19 data", "(20,)"]),
+    "one-hot labels": ({"x": X, "y": np.eye(3)[Y]}, ["(20, 3)", "one label a datum"]),
+    "shapes differ": ({"x": X, "y": Y, "x_test": X[:, :3], "y_test": Y}, ["(4,)", "x_test", "(3,)"]),
+    "objects": ({"x": X.astype(object), "y": Y}, ["plain arrays"]),
+    "complex": ({"x": X * 1j, "y": Y}, ["x is complex128"]),
+    "text": ({"x": X.astype(str), "y": Y}, ["x is <U"]),
+    "no data": ({"x": X[:0], "y": Y[:0]}, ["x is", "(0, 4)"]),
+    "no features": ({"x": X[:, :0], "y": Y}, ["x is", "(20, 0)"]),
+    "no test data": ({"x": X, "y": Y, "x_test": X[:0], "y_test": Y[:0]}, ["x_test is", "(0, 4)"]),
+    "1-D x": ({"x": X[:, 0], "y": Y}, ["x is", "(20,)", "[N, ...]"]),
+    "0-D y": ({"x": X, "y": np.array(1)}, ["y has shape ()"]),
+}
+
+
+@pytest.mark.parametrize("name", BAD_ARRAYS)
+def test_an_npz_of_bad_arrays_is_refused(tmp_path: Path, name: str) -> None:
+    arrays, mentions = BAD_ARRAYS[name]
+    np.savez(tmp_path / "mine.npz", **arrays)
+    assert_npz_refused(tmp_path / "mine.npz", *mentions)
+
+
+def write_truncated(path: Path) -> None:
+    np.savez(path, x=X, y=Y)
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def write_altered(path: Path) -> None:
+    np.savez(path, x=X, y=Y)
+    content = bytearray(path.read_bytes())
+    content[300] ^= 1
+    path.write_bytes(content)
+
+
+def write_altered_compressed(path: Path) -> None:
+    np.savez_compressed(path, x=X, y=Y)
+    content = bytearray(path.read_bytes())
+    content[30 + len("x.npy") + content[28]] = 255  # the first byte after the header: no such kind of block
+    path.write_bytes(content)
+
+
+def write_npy(path: Path) -> None:
+    with path.open("wb") as file:
+        np.save(file, X)
+
+
+def write_zip_of_no_arrays(path: Path) -> None:
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("x", "1 2 3")
+        archive.writestr("y", "0")
+
+
+BAD_FILES = {
+    "missing": lambda path: None,
+    "a folder": Path.mkdir,
+    "empty": Path.touch,
+    "text": lambda path: path.write_text("x,y\n1,2\n"),
+    "a pickle": lambda path: path.write_bytes(pickle.dumps({"x": X, "y": Y})),
+    "truncated": write_truncated,
+    "altered": write_altered,
+    "altered, compressed": write_altered_compressed,
+    "a .npy": write_npy,
+    "a zip of no arrays": write_zip_of_no_arrays,
+}
+
+
+@pytest.mark.parametrize("name", BAD_FILES)
+def test_a_file_that_is_no_whole_npz_is_refused(tmp_path: Path, name: str) -> None:
+    BAD_FILES[name](tmp_path / "mine.npz")
+    assert_npz_refused(tmp_path / "mine.npz")
+    gc.collect()  # a file left open by numpy shows here, as a warning, and not in whatever test comes next
+
+
+@pytest.mark.parametrize("name", ["MNIST", "", "mine.csv", "cifar"])
+def test_an_unknown_name_is_refused_with_the_known_ones(name: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        data.load(name)
+    for mention in ("dataset", repr(name), "mnist", "fashion-mnist", "bars", ".npz"):
+        assert mention in str(caught.value)
+
+
+# --- downloaded sets ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def mnist_files() -> Path:
+    """The real thing: $BBPYRO_DATA or the user's cache, fetched if it is not there."""
+    return data.fetch("mnist")
+
+
+@pytest.fixture(scope="module")
+def mnist_gz(mnist_files: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The four files as their authors give them out, packed."""
+    folder = tmp_path_factory.mktemp("gz")
+    for name in IDX_FILES:
+        (folder / f"{name}.gz").write_bytes(gzip.compress((mnist_files / name).read_bytes(), compresslevel=1))
+    return folder
+
+
+@pytest.fixture
+def data_dir(tmp_path: Path) -> Path:
+    """A data folder with no file in it yet."""
+    (tmp_path / "MNIST" / "raw").mkdir(parents=True)
+    return tmp_path
+
+
+@pytest.fixture
+def no_npm(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path_factory.mktemp("no programs")))
+
+
+def put(source: Path, data_dir: Path, *names: str) -> None:
+    for name in names:
+        (data_dir / "MNIST" / "raw" / name).symlink_to(source / name)
+
+
+def damage(source: Path, target: Path, how: str) -> None:
+    content = bytearray(source.read_bytes())
+    if how == "truncated":
+        del content[len(content) // 2 :]
+    elif how == "garbled":
+        content[10] = 255  # the first byte after the header of a .gz: no such kind of block
+    else:
+        content[len(content) // 2] ^= 1
+    target.write_bytes(content)
+
+
+def test_mnist_is_mnist(mnist_files: Path) -> None:
+    mnist = data.load("mnist")
+    assert (mnist.x.shape, mnist.x_test.shape) == ((60_000, 28, 28), (10_000, 28, 28))
+    assert (mnist.x.dtype, mnist.y.dtype) == (torch.float32, torch.int64)
+    assert (mnist.x.min(), mnist.x.max(), mnist.x_test.min(), mnist.x_test.max()) == (0, 1, 0, 1)
+    assert abs(mnist.x.double().mean().item() - 0.1307) < 1e-4  # the constants of every MNIST tutorial
+    assert abs(mnist.x.double().std().item() - 0.3081) < 1e-4
+    assert mnist.y.bincount().tolist() == [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
+    assert mnist.y_test.bincount().tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
+    assert (mnist.y[:5].tolist(), mnist.y_test[:5].tolist()) == ([5, 0, 4, 1, 9], [7, 2, 1, 0, 4])
+    assert (mnist.num_classes, mnist.num_features, mnist.note) == (10, 784, "")
+
+
+def test_what_is_already_there_is_not_fetched_again(mnist_files: Path) -> None:
+    before = [(mnist_files / name).stat().st_mtime_ns for name in IDX_FILES]
+    assert data.fetch("mnist") == mnist_files
+    assert [(mnist_files / name).stat().st_mtime_ns for name in IDX_FILES] == before
+    assert data.is_here("mnist")
+
+
+def test_gz_files_placed_by_hand_are_used(mnist_gz: Path, mnist_files: Path, data_dir: Path) -> None:
+    put(mnist_gz, data_dir, *(f"{name}.gz" for name in IDX_FILES))
+    assert not data.is_here("mnist", data_dir)
+    raw = data.fetch("mnist", data_dir)
+    for name in IDX_FILES:
+        assert (raw / name).read_bytes() == (mnist_files / name).read_bytes()
+    assert data.is_here("mnist", data_dir)
+    assert {path.name.removesuffix(".gz") for path in raw.iterdir()} == set(IDX_FILES)
+
+
+@pytest.mark.parametrize("how", ["truncated", "altered"])
+def test_a_damaged_file_is_replaced_by_a_whole_one(
+    how: str, mnist_gz: Path, mnist_files: Path, data_dir: Path, no_npm: None
+) -> None:
+    name = "t10k-images-idx3-ubyte"
+    put(mnist_files, data_dir, *set(IDX_FILES) - {name})
+    put(mnist_gz, data_dir, f"{name}.gz")
+    damage(mnist_files / name, data_dir / "MNIST" / "raw" / name, how)
+    assert not data.is_here("mnist", data_dir)
+    raw = data.fetch("mnist", data_dir)
+    assert (raw / name).read_bytes() == (mnist_files / name).read_bytes()
+
+
+# There must be no way out: on a machine with internet torchvision would rightly fetch what is missing. Names that
+# cannot be resolved are what a machine without a network looks like to urllib, and to everything above it.
+OFFLINE = """
+import json, os, socket, sys
+from pathlib import Path
+
+def refuse(*args, **kwargs):
+    raise socket.gaierror(-2, "Name or service not known")
+
+socket.getaddrinfo = refuse
+os.environ["PATH"] = "/nowhere"
+from bbpyro import data
+
+answers = []
+for name, folder in json.loads(sys.argv[1]):
+    try:
+        data.load(name, Path(folder))
+        answers.append(["loaded", ""])
+    except BaseException as error:
+        answers.append([type(error).__name__, str(error)])
+print(json.dumps(answers))
+"""
+
+
+def make_folder(folder: Path, files: Path, damaged: str | None, how: str) -> Path:
+    raw = folder / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for name in IDX_FILES:
+        if name == damaged:
+            damage(files / name, raw / name, how)
+        else:
+            (raw / name).symlink_to(files / name)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def offline(
+    mnist_files: Path, mnist_gz: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, tuple[Path, str, str]]:
+    """What load() did in each of several data folders, in one process without network and npm."""
+    base = tmp_path_factory.mktemp("offline")
+    labels = "t10k-labels-idx1-ubyte"
+    folders = {
+        "whole": make_folder(base / "whole", mnist_files, None, ""),
+        "truncated": make_folder(base / "truncated", mnist_files, labels, "truncated"),
+        "altered": make_folder(base / "altered", mnist_files, labels, "altered"),
+        "empty": base / "empty",
+        "fashion-mnist": base / "fashion",
+    }
+    for how in ("truncated", "altered", "garbled"):
+        folder = make_folder(base / f"{how} gz", mnist_files, None, "")
+        (folder / "MNIST" / "raw" / labels).unlink()
+        damage(mnist_gz / f"{labels}.gz", folder / "MNIST" / "raw" / f"{labels}.gz", how)
+        folders[f"{how} gz"] = folder
+    jobs = [("fashion-mnist" if case == "fashion-mnist" else "mnist", str(f)) for case, f in folders.items()]
+    done = subprocess.run([sys.executable, "-c", OFFLINE, json.dumps(jobs)], capture_output=True, text=True, check=True)
+    answers = json.loads(done.stdout)
+    return {case: (folders[case], *answer) for case, answer in zip(folders, answers, strict=True)}
+
+
+def test_whole_files_need_no_network(offline: dict[str, tuple[Path, str, str]]) -> None:
+    assert offline["whole"][1:] == ("loaded", "")
+
+
+@pytest.mark.parametrize(
+    "case", ["truncated", "altered", "truncated gz", "altered gz", "garbled gz", "empty", "fashion-mnist"]
+)
+def test_without_network_damaged_or_missing_files_are_refused_with_the_remedy(
+    offline: dict[str, tuple[Path, str, str]], case: str
+) -> None:
+    folder, outcome, message = offline[case]
+    assert outcome == "DataUnavailableError"
+    name, raw = ("fashion-mnist", "FashionMNIST") if case == "fashion-mnist" else ("mnist", "MNIST")
+    for mention in (repr(name), str(folder / raw / "raw"), "--dataset bars", *IDX_FILES):
+        assert mention in message
+    assert not data.is_here(name, folder)
+
+
+@pytest.mark.parametrize("case", ["truncated", "altered", "truncated gz", "altered gz", "garbled gz"])
+def test_a_failed_fetch_leaves_what_was_there(offline: dict[str, tuple[Path, str, str]], case: str) -> None:
+    raw = offline[case][0] / "MNIST" / "raw"
+    packed = "t10k-labels-idx1-ubyte" + (".gz" if case.endswith("gz") else "")
+    assert {path.name for path in raw.iterdir()} == {*IDX_FILES[:3], packed}
+
+
+class Portal(http.server.BaseHTTPRequestHandler):
+    """A network that wants its users to log in first: every address answers with a page."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b"<html>please log in</html>" * 1000)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def portal(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Portal) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        monkeypatch.setenv("no_proxy", "127.0.0.1")
+        yield f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
+        thread.join()
+
+
+def test_what_a_mirror_sends_instead_of_the_data_is_never_used(
+    portal: str,
+    data_dir: Path,
+    no_npm: None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(data.import_torchvision_datasets().MNIST, "mirrors", [portal])
+    with pytest.raises(DataUnavailableError, match="torchvision: .*corrupted"):
+        data.fetch("mnist", data_dir)
+    assert list((data_dir / "MNIST" / "raw").iterdir()) == []
+
+
+@pytest.mark.parametrize("blocked", ["MNIST", "MNIST/raw"])
+def test_a_data_folder_that_cannot_be_made_is_refused(tmp_path: Path, blocked: str) -> None:
+    (tmp_path / blocked).parent.mkdir(exist_ok=True)
+    (tmp_path / blocked).touch()
+    with pytest.raises(DataUnavailableError, match="--data-dir"):
+        data.fetch("mnist", tmp_path)
+
+
+@pytest.mark.parametrize("name", ["bars", "mine.npz"])
+def test_what_is_made_or_yours_is_always_here(name: str, tmp_path: Path) -> None:
+    assert data.is_here(name, tmp_path)
+
+
+def test_the_environment_says_where_data_lives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BBPYRO_DATA", str(tmp_path))
+    assert data.default_data_dir() == tmp_path
+    monkeypatch.setenv("BBPYRO_DATA", "")
+    assert data.default_data_dir().name == "bbpyro"
+
+
+# --- torchvision -------------------------------------------------------------------------------------------
+
+
+def test_torchvisions_datasets_can_be_imported() -> None:
+    assert data.import_torchvision_datasets().MNIST.__name__ == "MNIST"
+
+
+TWICE = """
+from bbpyro import data
+try:
+    import torchvision
+    raise SystemExit("this torchvision has its operators: the test tests nothing")
+except RuntimeError:
+    pass
+for _ in range(2):
+    print(data.import_torchvision_datasets().MNIST.__module__)
+"""
+
+
+def test_torchvisions_datasets_can_be_imported_without_its_operators(tmp_path: Path) -> None:
+    # A torchvision built for CUDA beside a CPU-only torch cannot load its compiled part; here it is not there at all.
+    installed = Path(data.import_torchvision_datasets().__file__ or "").parents[1]
+    ignored = shutil.ignore_patterns("*.so", "*.pyd", "*.dylib", "__pycache__")
+    shutil.copytree(installed, tmp_path / "torchvision", ignore=ignored, copy_function=os.symlink)
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", TWICE],
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.stderr == ""
+    assert done.stdout.split() == ["torchvision.datasets.mnist"] * 2
+
+
+def test_another_fault_of_torchvision_is_not_hidden(tmp_path: Path) -> None:
+    (tmp_path / "torchvision").mkdir()
+    (tmp_path / "torchvision" / "__init__.py").write_text("raise RuntimeError('another fault')")
+    done = subprocess.run(
+        [sys.executable, "-c", "from bbpyro import data; data.import_torchvision_datasets()"],
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.stderr.rstrip().endswith("RuntimeError: another fault")

@@ -1,0 +1,130 @@
+import copy
+from collections import OrderedDict
+
+import pytest
+import torch
+from torch import nn
+from torch.func import functional_call
+
+import bbpyro
+from bbpyro.layers import BetaBernoulliDropout
+
+
+def set_concentrations(gate, a, b=1.0):
+    start = BetaBernoulliDropout(gate.num_features, concentration1=a, concentration0=b)
+    gate.load_state_dict(start.state_dict())
+
+
+def small_net():
+    return nn.Sequential(OrderedDict(first=nn.Linear(6, 4), act=nn.ReLU(), last=nn.Linear(4, 3)))
+
+
+def test_gate_starts_at_the_given_concentrations():
+    posterior = BetaBernoulliDropout(3, concentration1=0.7, concentration0=40.0).posterior()
+    torch.testing.assert_close(posterior.concentration1, torch.full((3,), 0.7))
+    torch.testing.assert_close(posterior.concentration0, torch.full((3,), 40.0))
+
+
+def test_unbound_gate_multiplies_by_the_mean_of_kept_units_and_drops_the_others():
+    gate = BetaBernoulliDropout(3, threshold=0.2)
+    with torch.no_grad():
+        gate.unconstrained_concentration1[0] = -8.0  # a = 3e-4: E[π] = a / (a + 1) at b = 1
+    a = gate.posterior().concentration1
+    assert gate.kept().tolist() == [False, True, True]
+    expected = torch.where(torch.tensor([False, True, True]), a / (a + 1), torch.zeros(3))
+    torch.testing.assert_close(gate(torch.ones(2, 3)), expected.expand(2, 3))
+
+
+@pytest.mark.parametrize("shape", [(5, 3), (5, 2, 3), (5, 2, 4, 3)])
+def test_bound_mask_is_one_a_datum_shared_by_the_dimensions_between(shape):
+    gate, x = BetaBernoulliDropout(3), torch.randn(shape)
+    z = torch.rand(5, 3)
+    out = functional_call(gate, {"z": z}, (x,))
+    for n in range(5):
+        torch.testing.assert_close(out[n], x[n] * z[n])
+    assert gate.z is None
+
+
+def test_gate_refuses_an_input_of_another_width():
+    with pytest.raises(ValueError, match=r"BetaBernoulliDropout\(3\).*\(2, 4\).*must be 3"):
+        BetaBernoulliDropout(3)(torch.ones(2, 4))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        ({"num_features": 0}, "num_features"),
+        ({"num_features": 2, "threshold": 1.0}, "threshold"),
+        ({"num_features": 2, "threshold": -0.1}, "threshold"),
+        ({"num_features": 2, "concentration1": 0.0}, "concentration1"),
+        ({"num_features": 2, "concentration0": float("nan")}, "concentration0"),
+    ],
+)
+def test_gate_names_the_argument_that_is_out_of_range(arguments, name):
+    with pytest.raises(ValueError, match=name):
+        BetaBernoulliDropout(**arguments)
+
+
+def test_insert_dropout_gates_every_linear_of_a_copy_and_keeps_the_weights_names():
+    net = small_net()
+    gated = bbpyro.insert_dropout(net)
+    gates = {name for name, module in gated.named_modules() if isinstance(module, BetaBernoulliDropout)}
+    assert gates == {"first.gate", "last.gate"}
+    assert not any(isinstance(module, BetaBernoulliDropout) for module in net.modules())
+    assert set(net.state_dict()) <= set(gated.state_dict())
+    with torch.no_grad():
+        gated.first.weight.zero_()
+    assert net.first.weight.abs().sum() > 0
+
+
+def test_inserted_gates_act_on_the_inputs_of_their_layers():
+    net, x = small_net(), torch.randn(7, 6)
+    gated = bbpyro.insert_dropout(net)
+    z = {"first.gate.z": torch.rand(7, 6), "last.gate.z": torch.rand(7, 4)}
+    hidden = torch.relu(nn.functional.linear(x * z["first.gate.z"], net.first.weight, net.first.bias))
+    expected = nn.functional.linear(hidden * z["last.gate.z"], net.last.weight, net.last.bias)
+    torch.testing.assert_close(functional_call(gated, z, (x,)), expected)
+
+
+def test_insert_dropout_works_in_a_nested_module_with_its_own_forward():
+    class Residual(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.block = nn.Sequential(nn.Linear(4, 4), nn.Tanh())
+
+        def forward(self, x):
+            return x + self.block(x)
+
+    gated = bbpyro.insert_dropout(nn.Sequential(Residual(), nn.Linear(4, 2)))
+    set_concentrations(gated[0].block[0].gate, 1e3)
+    x = torch.randn(3, 4)
+    block = gated[0].block[0]
+    mean = block.gate.keep_probability()
+    expected = x + torch.tanh(nn.functional.linear(x * mean, block.weight, block.bias))
+    torch.testing.assert_close(gated[0](x), expected)
+
+
+def test_insert_dropout_leaves_alone_linears_whose_forward_is_never_called():
+    # MultiheadAttention multiplies by out_proj's weight itself, so a gate there would be sampled and never used.
+    gated = bbpyro.insert_dropout(nn.ModuleList([nn.MultiheadAttention(8, 2), nn.Linear(8, 8)]))
+    assert sum(isinstance(module, BetaBernoulliDropout) for module in gated.modules()) == 1
+
+
+def test_gated_network_survives_a_copy():
+    gated = bbpyro.insert_dropout(small_net())
+    twin, x = copy.deepcopy(gated), torch.randn(2, 6)
+    torch.testing.assert_close(twin(x), gated(x))
+    set_concentrations(twin.first.gate, 5.0)
+    assert not torch.allclose(twin(x), gated(x))
+
+
+def test_gates_take_the_dtype_of_their_layer():
+    gated = bbpyro.insert_dropout(small_net().double())
+    assert gated(torch.randn(2, 6, dtype=torch.float64)).dtype == torch.float64
+
+
+def test_insert_dropout_says_what_it_wants():
+    with pytest.raises(ValueError, match=r"no nn\.Linear"):
+        bbpyro.insert_dropout(nn.ReLU())
+    with pytest.raises(ValueError, match="already has"):
+        bbpyro.insert_dropout(bbpyro.insert_dropout(small_net()))

@@ -1,0 +1,269 @@
+import copy
+import math
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from pyro import poutine
+from pyro.infer import SVI, Predictive, Trace_ELBO, TraceMeanField_ELBO
+from scipy import stats
+from torch import nn
+from torch.distributions.transforms import SigmoidTransform
+
+import bbpyro
+from bbpyro import functional as f
+from bbpyro.distributions import log_odds
+from bbpyro.layers import BetaBernoulliDropout
+
+NUM_DATA, BATCH, IN, HIDDEN, CLASSES = 50, 10, 6, 5, 3
+
+
+@pytest.fixture
+def x():
+    return torch.randn(BATCH, IN)
+
+
+@pytest.fixture
+def y():
+    return torch.randint(CLASSES, (BATCH,))
+
+
+def network(prior=None, net=None, **kwargs):
+    net = net or nn.Sequential(nn.Linear(IN, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, CLASSES))
+    return bbpyro.BetaBernoulliNetwork(bbpyro.insert_dropout(net), num_data=NUM_DATA, prior=prior, **kwargs)
+
+
+def replayed(bnn, x, y):
+    guide = poutine.trace(bnn.guide).get_trace(x, y)
+    model = poutine.trace(poutine.replay(bnn.model, trace=guide)).get_trace(x, y)
+    guide.compute_log_prob()
+    model.compute_log_prob()
+    return guide, model
+
+
+def test_model_and_guide_have_the_sites_of_the_slide(x, y):
+    guide, model = replayed(network(), x, y)
+    weights = {"0.weight": (HIDDEN, IN), "0.bias": (HIDDEN,), "2.weight": (CLASSES, HIDDEN), "2.bias": (CLASSES,)}
+    gates = {"0.gate": IN, "2.gate": HIDDEN}
+    expected = {
+        **weights,
+        **{f"{g}.pi": (k,) for g, k in gates.items()},
+        **{f"{g}.z": (BATCH, k) for g, k in gates.items()},
+    }
+    for trace in (guide, model):
+        latent = {
+            name: tuple(site["value"].shape)
+            for name, site in trace.nodes.items()
+            if site["type"] == "sample" and name not in ("data", "y")
+        }
+        assert latent == expected
+    assert [n for n in guide.nodes if n in expected] == [n for n in model.nodes if n in expected]
+
+
+def test_a_minibatch_is_scaled_by_its_own_size(x, y):
+    for size in (BATCH, 3):
+        _, model = replayed(network(), x[:size], y[:size])
+        assert model.nodes["y"]["scale"] == pytest.approx(NUM_DATA / size)
+        assert model.nodes["0.gate.pi"]["scale"] == 1
+
+
+def test_the_weights_prior_is_the_sources_l2(x, y):
+    bnn = network()
+    _, model = replayed(bnn, x, y)
+    scale = 1 / math.sqrt(1e-4 * NUM_DATA)
+    expected = sum(stats.norm(0, scale).logpdf(w.detach().numpy()).sum() for w in bnn.weights.values())
+    got = sum(model.nodes[name]["log_prob_sum"].item() for name in bnn.weights)
+    assert got == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_masks_densities_cancel_without_being_computed_under_the_guide_alone(x, y):
+    bnn = network()
+    guide, model = replayed(bnn, x, y)
+    alone = poutine.trace(bnn.model).get_trace(x, y)
+    alone.compute_log_prob()
+    for gate in bnn.gates:
+        assert guide.nodes[f"{gate}.z"]["log_prob_sum"] == 0
+        assert model.nodes[f"{gate}.z"]["log_prob_sum"] == 0
+        # Without the guide z is any latent variable: NUTS, importance sampling and conditioning need its density.
+        assert alone.nodes[f"{gate}.z"]["log_prob_sum"] != 0
+
+
+def test_conditioned_masks_are_scored(x, y):
+    bnn = network()
+    z = torch.full((BATCH, IN), 0.3)
+    pi = torch.full((IN,), 0.6)
+    trace = poutine.trace(poutine.condition(bnn.model, {"0.gate.z": z, "0.gate.pi": pi})).get_trace(x, y)
+    trace.compute_log_prob()
+    tau = torch.tensor(0.1)
+    expected = f.relaxed_bernoulli_log_prob(torch.logit(z), tau, torch.logit(pi)).sum() * NUM_DATA / BATCH
+    torch.testing.assert_close(trace.nodes["0.gate.z"]["log_prob_sum"], expected)
+
+
+def test_mean_field_elbo_uses_the_closed_form_kl(x, y):
+    # A network that ignores its input has a likelihood without noise: what noise there is is the KL's.
+    bnn = network()
+    with torch.no_grad():
+        bnn.net[2].weight.zero_()
+    guide, model = replayed(bnn, x, y)
+    constant = model.nodes["y"]["log_prob_sum"] + sum(model.nodes[name]["log_prob_sum"] for name in bnn.weights)
+    expected = sum(kl.item() for kl in bnn.kl().values()) - constant.item()
+    for _ in range(3):
+        assert TraceMeanField_ELBO().loss(bnn.model, bnn.guide, x, y) == pytest.approx(expected, rel=1e-6)
+    losses = {Trace_ELBO().loss(bnn.model, bnn.guide, x, y) for _ in range(3)}
+    assert len(losses) == 3
+
+
+def test_both_elbos_agree_in_expectation(x, y):
+    bnn = network()
+    for gate in bnn.gates.values():
+        gate.load_state_dict(
+            BetaBernoulliDropout(gate.num_features, concentration1=2.0, concentration0=3.0).state_dict()
+        )
+    with torch.no_grad():
+        draws = torch.tensor(
+            [
+                [elbo().loss(bnn.model, bnn.guide, x, y) for elbo in (Trace_ELBO, TraceMeanField_ELBO)]
+                for _ in range(600)
+            ]
+        )
+    difference = draws[:, 0].mean() - draws[:, 1].mean()
+    assert abs(difference) < 4 * math.sqrt(draws.var(0).sum() / len(draws))
+
+
+@pytest.mark.parametrize("elbo", [Trace_ELBO, TraceMeanField_ELBO])
+@pytest.mark.parametrize("validate", [True, False])
+def test_svi_with_a_pyro_optimizer_trains_weights_and_gates(x, y, elbo, validate):
+    bnn = network()
+    before = {name: p.clone() for name, p in bnn.named_parameters()}
+    svi = SVI(bnn.model, bnn.guide, pyro.optim.Adam({"lr": 1e-2}), elbo())
+    with pyro.validation_enabled(validate):
+        for _ in range(3):
+            assert math.isfinite(svi.step(x, y))
+    assert all((p - before[name]).abs().max() > 1e-3 for name, p in bnn.named_parameters())
+
+
+def test_elbo_module_gives_a_gradient_to_every_parameter(x, y):
+    bnn = network()
+    loss = Trace_ELBO()(bnn.model, bnn.guide)(x, y)
+    loss.backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in bnn.parameters())
+
+
+def test_predictive_draws_from_prior_and_posterior(x):
+    bnn = network()
+    for predictive in (Predictive(bnn.model, num_samples=4), Predictive(bnn.model, guide=bnn.guide, num_samples=4)):
+        draws = predictive(x)
+        assert draws["y"].shape == (4, BATCH)
+        assert draws["0.gate.z"].shape == (4, BATCH, IN)
+        assert draws["0.gate.pi"].squeeze(1).shape == (4, IN)  # Pyro keeps the plate's dimension, of size 1
+
+
+def test_two_networks_and_a_copy_share_no_parameters(x, y):
+    first, second = network(), network()
+    third = copy.deepcopy(first)
+    untouched = {name: p.clone() for name, p in second.named_parameters()}
+    original = {name: p.clone() for name, p in first.named_parameters()}
+    for bnn in (first, second, third):
+        bnn.guide(x)
+    SVI(third.model, third.guide, pyro.optim.Adam({"lr": 1e-2}), Trace_ELBO()).step(x, y)
+    assert all(torch.equal(p, untouched[name]) for name, p in second.named_parameters())
+    assert all(torch.equal(p, original[name]) for name, p in first.named_parameters())
+    assert all(not torch.equal(p, original[name]) for name, p in third.named_parameters())
+    assert third.gates["0.gate"] is third.net[0].gate
+
+
+def test_frozen_weights_are_constants_not_latent(x, y):
+    net = nn.Sequential(nn.Linear(IN, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, CLASSES))
+    net[0].requires_grad_(False)
+    bnn = network(net=net)
+    guide, _ = replayed(bnn, x, y)
+    assert "0.weight" not in guide.nodes
+    assert "2.weight" in guide.nodes
+
+
+PRIORS = {
+    "uniform": lambda k: dist.Uniform(torch.zeros(k), torch.ones(k)),
+    "pyro beta": lambda k: dist.Beta(torch.full((k,), 1e-3), torch.full((k,), 0.5)),
+    "logit-normal": lambda k: dist.TransformedDistribution(dist.Normal(torch.zeros(k), 2.0), [SigmoidTransform()]),
+    "spike and slab": lambda k: dist.MixtureSameFamily(
+        dist.Categorical(torch.ones(k, 2)),
+        dist.Beta(torch.tensor([1e-3, 10.0]).expand(k, 2), torch.tensor([1.0, 1.0]).expand(k, 2)),
+    ),
+    "indian buffet": bbpyro.priors.IndianBuffet(2.0),
+}
+
+
+@pytest.mark.parametrize("prior", PRIORS.values(), ids=PRIORS.keys())
+def test_any_prior_on_the_unit_interval_serves(x, y, prior):
+    bnn = network(prior)
+    with torch.no_grad():
+        bnn.gates["0.gate"].unconstrained_concentration1[0] = -9.0  # draws that float32 rounds to 0
+        bnn.gates["0.gate"].unconstrained_concentration0[1] = -9.0  # and to 1
+    svi = SVI(bnn.model, bnn.guide, pyro.optim.Adam({"lr": 1e-2}), Trace_ELBO())
+    for _ in range(20):
+        assert math.isfinite(svi.step(x, y))
+    assert all(p.isfinite().all() for p in bnn.parameters())
+    assert all(kl.isfinite() for kl in bnn.kl().values())
+
+
+def test_the_gradient_is_alive_where_pi_is_rounded_to_an_end(x, y):
+    bnn = network()
+    with torch.no_grad():
+        for gate in bnn.gates.values():
+            gate.unconstrained_concentration1.fill_(-7.0)
+    pyro.set_rng_seed(1)
+    Trace_ELBO()(bnn.model, bnn.guide)(x, y).backward()
+    for gate in bnn.gates.values():
+        assert (gate.unconstrained_concentration1.grad != 0).all()
+        assert gate.unconstrained_concentration1.grad.isfinite().all()
+
+
+@pytest.mark.parametrize(("ones", "zeros"), [(3, 2), (2, 6), (0, 3)])
+def test_with_masks_observed_the_best_guide_approaches_the_exact_beta_posterior(ones, zeros):
+    """Beta(α, 1) and Bernoulli masks are conjugate: the posterior is Beta(α + ones, 1 + zeros)."""
+    alpha = 0.5
+    z = torch.cat([torch.ones(ones), torch.zeros(zeros)])
+    gate = BetaBernoulliDropout(1, concentration1=1.0)
+
+    def model():
+        pi = pyro.sample("pi", bbpyro.priors.Beta(alpha)(1).to_event(1))
+        with pyro.plate("data", len(z)):
+            pyro.sample("z", dist.Bernoulli(logits=log_odds(pi).float()).to_event(1), obs=z[:, None])
+
+    def guide():
+        pyro.module("gate", gate)
+        pyro.sample("pi", gate.posterior().to_event(1))
+
+    elbo = TraceMeanField_ELBO(num_particles=100, vectorize_particles=True, max_plate_nesting=1)
+    svi = SVI(model, guide, pyro.optim.ClippedAdam({"lr": 0.3, "lrd": 0.994}), elbo)
+    for _ in range(1000):
+        svi.step()
+    exact, q = stats.beta(alpha + ones, 1 + zeros), gate.posterior()
+    assert q.mean.item() == pytest.approx(exact.mean(), abs=0.15 * exact.std())
+    assert q.variance.sqrt().item() == pytest.approx(exact.std(), rel=0.1)
+    # The closest Kumaraswamy, found by direct search over a finer and finer grid of the exact KL.
+    true = torch.distributions.Beta(torch.tensor(alpha + ones), torch.tensor(1.0 + zeros))
+    best = min(
+        torch.distributions.kl_divergence(bbpyro.Kumaraswamy(q.concentration1 * i, q.concentration0 * j), true).item()
+        for i in (0.8, 0.9, 1.0, 1.1, 1.25)
+        for j in (0.7, 0.85, 1.0, 1.2, 1.4)
+    )
+    assert torch.distributions.kl_divergence(q, true).item() <= best + 0.02
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"num_data": 0}, "num_data"),
+        ({"temperature": 0.0}, "temperature"),
+        ({"prior": lambda k: dist.Beta(1.0, 1.0)}, "prior.*batch shape"),
+        ({"prior": lambda k: dist.Beta(torch.ones(k), 1.0).to_event(1)}, "prior.*event shape"),
+        ({"prior": lambda k: dist.Normal(torch.zeros(k), 100.0)}, r"prior.*outside \[0, 1\]"),
+        ({"net": nn.Linear(2, 2)}, "insert_dropout"),
+    ],
+)
+def test_bad_arguments_are_named(change, message):
+    arguments = {"net": bbpyro.insert_dropout(nn.Sequential(nn.Linear(4, 2))), "num_data": 5, **change}
+    with pytest.raises(ValueError, match=message):
+        bbpyro.BetaBernoulliNetwork(arguments.pop("net"), **arguments)

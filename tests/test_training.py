@@ -1,0 +1,256 @@
+import math
+
+import pyro
+import pytest
+import torch
+from pyro import poutine
+from pyro.infer import SVI, Trace_ELBO
+from torch import nn
+
+import bbpyro
+from bbpyro import data, training
+from bbpyro.training import KLWarmup, NonFiniteLossError, Scorecard, SingleOptimizer, TrainingState
+
+
+@pytest.fixture(scope="module")
+def bars():
+    return data.bars(num_train=2000, num_test=500)
+
+
+def network(num_data, hidden=32, seed=0):
+    torch.manual_seed(seed)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, hidden), nn.ReLU(), nn.Linear(hidden, 4))
+    return bbpyro.BetaBernoulliNetwork(bbpyro.insert_dropout(net), num_data=num_data)
+
+
+def tiny(bars, num_data=230):
+    return network(num_data), bars.x[:num_data], bars.y[:num_data]
+
+
+def without_seconds(history):
+    return [{key: value for key, value in record.items() if key != "seconds"} for record in history]
+
+
+@pytest.mark.parametrize("elbo", ["trace", "mean-field"])
+def test_after_training_the_pixels_that_carry_nothing_are_out_and_the_others_are_in(elbo):
+    bars = data.bars()
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 4))
+    bbpyro.pretrain(net, bars.x, bars.y, num_epochs=3, learning_rate=3e-3, seed=0, progress=False)
+    bnn = bbpyro.BetaBernoulliNetwork(bbpyro.insert_dropout(net, threshold=0.01), num_data=len(bars.x))
+    history = bbpyro.fit(
+        bnn,
+        bars.x,
+        bars.y,
+        num_epochs=50,
+        learning_rate=3e-3,
+        gate_learning_rate=0.05,
+        elbo=elbo,
+        seed=0,
+        progress=False,
+    )
+    kept = bnn.gates["1.gate"].kept().reshape(8, 8)
+    assert torch.equal(kept, data.bars_relevant())
+    assert history[-1]["active"]["1.gate"] == 16
+    assert bbpyro.evaluate(bnn, bars.x_test, bars.y_test, num_samples=None).error < 0.05
+
+
+def test_the_same_seed_gives_the_same_numbers_and_leaves_the_global_generator_alone(bars):
+    histories = []
+    for seed in (3, 3, 4):
+        bnn, x, y = tiny(bars)
+        before = torch.get_rng_state()
+        histories.append(without_seconds(bbpyro.fit(bnn, x, y, num_epochs=2, seed=seed, progress=False)))
+        assert torch.equal(torch.get_rng_state(), before)
+    assert histories[0] == histories[1]
+    assert histories[0] != histories[2]
+
+
+def test_without_a_seed_the_global_generator_decides(bars):
+    losses = []
+    for manual_seed in (7, 7, 8):
+        bnn, x, y = tiny(bars)
+        torch.manual_seed(manual_seed)
+        losses.append(bbpyro.fit(bnn, x, y, num_epochs=1, progress=False)[0]["loss"])
+    assert losses[0] == losses[1] != losses[2]
+
+
+@pytest.mark.parametrize("stop", [1, 2, 3])
+def test_training_resumed_from_any_epoch_ends_with_the_same_numbers(bars, stop):
+    def run(bnn, **kwargs):
+        settings = {"num_epochs": 4, "batch_size": 50, "kl_warmup_epochs": 3, "seed": 5, "progress": False}
+        return bbpyro.fit(bnn, x, y, **settings, **kwargs)
+
+    kept = {}
+
+    def keep(state):
+        if len(state.history) == stop:
+            kept["state"] = TrainingState(
+                state.seed, list(state.history), {k: v.clone() for k, v in state.optimizer.items()}
+            )
+            kept["network"] = {k: v.clone() for k, v in whole.state_dict().items()}
+
+    whole, x, y = tiny(bars)
+    expected = run(whole, on_epoch=keep)
+    resumed, _, _ = tiny(bars)
+    resumed.load_state_dict(kept["network"])
+    history = run(resumed, resume_from=kept["state"])
+    assert without_seconds(history) == without_seconds(expected)
+    assert all(torch.equal(p, q) for p, q in zip(whole.parameters(), resumed.parameters(), strict=True))
+
+
+def test_a_last_short_batch_is_used_at_its_own_scale(bars):
+    scales = []
+
+    class Spy(poutine.messenger.Messenger):
+        def _pyro_post_sample(self, msg):
+            if msg["name"] == "y":
+                scales.append(msg["scale"])
+
+    bnn, x, y = tiny(bars, num_data=23)
+    with Spy():
+        bbpyro.fit(bnn, x, y, num_epochs=1, batch_size=10, progress=False)
+    assert scales == pytest.approx([23 / 10, 23 / 10, 23 / 3])
+
+
+def test_the_single_optimizer_steps_as_pyros_own_adam_does(bars):
+    losses = {}
+    for name in ("single", "pyro"):
+        bnn, x, y = tiny(bars)
+        if name == "single":
+            optimizer = SingleOptimizer(torch.optim.Adam(bnn.parameters(), lr=1e-2, fused=True))
+        else:
+            optimizer = pyro.optim.Adam({"lr": 1e-2})
+        svi = SVI(bnn.model, bnn.guide, optimizer, Trace_ELBO())
+        torch.manual_seed(0)
+        losses[name] = [svi.step(x, y) for _ in range(5)]
+    assert losses["single"] == pytest.approx(losses["pyro"], rel=1e-4)
+
+
+def test_schedules():
+    assert [training.steps(p) for p in (0.0, 0.49, 0.5, 0.74, 0.75, 0.99)] == [1, 1, 0.1, 0.1, 0.01, 0.01]
+    assert [training.cosine(p) for p in (0.0, 0.25, 0.5)] == [1, 1, 1]
+    assert training.cosine(0.75) == pytest.approx(0.5)
+    assert training.cosine(1.0) == pytest.approx(0.0)
+
+
+def test_the_schedule_sets_both_learning_rates(bars):
+    bnn, x, y = tiny(bars)
+    history = bbpyro.fit(
+        bnn, x, y, num_epochs=4, learning_rate=0.01, gate_learning_rate=0.1, schedule="steps", progress=False
+    )
+    rates = [rate for record in history for rate in record["learning_rate"]]
+    assert rates == pytest.approx([0.01, 0.1] * 2 + [0.001, 0.01] + [0.0001, 0.001])
+
+
+def test_kl_warmup_weighs_the_keep_probabilities_on_both_sides_and_nothing_else(bars):
+    bnn, x, y = tiny(bars)
+    warmup = KLWarmup()
+    warmup.weight = 0.25
+    for program in (bnn.model, bnn.guide):
+        torch.manual_seed(0)
+        plain = poutine.trace(program).get_trace(x, y)
+        torch.manual_seed(0)
+        weighed = poutine.trace(warmup(program)).get_trace(x, y)
+        for name, site in weighed.nodes.items():
+            if site["type"] == "sample" and name != "data":
+                weight = 0.25 if name.endswith(".pi") else 1.0
+                assert site["scale"] == pytest.approx(weight * plain.nodes[name]["scale"])
+
+
+def test_kl_warmup_changes_training_and_ends_at_full_weight(bars):
+    active = {}
+    for epochs in (0, 3):
+        bnn, x, y = tiny(bars)
+        history = bbpyro.fit(bnn, x, y, num_epochs=3, kl_warmup_epochs=epochs, seed=0, progress=False)
+        active[epochs] = history[-1]["loss"]
+    assert active[0] != active[3]
+
+
+def test_records_hold_what_the_slides_report(bars):
+    bnn, x, y = tiny(bars)
+    held_out = bars.x_test, bars.y_test
+    record = bbpyro.fit(bnn, x, y, num_epochs=1, held_out=held_out, progress=False)[0]
+    with torch.no_grad():
+        output = bnn(bars.x_test)
+    assert record["held_out_nll"] == pytest.approx(nn.functional.cross_entropy(output, bars.y_test).item(), rel=1e-5)
+    assert record["held_out_accuracy"] == pytest.approx((output.argmax(1) == bars.y_test).float().mean().item())
+    assert 0 <= record["train_accuracy"] <= 1
+    assert record["train_nll"] > 0
+    assert record["kl"] == pytest.approx({name: kl.item() for name, kl in bnn.kl().items()})
+    assert record["active"] == {name: int(gate.kept().sum()) for name, gate in bnn.gates.items()}
+
+
+def test_the_scorecard_keeps_the_mean_over_data_not_over_batches():
+    scorecard = Scorecard()
+    first, second = torch.tensor([[2.0, 0.0]] * 3), torch.tensor([[0.0, 0.0]])
+    for logits, y in ((first, torch.tensor([0, 0, 1])), (second, torch.tensor([0]))):
+        scorecard.observe(bbpyro.likelihoods.Categorical()(logits), y)
+    right, wrong = math.log1p(math.exp(-2)), math.log1p(math.exp(2))
+    scores = scorecard.take()
+    assert scores["train_nll"] == pytest.approx((2 * right + wrong + math.log(2)) / 4)
+    assert scores["train_accuracy"] == 3 / 4
+
+
+def test_pretraining_learns_and_resumes_exactly(bars):
+    def net():
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Flatten(), nn.Linear(64, 4))
+
+    states = []
+    whole, resumed = net(), net()
+    settings = {"learning_rate": 1e-2, "seed": 1, "progress": False}
+    expected = bbpyro.pretrain(
+        whole,
+        bars.x,
+        bars.y,
+        num_epochs=3,
+        held_out=(bars.x_test, bars.y_test),
+        **settings,
+        on_epoch=lambda state: states.append((state, {k: v.clone() for k, v in whole.state_dict().items()})),
+    )
+    state, weights = states[1]
+    resumed.load_state_dict(weights)
+    history = bbpyro.pretrain(
+        resumed, bars.x, bars.y, num_epochs=3, held_out=(bars.x_test, bars.y_test), resume_from=state, **settings
+    )
+    assert expected[-1]["train_nll"] < 0.7 * expected[0]["train_nll"]
+    assert without_seconds(history)[0] == without_seconds(expected)[0]
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_step_and_names_the_layer(bars):
+    bnn, x, y = tiny(bars)
+    with torch.no_grad():
+        bnn.net[3].bias[0] = math.nan
+    before = {name: p.clone() for name, p in bnn.named_parameters()}
+    with pytest.raises(NonFiniteLossError, match="epoch 1, step 1.*'3'") as caught:
+        bbpyro.fit(bnn, x, y, num_epochs=1, progress=False)
+    assert (caught.value.epoch, caught.value.step, caught.value.layer) == (1, 1, "3")
+    assert all(torch.equal(p.nan_to_num(), before[n].nan_to_num()) for n, p in bnn.named_parameters())
+
+
+def test_a_learning_rate_that_explodes_is_caught(bars):
+    bnn, x, y = tiny(bars)
+    with pytest.raises(NonFiniteLossError):
+        bbpyro.fit(bnn, x, y, num_epochs=5, learning_rate=1e30, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"num_epochs": 0}, "num_epochs"),
+        ({"batch_size": 0}, "batch_size"),
+        ({"learning_rate": -1.0}, "learning rate"),
+        ({"gate_learning_rate": math.inf}, "learning rate"),
+        ({"schedule": "linear"}, "schedule.*steps, cosine"),
+        ({"elbo": "renyi"}, "elbo.*trace, mean-field"),
+        ({"kl_warmup_epochs": -1}, "kl_warmup_epochs"),
+        ({"x": torch.zeros(3, 64)}, "x and y"),
+        ({"x": torch.zeros(3, 64), "y": torch.zeros(3)}, "num_data=230"),
+        ({"x": torch.full((230, 64), math.nan)}, "x: it holds nan"),
+    ],
+)
+def test_bad_arguments_are_named(bars, change, message):
+    bnn, x, y = tiny(bars)
+    arguments = {"x": x, "y": y, "progress": False, **change}
+    with pytest.raises(ValueError, match=message):
+        bbpyro.fit(bnn, arguments.pop("x"), arguments.pop("y"), **arguments)
