@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import statistics
 import sys
 import tomllib
 from collections.abc import Sequence
@@ -17,7 +18,7 @@ from bbpyro import data, runs
 from bbpyro.training import NonFiniteLossError
 from bbpyro.version import __version__
 
-RunFolder = Annotated[Path, tyro.conf.arg(metavar="RUN")]
+RunFolders = Annotated[tuple[Path, ...], tyro.conf.arg(metavar="RUN [RUN ...]")]
 
 
 @dataclass(frozen=True)
@@ -46,8 +47,8 @@ class Train(runs.TrainConfig):
 class Evaluate:
     """`bbpyro evaluate`."""
 
-    run: tyro.conf.Positional[RunFolder]
-    """The run folder."""
+    runs: tyro.conf.Positional[RunFolders]
+    """The run folder, or several, such as one for each seed."""
     num_samples: int = 100
     """Monte Carlo draws of the masks."""
 
@@ -91,11 +92,13 @@ examples:
 )
 EVALUATE = tyro.conf.subcommand(
     "evaluate",
-    description="""Print the scores and the kept units of a run, by mean mask and by Monte Carlo.
+    description="""Print the scores and the kept units of a run, by mean mask and by Monte Carlo;
+of several runs, their mean and range.
 
 examples:
   bbpyro evaluate runs/mnist-20260101-120000
-  bbpyro evaluate runs/mnist-20260101-120000 --num-samples 500""",
+  bbpyro evaluate runs/mnist-20260101-120000 --num-samples 500
+  bbpyro evaluate runs/seed-0 runs/seed-1 runs/seed-2""",
 )
 DATA = tyro.conf.subcommand("data", description="List the data sets, or fetch one.")
 Command = Annotated[Train, TRAIN] | Annotated[Evaluate, EVALUATE] | Annotated[Data, DATA]
@@ -177,6 +180,8 @@ def _train(command: Train) -> None:
     with console.status("scoring"):
         summary = runs.summarize(run, command.num_samples)
     _print_summary(console, summary, run.dataset.note)
+    minutes, gib = summary["training_seconds"] / 60, summary["peak_memory_mib"] / 1024
+    _print(console, f"\n{summary['epochs']} epochs in {minutes:.1f} minutes, at most {gib:.2f} GiB of memory")
     _print(console, f"wrote {folder}: summary.json, metrics.jsonl, checkpoint.safetensors, figures/")
 
 
@@ -215,14 +220,46 @@ class _EpochPrinter:
 def _evaluate(command: Evaluate) -> None:
     if command.num_samples < 1:
         raise ValueError(f"num_samples is {command.num_samples}, wanted at least 1")
+    if not command.runs:
+        raise ValueError("name at least one run folder")
     console = Console()
-    with console.status("scoring"):
-        run = runs.load(command.run)
-        scores = runs.score(run, command.num_samples)
-    if not run.is_complete:
-        last = run.history[-1]
-        _print(console, f"training has not ended: these are the scores after {last['phase']} epoch {last['epoch']}")
-    _print_summary(console, scores, run.dataset.note)
+    scores = []
+    for folder in command.runs:
+        with console.status(f"scoring {folder}"):
+            run = runs.load(folder)
+            scores.append(runs.score(run, command.num_samples))
+        if not run.is_complete:
+            last = run.history[-1]
+            _print(console, f"{folder} is still in training: scores after {last['phase']} epoch {last['epoch']}")
+    if len(scores) == 1:
+        _print_summary(console, scores[0], run.dataset.note)
+    else:
+        _print_comparison(console, dict(zip(map(str, command.runs), scores, strict=True)))
+
+
+def _print_comparison(console: Console, scores: dict[str, dict[str, Any]]) -> None:
+    table = Table("run", "error", "NLL", "ECE", "error, MC", "NLL, MC", "ECE, MC", "units kept")
+    rows = [
+        [
+            *(s[by][score] for by in ("mean_mask", "monte_carlo") for score in ("error", "nll", "ece")),
+            *s["kept"].values(),
+        ]
+        for s in scores.values()
+    ]
+    for name, row in zip(scores, rows, strict=True):
+        table.add_row(name, *_cells(row))
+    if len({len(row) for row in rows}) == 1:
+        columns = list(zip(*rows, strict=True))
+        table.add_section()
+        for label, of in (("mean", statistics.mean), ("lowest", min), ("highest", max)):
+            table.add_row(label, *_cells([of(column) for column in columns]))
+    console.print(table)
+    _print(console, "by mean mask, and by Monte Carlo (MC) over the masks; units kept on the input of each layer")
+
+
+def _cells(row: list[float]) -> list[str]:
+    errors_first = [f"{value:.2%}" if i % 3 == 0 else f"{value:.4f}" for i, value in enumerate(row[:6])]
+    return [*errors_first, "-".join(f"{kept:.0f}" for kept in row[6:])]
 
 
 def _print_summary(console: Console, summary: dict[str, Any], note: str) -> None:

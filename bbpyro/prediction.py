@@ -86,7 +86,9 @@ def score(probs: Tensor, y: Tensor, num_bins: int = 15) -> Evaluation:
     right = (label == y).double()
     true_class = probs.gather(-1, y[:, None]).clamp_min(torch.finfo(probs.dtype).tiny)
     bins = (confidence * num_bins).long().clamp_max(num_bins - 1)
-    gaps = torch.zeros(num_bins, dtype=torch.float64).index_add_(0, bins, confidence.double() - right)
+    gaps = torch.zeros(num_bins, dtype=torch.float64, device=probs.device).index_add_(
+        0, bins, confidence.double() - right
+    )
     return Evaluation(
         error=1 - right.mean().item(),
         nll=-true_class.double().log().mean().item(),

@@ -4,6 +4,8 @@ import dataclasses
 import json
 import os
 import platform
+import resource
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -70,6 +72,8 @@ class TrainConfig:
     """Hold out the last so many training data and report on them instead of the test set: for choosing settings."""
     seed: int = 0
     """Seed of the initial weights, the order of the data and all noise."""
+    threads: int = 1
+    """Torch's threads; more gain little on matrices as small as LeNet's, and lose much on a busy machine."""
     data_dir: Path | None = None
     """Where downloaded data sets are kept; by default $BBPYRO_DATA or the user's cache folder."""
 
@@ -85,6 +89,7 @@ class TrainConfig:
             "kl_warmup_epochs": 0,
             "validation_size": 0,
             "seed": 0,
+            "threads": 1,
         }
         for name, least in at_least.items():
             if getattr(self, name) < least:
@@ -212,6 +217,8 @@ def train(folder: Path, console: Console | None = None, on_epoch: OnEpoch | None
         bbpyro.training.NonFiniteLossError: the loss became nan; the last good checkpoint stays.
     """
     config, dataset = _open(folder)
+    for unfinished in folder.glob(".*.safetensors-*"):  # written by a process that was killed
+        unfinished.unlink(missing_ok=True)
     saved = _Saved.read(folder)
     plain = _plain_network(config, dataset)
     settings: dict[str, Any] = {
@@ -293,6 +300,7 @@ def summarize(run: Run, num_samples: int = 100) -> dict[str, Any]:
         **scores,
         "epochs": len(run.history),
         "training_seconds": sum(record["seconds"] for record in run.history),
+        "peak_memory_mib": _peak_memory_mib(),
         "config": run.config.to_json(),
         "versions": {
             "bbpyro": __version__,
@@ -303,6 +311,12 @@ def summarize(run: Run, num_samples: int = 100) -> dict[str, Any]:
     }
     checkpoint.write_json(run.folder / "summary.json", summary)
     return summary
+
+
+def _peak_memory_mib() -> float:
+    """The most memory this process has held at once, MiB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 1024 / (1024 if sys.platform == "darwin" else 1)  # macOS counts bytes, Linux KiB
 
 
 @dataclass(frozen=True)
@@ -352,6 +366,7 @@ def _open(folder: Path) -> tuple[TrainConfig, data.Dataset]:
     dataset = _load_data(config)
     if dataset.fingerprint() != fingerprint:
         raise ValueError(f"dataset {config.dataset!r} is not the one that run {folder} was made with")
+    torch.set_num_threads(config.threads)
     return config, dataset
 
 
