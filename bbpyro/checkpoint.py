@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import safetensors
 import safetensors.torch
+import torch
 from torch import Tensor
 
 FORMAT = 1
@@ -68,30 +68,39 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     Raises:
         CheckpointError: the file is missing, truncated, altered, not a checkpoint, or of a newer format.
     """
-    if not path.is_file():
-        raise CheckpointError(f"there is no checkpoint {path}")
     try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-    except (safetensors.SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} is truncated or altered ({error}); restore it from a copy") from None
-    if int(metadata.get("format", FORMAT)) > FORMAT:
-        raise CheckpointError(f"{path} was written by a newer bbpyro (format {metadata['format']}); upgrade bbpyro")
-    text = metadata.get("meta", "")
-    if metadata.get("sha256") != _digest(tensors, text):
-        raise CheckpointError(
-            f"{path} was altered after it was written, or is no bbpyro checkpoint; restore it from a copy"
-        )
-    meta: dict[str, Any] = json.loads(text)
+        content = path.read_bytes()  # once: a writer beside us may replace the file at any moment
+    except OSError as error:
+        raise CheckpointError(f"there is no checkpoint {path} that can be read ({error.strerror})") from None
+    try:
+        metadata = _metadata(content)
+        form, text, digest = int(metadata["format"]), metadata["meta"], metadata["sha256"]
+    except Exception:  # whatever a damaged header makes a parser raise
+        raise CheckpointError(f"{path} is truncated, altered or no bbpyro checkpoint; restore it from a copy") from None
+    if form > FORMAT:
+        raise CheckpointError(f"{path} was written by a newer bbpyro (format {form}); upgrade bbpyro")
+    try:
+        tensors = safetensors.torch.load(content)
+        if digest != _digest(tensors, text):
+            raise ValueError("the digest does not fit")
+        meta: dict[str, Any] = json.loads(text)
+    except Exception:
+        raise CheckpointError(f"{path} was truncated or altered after it was written; restore it from a copy") from None
     return tensors, meta
+
+
+def _metadata(content: bytes) -> dict[str, str]:
+    """The header of a safetensors file: eight bytes of length, then JSON."""
+    length = int.from_bytes(content[:8], "little")
+    metadata: dict[str, str] = json.loads(content[8 : 8 + length])["__metadata__"]
+    return metadata
 
 
 def _digest(tensors: Mapping[str, Tensor], text: str) -> str:
     digest = hashlib.sha256(text.encode())
     for name in sorted(tensors):
         digest.update(f"{name} {tensors[name].dtype} {tuple(tensors[name].shape)}".encode())
-        digest.update(tensors[name].numpy().tobytes())
+        digest.update(tensors[name].reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
@@ -102,9 +111,11 @@ def load_weights(path: Path) -> dict[str, Tensor]:
         CheckpointError: the file is missing or is no safetensors file.
     """
     try:
-        return safetensors.torch.load_file(path)
-    except (safetensors.SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} cannot be read as a safetensors file ({error})") from None
+        return safetensors.torch.load(path.read_bytes())
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read ({error.strerror})") from None
+    except Exception:  # whatever a damaged header makes a parser raise
+        raise CheckpointError(f"{path} is truncated, altered or no safetensors file") from None
 
 
 def check_state_dict(source: str, found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:

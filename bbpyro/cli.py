@@ -8,7 +8,7 @@ import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import tyro
 from rich.console import Console
@@ -127,6 +127,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             _fetch_data(command.action)
     except ValueError as error:
         _fail(str(error), 2)
+    except KeyboardInterrupt:
+        _fail("interrupted", 130)
     except BrokenPipeError:  # the reader of our output, such as head, has gone
         sys.stderr.close()
         sys.exit(1)
@@ -148,7 +150,7 @@ def _parse(args: list[str]) -> Train | Evaluate | Data:
     return again
 
 
-def _fail(message: str, status: int) -> None:
+def _fail(message: str, status: int) -> NoReturn:
     print(f"bbpyro: error: {' '.join(message.split())}", file=sys.stderr)
     sys.exit(status)
 
@@ -170,15 +172,15 @@ def _train(command: Train) -> None:
         folder = command.run or runs.default_folder(config)
         runs.create(folder, config, command.force)
     _print(console, f"run folder: {folder}")
-    printer = _EpochPrinter(console)
     try:
-        run = runs.train(folder, console, printer)
+        run = runs.train(folder, console, _EpochPrinter(console))
+        with console.status("scoring"):
+            summary = runs.summarize(run, command.num_samples)
     except KeyboardInterrupt:
         _fail(f"interrupted; go on with: bbpyro train --resume {folder}", 130)
     except NonFiniteLossError as error:
-        _fail(f"{error}. The checkpoint of the last good epoch is in {folder}", 1)
-    with console.status("scoring"):
-        summary = runs.summarize(run, command.num_samples)
+        kept = (folder / runs.CHECKPOINT).exists()
+        _fail(f"{error}{f'. The checkpoint of the last good epoch is in {folder}' if kept else ''}", 1)
     _print_summary(console, summary, run.dataset.note)
     minutes, gib = summary["training_seconds"] / 60, summary["peak_memory_mib"] / 1024
     _print(console, f"\n{summary['epochs']} epochs in {minutes:.1f} minutes, at most {gib:.2f} GiB of memory")

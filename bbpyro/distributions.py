@@ -58,7 +58,7 @@ class Kumaraswamy(TorchDistribution):
     arg_constraints = {"concentration1": constraints.positive, "concentration0": constraints.positive}
     support = constraints.unit_interval
     has_rsample = True
-    _own_draw: tuple[Tensor, Tensor] | None = None  # the last draw and its log-density
+    _own_draw: tuple[Tensor, Tensor] | None = None  # the last reparameterised draw and its log-density
 
     def __init__(self, concentration1: Any, concentration0: Any, validate_args: bool | None = None) -> None:
         self.concentration1, self.concentration0 = broadcast_all(concentration1, concentration0)
@@ -81,7 +81,7 @@ class Kumaraswamy(TorchDistribution):
         a, b = self.concentration1.expand(shape), self.concentration0.expand(shape)
         odds, log_prob = f.kumaraswamy_draw(exponential, a, b)
         draw = remember_log_odds(odds, self.concentration1.dtype)
-        self._own_draw = (draw, log_prob)
+        self._own_draw = (draw, log_prob) if log_prob.requires_grad else None
         return draw
 
     def log_prob(self, value: Tensor) -> Tensor:
@@ -161,21 +161,18 @@ class RelaxedBernoulli(TorchDistribution):
         if (probs is None) == (logits is None):
             raise ValueError("RelaxedBernoulli wants exactly one of probs and logits")
         if logits is None:
-            probs = torch.as_tensor(probs)
-            if not probs.is_floating_point():
-                probs = probs.to(torch.get_default_dtype())
-            self.probs = probs
-            logits = log_odds(probs).to(probs.dtype)
-        self.logits = torch.as_tensor(logits)
+            self.probs = _floating(probs)
+            logits = log_odds(self.probs).to(self.probs.dtype)
+        self.logits = _floating(logits)
         self.temperature = torch.as_tensor(temperature, dtype=self.logits.dtype, device=self.logits.device)
         self._scaled_logits = self.logits / self.temperature  # before expand() makes them many
         self.is_tied = False
         super().__init__(self._scaled_logits.shape, validate_args=validate_args)
 
-    def __getattr__(self, name: str) -> Tensor:
-        if name == "probs" and "logits" in self.__dict__:
-            return torch.sigmoid(self.logits)
-        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+    @lazy_property
+    def probs(self) -> Tensor:
+        """Keep probabilities, the sigmoid of the logits."""
+        return torch.sigmoid(self.logits)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> "RelaxedBernoulli":
         """The same distribution with a larger batch shape."""
@@ -215,8 +212,15 @@ class RelaxedBernoulli(TorchDistribution):
         return f.relaxed_bernoulli_log_prob(log_odds(value), self.temperature, self.logits)
 
 
+def _floating(value: Any) -> Tensor:
+    tensor = torch.as_tensor(value)
+    return tensor if tensor.is_floating_point() else tensor.to(torch.get_default_dtype())
+
+
 class Beta(dist.Beta):
     """torch's Beta, with the log-density of a remembered draw taken in log-odds."""
+
+    _kept_constants: tuple[Tensor, Tensor, Tensor, bool] | None = None
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Log-density of `value`, exact for a draw even where float rounds it to 0 or 1."""
@@ -227,11 +231,17 @@ class Beta(dist.Beta):
         log_prob = (1 - c1) * f.softplus(-odds) - log_beta
         return (log_prob if is_power else log_prob + (1 - c0) * f.softplus(odds)).to(value.dtype)
 
-    @lazy_property
+    @property
     def _constants(self) -> tuple[Tensor, Tensor, Tensor, bool]:
+        """(c1, c0, log B(c1, c0), c0 is 1), kept from call to call unless they are being learnt."""
+        if self._kept_constants is not None:
+            return self._kept_constants
         c1, c0 = self.concentration1.double(), self.concentration0.double()
         log_beta = torch.lgamma(c1) + torch.lgamma(c0) - torch.lgamma(c1 + c0)
-        return c1, c0, log_beta, bool((c0 == 1).all())
+        if self._dirichlet.concentration.requires_grad:
+            return c1, c0, log_beta, False
+        self._kept_constants = c1, c0, log_beta, bool((c0 == 1).all())
+        return self._kept_constants
 
 
 class Delta(dist.Delta):
@@ -278,8 +288,11 @@ class SphericalNormal(TorchDistribution):
         """Log-density of the whole tensor: one number for each sample."""
         if value.shape == self.event_shape:
             return f.spherical_normal_log_prob(value, self.scale)
+        batch = value.shape[: value.dim() - self.event_dim]
+        if value.shape[len(batch) :] != self.event_shape:
+            raise ValueError(f"value has shape {tuple(value.shape)}, wanted it to end in {tuple(self.event_shape)}")
         elements = dist.Normal(0.0, self.scale, validate_args=False).log_prob(value)
-        return elements.flatten(value.dim() - self.event_dim).sum(-1)
+        return elements.reshape(*batch, -1).sum(-1)
 
 
 class ContinuedTails(TorchDistribution):
@@ -340,6 +353,8 @@ def with_exact_tails(distribution: TorchDistribution) -> TorchDistribution:
         return distribution
     if isinstance(distribution, torch.distributions.Beta):
         return Beta(distribution.concentration1, distribution.concentration0)
+    if isinstance(distribution, torch.distributions.Kumaraswamy):
+        return Kumaraswamy(distribution.concentration1, distribution.concentration0)
     return ContinuedTails(distribution)
 
 

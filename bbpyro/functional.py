@@ -89,7 +89,7 @@ def relaxed_bernoulli_log_prob(log_odds: Tensor, temperature: Tensor, logits: Te
     With d = logits - τ·logit z: log τ + d - 2 softplus(d) - log z - log(1-z). All arguments broadcast.
     """
     d = logits - temperature * log_odds
-    return temperature.log() + d - 2 * F.softplus(d) + F.softplus(log_odds) + F.softplus(-log_odds)
+    return temperature.log() + d - 2 * softplus(d) + softplus(log_odds) + softplus(-log_odds)
 
 
 # --- Kumaraswamy: samples and densities --------------------------------------------------------------------
@@ -302,7 +302,7 @@ def kl_kumaraswamy_kumaraswamy(a: Tensor, b: Tensor, p_a: Tensor, p_b: Tensor) -
 
 
 def _minus_log_complement_term(closed: Tensor, a: Tensor, b: Tensor, beta: Tensor) -> Tensor:
-    if bool((beta == 1).all()):
+    if not beta.requires_grad and bool((beta == 1).all()):
         return closed
     return closed - (beta - 1) * _expected_log_complement_ratio(a, b)
 

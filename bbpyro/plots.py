@@ -12,8 +12,8 @@ from matplotlib.image import AxesImage
 from bbpyro.layers import BetaBernoulliDropout
 from bbpyro.model import BetaBernoulliNetwork
 
-_DROPPED = "#d9d4cf"  # a grey that cividis, which is safe for the colour-blind, does not contain
-_COLORMAP = "cividis"
+_DROPPED = "#e4e0dc"  # a light grey: viridis, which is safe for the colour-blind, has none
+_COLORMAP = "viridis"
 
 
 def keep_probability(bnn: BetaBernoulliNetwork) -> Figure:

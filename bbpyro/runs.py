@@ -8,7 +8,9 @@ import resource
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+import types
+import typing
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -79,9 +81,15 @@ class TrainConfig:
 
     def validate(self) -> None:
         """Raise a ValueError that names the first setting out of range."""
-        for name, value, known in (("network", self.network, NETWORKS), ("prior", self.prior, PRIORS)):
-            if value not in known:
-                raise ValueError(f"{name} is {value!r}, wanted one of {', '.join(known)}")
+        choices: dict[str, Collection[str]] = {
+            "network": NETWORKS,
+            "prior": PRIORS,
+            "schedule": training.SCHEDULES,
+            "elbo": training.ELBOS,
+        }
+        for name, known in choices.items():
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} is {getattr(self, name)!r}, wanted one of {', '.join(known)}")
         at_least = {
             "epochs": 1,
             "batch_size": 1,
@@ -94,10 +102,12 @@ class TrainConfig:
         for name, least in at_least.items():
             if getattr(self, name) < least:
                 raise ValueError(f"{name} is {getattr(self, name)}, wanted at least {least}")
+        if self.seed >= 2**63:
+            raise ValueError(f"seed is {self.seed}, wanted at most {2**63 - 1}")
         for name in ("alpha", "temperature", "learning_rate", "gate_learning_rate"):
             value = getattr(self, name)
-            if value is not None and not 0 < value < float("inf"):
-                raise ValueError(f"{name} is {value}, wanted a positive number")
+            if value is not None and not 1e-37 <= value <= 1e38:
+                raise ValueError(f"{name} is {value}, wanted a positive number, from 1e-37 to 1e38")
         if not 0 <= self.threshold < 1:
             raise ValueError(f"threshold is {self.threshold}, wanted a keep probability in [0, 1)")
 
@@ -117,12 +127,33 @@ class TrainConfig:
 
     @classmethod
     def from_json(cls, settings: dict[str, Any]) -> "TrainConfig":
-        """The settings that :meth:`to_json` wrote; a ValueError names one that is unknown."""
-        unknown = set(settings) - {field.name for field in dataclasses.fields(cls)}
-        if unknown:
-            raise ValueError(f"unknown setting {sorted(unknown)[0]!r}")
+        """The settings that :meth:`to_json` wrote; a ValueError names one that is unknown or of a wrong type."""
+        hints = typing.get_type_hints(cls)
+        for name, value in settings.items():
+            if name not in hints:
+                raise ValueError(f"unknown setting {name!r}, wanted one of {', '.join(hints)}")
+            if not _fits(value, hints[name]):
+                raise ValueError(f"{name} is {value!r}, wanted {_describe(hints[name])}")
         paths = {k: Path(v) for k, v in settings.items() if k in ("pretrained", "data_dir") and v is not None}
         return cls(**{**settings, **paths})
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value read from JSON or TOML is of a setting's type."""
+    if isinstance(hint, types.UnionType):
+        return any(_fits(value, option) for option in typing.get_args(hint))
+    if typing.get_origin(hint) is Literal:
+        return value in typing.get_args(hint)
+    if hint in (int, float):
+        return isinstance(value, (int, hint)) and not isinstance(value, bool)
+    return isinstance(value, str if hint is Path else hint)
+
+
+def _describe(hint: Any) -> str:
+    if typing.get_origin(hint) is Literal:
+        return f"one of {', '.join(typing.get_args(hint))}"
+    options = [option for option in typing.get_args(hint) or (hint,) if option is not types.NoneType]
+    return {int: "a whole number", float: "a number", str: "a text", Path: "a path"}[options[0]]
 
 
 @dataclass(frozen=True)
@@ -183,7 +214,7 @@ def load(folder: Path) -> Run:
         ValueError: its data set has changed, or cannot be had.
     """
     config, dataset = _open(folder)
-    saved = _Saved.read(folder)
+    saved = _Saved.read(folder, config)
     if saved is None:
         raise CheckpointError(f"run {folder} has no checkpoint yet; start it again with bbpyro train --resume {folder}")
     bnn = _network(config, _plain_network(config, dataset), dataset)
@@ -217,9 +248,12 @@ def train(folder: Path, console: Console | None = None, on_epoch: OnEpoch | None
         bbpyro.training.NonFiniteLossError: the loss became nan; the last good checkpoint stays.
     """
     config, dataset = _open(folder)
-    for unfinished in folder.glob(".*.safetensors-*"):  # written by a process that was killed
-        unfinished.unlink(missing_ok=True)
-    saved = _Saved.read(folder)
+    for name in (CHECKPOINT, "metrics.jsonl", "config.json", "summary.json"):
+        for unfinished in folder.glob(f".{name}-*"):  # left by a process that was killed
+            unfinished.unlink(missing_ok=True)
+    saved = _Saved.read(folder, config)
+    if saved:
+        saved.write_metrics(folder)
     plain = _plain_network(config, dataset)
     settings: dict[str, Any] = {
         "batch_size": config.batch_size,
@@ -231,7 +265,7 @@ def train(folder: Path, console: Console | None = None, on_epoch: OnEpoch | None
 
     def keep(net: nn.Module, num_epochs: int, before: list[dict[str, Any]]) -> Callable[[training.TrainingState], None]:
         def after_epoch(state: training.TrainingState) -> None:
-            _Saved(net.state_dict(), state.optimizer, [*before, *state.history]).write(folder)
+            _Saved(net.state_dict(), state.optimizer, [*before, *state.history]).write(folder, config)
             if on_epoch:
                 on_epoch(state.history[-1], num_epochs, config.scored_on)
 
@@ -342,18 +376,25 @@ class _Saved:
         checkpoint.check_state_dict(f"the checkpoint of {folder}", self.network, net.state_dict())
         net.load_state_dict(self.network)
 
-    def write(self, folder: Path) -> None:
+    def write(self, folder: Path, config: TrainConfig) -> None:
         groups = {"network": self.network, "optimizer": self.optimizer}
         tensors = {f"{group}.{name}": t for group, named in groups.items() for name, t in named.items()}
-        checkpoint.save(folder / CHECKPOINT, tensors, {"history": self.history})
+        checkpoint.save(folder / CHECKPOINT, tensors, {"config": config.to_json(), "history": self.history})
+        self.write_metrics(folder)
+
+    def write_metrics(self, folder: Path) -> None:
         lines = "".join(json.dumps(record) + "\n" for record in self.history)
         checkpoint.write_atomic(folder / "metrics.jsonl", lines.encode())
 
     @classmethod
-    def read(cls, folder: Path) -> "_Saved | None":
+    def read(cls, folder: Path, config: TrainConfig) -> "_Saved | None":
         if not (folder / CHECKPOINT).exists():
             return None
         tensors, meta = checkpoint.load(folder / CHECKPOINT)
+        if meta["config"] != config.to_json():
+            raise CheckpointError(
+                f"{folder}: {CHECKPOINT} is of another network or run, or config.json was altered: settings differ"
+            )
         groups: dict[str, dict[str, Tensor]] = {"network": {}, "optimizer": {}}
         for full_name, tensor in tensors.items():
             group, name = full_name.split(".", 1)
@@ -379,7 +420,7 @@ def _read_config(folder: Path) -> tuple[TrainConfig, str]:
         config = TrainConfig.from_json(description["config"])
         config.validate()
         fingerprint: str = description["data"]
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path} was altered, or written by another version of bbpyro ({error})") from None
     return config, fingerprint
 

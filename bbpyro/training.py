@@ -203,7 +203,8 @@ def pretrain(
         return {**score.take(), **held_out_score(net, held_out, likelihood)}
 
     epochs = _Epochs("pretraining", x, y, num_epochs, batch_size, lambda progress: 1.0, progress, on_epoch)
-    return epochs.run(net, optimizer, step, report, _state(seed, resume_from))
+    with pyro.validation_enabled(False):
+        return epochs.run(net, optimizer, step, report, _state(seed, resume_from))
 
 
 class SingleOptimizer(PyroOptim):
@@ -326,8 +327,12 @@ class _Epochs:
             try:
                 total += step(x, y) * len(batch)
             except ArithmeticError as error:
-                raise NonFiniteLossError(epoch + 1, i + 1, _first_non_finite(module, x)) from error
+                layer = _first_non_finite(module, x) or "the gates' masks or the ELBO"
+                raise NonFiniteLossError(epoch + 1, i + 1, layer) from error
             advance(epoch, len(batches))
+        broken = _first_non_finite(module, x)  # by the last step, whose loss nobody has seen
+        if broken is not None:
+            raise NonFiniteLossError(epoch + 1, len(batches), broken)
         return total / len(self.x)
 
     @contextlib.contextmanager
@@ -379,8 +384,8 @@ def _state(seed: int | None, resume_from: TrainingState | None) -> TrainingState
     return TrainingState(seed=int(torch.randint(2**31, ())) if seed is None else seed)
 
 
-def _first_non_finite(module: nn.Module, x: Tensor) -> str:
-    """The first layer, in the order of the forward pass, whose parameters or output are not finite."""
+def _first_non_finite(module: nn.Module, x: Tensor) -> str | None:
+    """The first layer, in the order of the forward pass, whose parameters or output are not finite, if any."""
     found: list[str] = []
 
     def hook(name: str) -> Callable[..., None]:
@@ -398,7 +403,7 @@ def _first_non_finite(module: nn.Module, x: Tensor) -> str:
     finally:
         for handle in handles:
             handle.remove()
-    return found[0].removeprefix("net.") if found else "the gates' masks or the ELBO"
+    return found[0].removeprefix("net.") if found else None
 
 
 def _check_data(x: Tensor, y: Tensor, num_data: int) -> None:

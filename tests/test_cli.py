@@ -1,4 +1,6 @@
+import contextlib
 import dataclasses
+import io
 import json
 import os
 import re
@@ -76,7 +78,7 @@ def npz(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @dataclasses.dataclass(frozen=True)
 class Trained:
-    """A run that `bbpyro train` made in another process, and what that printed."""
+    """A run that `bbpyro train` made, and what that printed."""
 
     folder: Path
     result: Result
@@ -85,13 +87,16 @@ class Trained:
 @pytest.fixture(scope="module")
 def trained(npz: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
     folder = tmp_path_factory.mktemp("runs") / "run"
-    done = subprocess.run([BBPYRO, "train", "--dataset", npz, *SMALL, "--run", folder], **PIPES)
-    return Trained(folder, Result(done.returncode, done.stdout, done.stderr))
+    out, err = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        patch.setenv("COLUMNS", "120")
+        main(["train", "--dataset", str(npz), *SMALL, "--run", str(folder)])
+    return Trained(folder, Result(0, out.getvalue(), err.getvalue()))
 
 
-# The last bits of a sum depend on the number of threads; runs are compared with those of this process, which has one.
 PIPES: dict[str, Any] = {
-    "env": {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "120"},
+    # threads that wait for each other make a busy machine crawl
+    "env": {**os.environ, "COLUMNS": "120", "OMP_NUM_THREADS": "1"},
     "stdout": subprocess.PIPE,
     "stderr": subprocess.PIPE,
     "text": True,
@@ -164,13 +169,28 @@ def test_evaluate_draws_as_often_as_it_is_told(trained: Trained, cli: Cli) -> No
     )
 
 
-def test_evaluate_of_a_run_in_training_says_so(cli: Cli, run: Path) -> None:
-    config = json.loads((run / "config.json").read_text())
-    runs.create(run.with_name("longer"), dataclasses.replace(TrainConfig.from_json(config["config"]), epochs=13))
-    shutil.copy(run / runs.CHECKPOINT, run.with_name("longer"))
-    result = cli("evaluate", run.with_name("longer"), "--num-samples", "1")
+def test_evaluate_of_several_runs_prints_each_and_their_mean_and_range(
+    cli: Cli, npz: Path, tmp_path: Path, trained: Trained
+) -> None:
+    other = tmp_path / "other"
+    assert cli("train", "--dataset", npz, *SMALL, "--seed", "1", "--run", other).status == 0
+    result = cli("evaluate", trained.folder, other, "--num-samples", "2")
+    assert (result.status, result.err) == (0, "")
+    errors = [json.loads((f / "summary.json").read_text())["mean_mask"]["error"] for f in (trained.folder, other)]
+    lines = [line.split("│") for line in result.out.splitlines() if line.count("│") > 2]
+    rows = {cells[1].strip(): cells[2].strip() for cells in lines}
+    assert [rows[name] for name in ("mean", "lowest", "highest")] == [
+        f"{error:.2%}" for error in (sum(errors) / 2, min(errors), max(errors))
+    ]
+
+
+def test_evaluate_of_a_run_in_training_says_so(cli: Cli, npz: Path, tmp_path: Path) -> None:
+    # This rate stops training in the first epoch of SVI.
+    flags = ["--epochs", "1", "--pretrain-epochs", "2", "--gate-learning-rate", "1e38"]
+    assert cli("train", "--dataset", npz, *flags, "--run", tmp_path / "run").status == 1
+    result = cli("evaluate", tmp_path / "run", "--num-samples", "1")
     assert result.status == 0
-    assert "training has not ended" in result.out
+    assert f"{tmp_path / 'run'} is still in training: scores after pretraining epoch 2" in result.out
 
 
 def test_bars_need_nothing_and_go_to_a_folder_of_their_own(tmp_path: Path) -> None:
@@ -222,7 +242,7 @@ def wait_until(process: subprocess.Popen[str], is_so: Callable[[], bool]) -> Non
     give_up = time.monotonic() + 200
     while not is_so():
         assert process.poll() is None and time.monotonic() < give_up, process.communicate()
-        time.sleep(0.001)
+        time.sleep(0.005)
 
 
 def test_ctrl_c_leaves_a_run_that_goes_on_with_the_command_it_prints(
@@ -284,35 +304,37 @@ def test_after_a_loss_that_is_not_finite_the_last_good_checkpoint_is_named(cli: 
 
 
 @pytest.mark.parametrize(
-    ("flag", "values", "mentions"),
+    ("flag", "value", "mentions"),
     [
-        ("--dataset", ["mnits", "mine.csv", "NPZ"], ["dataset", "mnist", "fashion-mnist", "bars", ".npz"]),
-        ("--network", ["resnet"], ["network", "lenet-500-300"]),
-        ("--prior", ["gauss"], ["prior", "beta", "indian-buffet"]),
-        ("--alpha", ["0", "-1", "nan", "inf", "1e300", "1e-300"], ["alpha"]),
-        ("--temperature", ["0", "-0.1", "nan"], ["temperature", "positive"]),
-        ("--threshold", ["-0.1", "1", "nan"], ["threshold", "[0, 1)"]),
-        ("--epochs", ["0", "-3"], ["epochs", "at least 1"]),
-        ("--batch-size", ["0", "-100"], ["batch", "at least 1"]),
-        ("--pretrain-epochs", ["-1"], ["pretrain", "at least 0"]),
-        ("--kl-warmup-epochs", ["-1"], ["warmup", "at least 0"]),
-        ("--validation-size", ["-1", "150", "1000"], ["validation"]),
-        ("--learning-rate", ["0", "-1", "inf"], ["learning", "positive"]),
-        ("--gate-learning-rate", ["0", "nan"], ["gate", "positive"]),
-        ("--seed", ["-1", str(2**64), str(10**30)], ["seed"]),
-        ("--num-samples", ["0", "-1"], ["num_samples", "at least 1"]),
+        (flag, value, mentions)
+        for flag, values, mentions in [
+            ("--dataset", ["mnits", "mine.csv", "NPZ"], ["dataset", "mnist", "fashion-mnist", "bars", ".npz"]),
+            ("--network", ["resnet"], ["network", "lenet-500-300"]),
+            ("--prior", ["gauss"], ["prior", "beta", "indian-buffet"]),
+            ("--alpha", ["0", "-1", "nan", "inf", "1e300", "1e-300"], ["alpha"]),
+            ("--temperature", ["0", "-0.1", "nan"], ["temperature", "positive"]),
+            ("--threshold", ["-0.1", "1", "nan"], ["threshold", "[0, 1)"]),
+            ("--epochs", ["0", "-3"], ["epochs", "at least 1"]),
+            ("--batch-size", ["0", "-100"], ["batch", "at least 1"]),
+            ("--threads", ["0", "-2"], ["threads", "at least 1"]),
+            ("--pretrain-epochs", ["-1"], ["pretrain", "at least 0"]),
+            ("--kl-warmup-epochs", ["-1"], ["warmup", "at least 0"]),
+            ("--validation-size", ["-1", "150", "1000"], ["validation"]),
+            ("--learning-rate", ["0", "-1", "inf"], ["learning", "positive"]),
+            ("--gate-learning-rate", ["0", "nan"], ["gate", "positive"]),
+            ("--seed", ["-1", str(2**64), str(10**30)], ["seed"]),
+            ("--num-samples", ["0", "-1"], ["samples", "at least 1"]),
+        ]
+        for value in values
     ],
 )
 def test_a_setting_that_is_wrong_is_named_and_nothing_is_written(
-    cli: Cli, tmp_path: Path, npz: Path, flag: str, values: list[str], mentions: list[str]
+    cli: Cli, tmp_path: Path, npz: Path, flag: str, value: str, mentions: list[str]
 ) -> None:
-    for value in values:
-        dataset = [] if flag == "--dataset" else ["--dataset", npz]
-        result = cli("train", *dataset, flag, value, "--epochs" if flag != "--epochs" else "--pretrain-epochs", "1")
-        shown = [] if "e" in value and flag == "--alpha" else [value.removesuffix("0" * 30)]
-        assert_user_error(result, *mentions, *shown)
-        assert result.out == ""
-        assert list((tmp_path / "work").iterdir()) == []
+    result = cli("train", "--dataset", npz, "--pretrain-epochs", "1", flag, value)
+    assert_user_error(result, *mentions)
+    assert result.out == ""
+    assert list((tmp_path / "work").iterdir()) == []
 
 
 @pytest.mark.parametrize(
@@ -325,7 +347,7 @@ def test_a_setting_that_is_wrong_is_named_and_nothing_is_written(
         (["train", "--epoch", "3"], ["--epoch"]),
         (["train", "bars"], ["bars"]),
         (["train", "--run"], ["--run"]),
-        (["evaluate"], ["RUN"]),
+        (["evaluate"], ["run"]),
         (["data"], ["list", "fetch"]),
         (["data", "fetch"], ["bbpyro data fetch"]),
         (["trian"], ["trian", "train", "evaluate", "data"]),
@@ -368,13 +390,6 @@ def test_an_npz_of_bad_arrays_is_a_users_error(
 
 def test_an_npz_that_is_not_there_is_a_users_error(cli: Cli) -> None:
     assert_user_error(cli("train", "--dataset", "nothing.npz"), "'nothing.npz'")
-
-
-def test_a_bad_setting_in_a_real_process_is_one_line_and_status_2(tmp_path: Path) -> None:
-    done = subprocess.run([BBPYRO, "train", "--dataset", "mnits"], cwd=tmp_path, **PIPES)
-    assert_user_error(Result(done.returncode, done.stdout, done.stderr), "'mnits'", "bars")
-    assert done.stdout == ""
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_run_folder_that_exists_is_never_overwritten(cli: Cli, run: Path, npz: Path) -> None:
@@ -500,6 +515,7 @@ ALL_SETTINGS = {
     "elbo": "mean-field",
     "validation_size": 5,
     "seed": 3,
+    "threads": 2,
     "data_dir": "somewhere",
 }
 
@@ -558,7 +574,6 @@ def test_a_run_from_a_file_is_the_run_from_its_flags(cli: Cli, tmp_path: Path, n
         ('schedule = "linear"', "schedule"),
         ("pretrained = 3", "pretrained"),
         ("dataset = 3", "dataset"),
-        ("alpha = true", "alpha"),
     ],
 )
 def test_a_file_of_wrong_settings_is_a_users_error(cli: Cli, text: str, mention: str) -> None:
@@ -605,16 +620,19 @@ def test_no_command_shows_the_help(cli: Cli) -> None:
     assert cli() == cli("--help")
 
 
-def test_version_is_printed_by_the_installed_command() -> None:
-    done = subprocess.run([BBPYRO, "--version"], **PIPES)
-    assert (done.returncode, done.stdout, done.stderr) == (0, f"bbpyro {__version__}\n", "")
+def test_version_is_printed(cli: Cli) -> None:
+    assert cli("--version") == Result(0, f"bbpyro {__version__}\n", "")
 
 
 def test_data_list_says_what_is_here(cli: Cli, tmp_path: Path) -> None:
     result = cli("data", "list", "--data-dir", tmp_path / "data")
     assert (result.status, result.err) == (0, "")
     rows = {line.split("│")[1].strip(): line.split("│")[3].strip() for line in result.out.splitlines() if "│" in line}
-    assert rows.keys() == {"mnist", "fashion-mnist", "bars"}
+    assert rows.keys() - {""} == {
+        "mnist",
+        "fashion-mnist",
+        "bars",
+    }  # a long description goes on in a row without a name
     assert rows["bars"] == "yes"
     assert rows["mnist"].startswith("no")
     assert str(tmp_path / "data") in result.out
@@ -622,10 +640,8 @@ def test_data_list_says_what_is_here(cli: Cli, tmp_path: Path) -> None:
 
 
 def test_data_fetch_makes_a_data_set_whole_and_data_list_shows_it(cli: Cli, tmp_path: Path) -> None:
-    for name, (_, _) in data._SOURCES["mnist"].files.items():
-        target = tmp_path / "data" / "MNIST" / "raw" / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.symlink_to(data.fetch("mnist") / name)
+    (tmp_path / "data" / "MNIST").mkdir(parents=True)
+    shutil.copytree(data.fetch("mnist"), tmp_path / "data" / "MNIST" / "raw", copy_function=os.symlink)
     result = cli("data", "fetch", "mnist", "--data-dir", tmp_path / "data")
     assert (result.status, result.err) == (0, "")
     assert str(tmp_path / "data" / "MNIST" / "raw") in result.out
