@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shlex
 import statistics
 import sys
 import tomllib
@@ -177,7 +178,7 @@ def _train(command: Train) -> None:
         with console.status("scoring"):
             summary = runs.summarize(run, command.num_samples)
     except KeyboardInterrupt:
-        _fail(f"interrupted; go on with: bbpyro train --resume {folder}", 130)
+        _fail(f"interrupted; go on with: bbpyro train --resume {shlex.quote(str(folder))}", 130)
     except NonFiniteLossError as error:
         kept = (folder / runs.CHECKPOINT).exists()
         _fail(f"{error}{f'. The checkpoint of the last good epoch is in {folder}' if kept else ''}", 1)

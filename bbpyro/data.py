@@ -272,6 +272,8 @@ def fetch(name: str, data_dir: Path | None = None) -> Path:
         ValueError: the name is unknown.
         DataUnavailableError: none of the three gave it.
     """
+    if name == "bars":
+        raise ValueError("dataset 'bars' is generated and needs no fetching")
     if name not in _SOURCES:
         known = ", ".join(DESCRIPTIONS)
         raise ValueError(f"dataset is {name!r}, wanted one of {known}, or the path of a .npz file")
@@ -290,8 +292,9 @@ def fetch(name: str, data_dir: Path | None = None) -> Path:
         with tempfile.TemporaryDirectory(dir=raw, prefix=".fetch-") as scratch:
             try:
                 found = get(source, raw, Path(scratch))
-            except (OSError, EOFError, zlib.error, RuntimeError, ValueError) as error:
-                reasons.append(f"{get.__name__.removeprefix('_from_')}: {str(error).strip().splitlines()[-1]}")
+            except (OSError, EOFError, zlib.error, tarfile.TarError, RuntimeError, ValueError) as error:
+                reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
+                reasons.append(f"{get.__name__.removeprefix('_from_')}: {reason}")
                 continue
             if all(_is_whole(found / file, *check) for file, check in source.files.items()):
                 for file in source.files:
@@ -336,7 +339,7 @@ def _from_torchvision(source: _Source, raw: Path, scratch: Path) -> Path:
     timeout = socket.getdefaulttimeout()
     socket.setdefaulttimeout(20)
     try:
-        with contextlib.redirect_stdout(io.StringIO()):
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             getattr(datasets, source.torchvision_class)(scratch, download=True)
     finally:
         socket.setdefaulttimeout(timeout)

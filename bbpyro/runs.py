@@ -5,6 +5,7 @@ import json
 import os
 import platform
 import resource
+import shlex
 import sys
 import tempfile
 import time
@@ -116,6 +117,15 @@ class TrainConfig:
         """What the scores are of: "test" or "validation" data."""
         return "validation" if self.validation_size else "test"
 
+    def with_absolute_paths(self) -> "TrainConfig":
+        """The same settings, of use from any working directory."""
+        return dataclasses.replace(
+            self,
+            dataset=str(Path(self.dataset).absolute()) if self.dataset.endswith(".npz") else self.dataset,
+            pretrained=self.pretrained and self.pretrained.absolute(),
+            data_dir=self.data_dir and self.data_dir.absolute(),
+        )
+
     def make_prior(self) -> priors.Prior:
         """The prior on π."""
         make, default = PRIORS[self.prior]
@@ -195,7 +205,10 @@ def create(folder: Path, config: TrainConfig, force: bool = False) -> None:
     dataset = _load_data(config)
     if config.pretrained is not None:
         _load_pretrained(config.pretrained, _plain_network(config, dataset))
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"run folder {folder} cannot be made ({error.strerror}); choose another") from None
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
         made = Path(scratch) / "run"
         made.mkdir()
@@ -216,7 +229,9 @@ def load(folder: Path) -> Run:
     config, dataset = _open(folder)
     saved = _Saved.read(folder, config)
     if saved is None:
-        raise CheckpointError(f"run {folder} has no checkpoint yet; start it again with bbpyro train --resume {folder}")
+        raise CheckpointError(
+            f"run {folder} has no checkpoint yet; start it again with bbpyro train --resume {shlex.quote(str(folder))}"
+        )
     bnn = _network(config, _plain_network(config, dataset), dataset)
     if saved.phase == "SVI":
         saved.load_into(bnn.net, folder)

@@ -181,6 +181,29 @@ def test_force_replaces_a_run_folder(tmp_path: Path, short: TrainConfig) -> None
     assert list(read_files(tmp_path)) == ["run/config.json"]
 
 
+def test_force_replaces_nothing_but_a_run(tmp_path: Path, short: TrainConfig) -> None:
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter").write_text("years of work")
+    with pytest.raises(ValueError, match="no run, so it is not replaced"):
+        runs.create(tmp_path / "thesis", short, force=True)
+    assert (tmp_path / "thesis" / "chapter").read_text() == "years of work"
+
+
+def test_a_run_folder_below_a_file_is_refused(tmp_path: Path, short: TrainConfig) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="cannot be made"):
+        runs.create(tmp_path / "file" / "run", short)
+
+
+def test_a_run_made_with_relative_paths_is_of_use_from_elsewhere(
+    tmp_path: Path, short: TrainConfig, npz: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(npz.parent)
+    train(tmp_path / "run", dataclasses.replace(short, dataset=npz.name))
+    monkeypatch.chdir(tmp_path)
+    assert runs.load(tmp_path / "run").is_complete
+
+
 def test_force_with_settings_that_are_refused_leaves_the_old_run(tmp_path: Path, short: TrainConfig) -> None:
     runs.create(tmp_path / "run", short)
     before = read_files(tmp_path)
