@@ -202,9 +202,12 @@ def create(folder: Path, config: TrainConfig, force: bool = False) -> None:
         raise ValueError(
             f"run folder {folder} already exists; choose another, continue it with --resume, or add --force"
         )
+    if folder.exists() and not (folder / "config.json").is_file():
+        raise ValueError(f"run folder {folder} is no run, so it is not replaced, with --force or without")
     dataset = _load_data(config)
     if config.pretrained is not None:
         _load_pretrained(config.pretrained, _plain_network(config, dataset))
+    config = config.with_absolute_paths()
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:

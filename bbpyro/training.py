@@ -138,9 +138,8 @@ def fit(
             raise ArithmeticError
         return loss
 
-    svi = SVI(
-        warmup(bnn.model), warmup(bnn.guide), SingleOptimizer(optimizer), estimator.loss, loss_and_grads=loss_and_grads
-    )
+    model, guide = (warmup(bnn.model), warmup(bnn.guide)) if kl_warmup_epochs else (bnn.model, bnn.guide)
+    svi = SVI(model, guide, SingleOptimizer(optimizer), estimator.loss, loss_and_grads=loss_and_grads)
 
     def step(x_batch: Tensor, y_batch: Tensor) -> float:
         with score:
