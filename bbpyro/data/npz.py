@@ -1,0 +1,83 @@
+"""The user's own arrays."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from bbpyro.data.dataset import Dataset
+
+
+def load_npz(path: Path) -> Dataset:
+    """The arrays x and y of a .npz file, and x_test and y_test or a random fifth of the data in their place.
+
+    Raises:
+        ValueError: the file cannot be read, or its arrays are not what is wanted.
+    """
+    try:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+        if not all(isinstance(array, np.ndarray) for array in arrays.values()):
+            raise ValueError("a member is no array")
+    except FileNotFoundError:
+        raise ValueError(f"dataset: there is no file {str(path)!r}") from None
+    except Exception:  # whatever a damaged file makes numpy, zipfile or zlib raise
+        raise ValueError(
+            f"dataset: {path} cannot be read as a .npz file of plain arrays, as numpy.savez writes them"
+        ) from None
+    for name in ("x", "y"):
+        if name not in arrays:
+            raise ValueError(f"dataset: {path} has no array {name!r}; it has {', '.join(sorted(arrays)) or 'none'}")
+    if ("x_test" in arrays) != ("y_test" in arrays):
+        raise ValueError(f"dataset: {path} has only one of x_test and y_test; give both or neither")
+    x, y = _check_arrays(path, arrays, "x", "y")
+    num_classes = int(y.max()) + 1
+    missing = sorted(set(range(min(num_classes, len(y) + 1))) - set(y.tolist()))
+    if missing or num_classes < 2:
+        raise ValueError(
+            f"dataset: {path}: y must hold labels 0..C-1 with at least two classes, each of them present; "
+            f"class {missing[0] if missing else 1} is not"
+        )
+    note = ""
+    if "x_test" in arrays:
+        x_test, y_test = _check_arrays(path, arrays, "x_test", "y_test")
+        if x_test.shape[1:] != x.shape[1:]:
+            raise ValueError(f"dataset: {path}: x holds data of shape {x.shape[1:]} but x_test {x_test.shape[1:]}")
+        if int(y_test.max()) >= num_classes:
+            raise ValueError(f"dataset: {path}: y_test has label {y_test.max()} but y only 0..{num_classes - 1}")
+    else:
+        order = np.random.default_rng(0).permutation(len(x))
+        test, train = np.split(order, [max(1, len(x) // 5)])
+        x, y, x_test, y_test = x[train], y[train], x[test], y[test]
+        note = f"the file has no x_test: {len(test)} of its data, drawn at random, are held out as the test set"
+    tensors = [torch.from_numpy(np.ascontiguousarray(array)) for array in (x, y, x_test, y_test)]
+    return Dataset(str(path), tensors[0], tensors[1], tensors[2], tensors[3], num_classes, note)
+
+
+def _check_arrays(path: Path, arrays: dict[str, np.ndarray], x_name: str, y_name: str) -> tuple[np.ndarray, np.ndarray]:
+    x, y = arrays[x_name], arrays[y_name]
+    if (
+        x.ndim < 2
+        or not (np.issubdtype(x.dtype, np.number) or x.dtype == bool)
+        or np.iscomplexobj(x)
+        or x[0:1].size == 0
+    ):
+        raise ValueError(
+            f"dataset: {path}: {x_name} is {x.dtype} of shape {x.shape}, "
+            "wanted numbers of shape [N, ...], one datum a row"
+        )
+    if y.ndim != 1 or len(x) != len(y):
+        raise ValueError(
+            f"dataset: {path}: {x_name} has {len(x)} data but {y_name} has shape {y.shape}; wanted one label a datum"
+        )
+    with np.errstate(over="ignore", invalid="ignore"):  # caught on the next line
+        x = x.astype(np.float32)
+    if not np.isfinite(x).all():
+        raise ValueError(f"dataset: {path}: {x_name} holds nan, inf or a number too large for float32")
+    if (
+        not np.issubdtype(y.dtype, np.number)
+        or np.iscomplexobj(y)
+        or not (np.isfinite(y) & (y == np.floor(y)) & (y >= 0) & (y <= 2**62)).all()
+    ):
+        raise ValueError(f"dataset: {path}: {y_name} must hold whole numbers 0..C-1, the classes")
+    return x, y.astype(np.int64)

@@ -1,0 +1,150 @@
+"""The settings of a run: what they are, which values they take, and how JSON and TOML hold them."""
+
+import dataclasses
+import types
+import typing
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import nn
+
+from bbpyro import networks, priors, training
+
+NETWORKS: dict[str, Callable[[int, int], nn.Module]] = {"lenet-500-300": networks.lenet_500_300}
+
+
+PRIORS: dict[str, tuple[Callable[[float], priors.Prior], float]] = {
+    "beta": (priors.Beta, 1e-4),
+    "indian-buffet": (priors.IndianBuffet, 5.0),
+}
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Everything that decides the numbers of a run."""
+
+    dataset: str = "mnist"
+    """mnist, fashion-mnist, bars, or the path of a .npz file with arrays x, y and, optionally, x_test, y_test."""
+    network: str = "lenet-500-300"
+    """The network; lenet-500-300 takes any number of inputs and classes."""
+    prior: str = "beta"
+    """Prior on the keep probabilities π: beta is Beta(alpha, 1); indian-buffet is Beta(alpha/K, 1), K its width."""
+    alpha: float | None = None
+    """The prior's alpha; by default 1e-4 for beta and 5 for indian-buffet."""
+    temperature: float = 0.1
+    """Temperature τ of the relaxed Bernoulli masks."""
+    threshold: float = 1e-3
+    """A unit is kept when E[π] exceeds this."""
+    epochs: int = 60
+    """Epochs of SVI."""
+    pretrain_epochs: int = 10
+    """Epochs of the same network without gates, before SVI; 0 for none."""
+    pretrained: Path | None = None
+    """A safetensors state dict of the network without gates to start from, instead of pretraining."""
+    batch_size: int = 100
+    """Data in a minibatch."""
+    learning_rate: float = 1e-3
+    """Adam's learning rate of the weights."""
+    gate_learning_rate: float = 1e-2
+    """Adam's learning rate of the gates' concentrations a and b."""
+    schedule: Literal["cosine", "steps"] = "cosine"
+    """cosine: constant for half of training, then half a cosine to zero; steps: cut by ten at 50% and 75%."""
+    kl_warmup_epochs: int = 0
+    """Epochs over which the weight of the KL rises to 1."""
+    elbo: Literal["trace", "mean-field"] = "trace"
+    """Pyro's Trace_ELBO, or TraceMeanField_ELBO with closed-form KLs."""
+    validation_size: int = 0
+    """Hold out the last so many training data and report on them instead of the test set: for choosing settings."""
+    seed: int = 0
+    """Seed of the initial weights, the order of the data and all noise."""
+    threads: int = 1
+    """Torch's threads; more gain little on matrices as small as LeNet's, and lose much on a busy machine."""
+    data_dir: Path | None = None
+    """Where downloaded data sets are kept; by default $BBPYRO_DATA or the user's cache folder."""
+
+    def validate(self) -> None:
+        """Raise a ValueError that names the first setting out of range."""
+        choices: dict[str, Collection[str]] = {
+            "network": NETWORKS,
+            "prior": PRIORS,
+            "schedule": training.SCHEDULES,
+            "elbo": training.ELBOS,
+        }
+        for name, known in choices.items():
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} is {getattr(self, name)!r}, wanted one of {', '.join(known)}")
+        at_least = {
+            "epochs": 1,
+            "batch_size": 1,
+            "pretrain_epochs": 0,
+            "kl_warmup_epochs": 0,
+            "validation_size": 0,
+            "seed": 0,
+            "threads": 1,
+        }
+        for name, least in at_least.items():
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} is {getattr(self, name)}, wanted at least {least}")
+        if self.seed >= 2**63:
+            raise ValueError(f"seed is {self.seed}, wanted at most {2**63 - 1}")
+        for name in ("alpha", "temperature", "learning_rate", "gate_learning_rate"):
+            value = getattr(self, name)
+            if value is not None and not 1e-37 <= value <= 1e38:
+                raise ValueError(f"{name} is {value}, wanted a positive number, from 1e-37 to 1e38")
+        if not 0 <= self.threshold < 1:
+            raise ValueError(f"threshold is {self.threshold}, wanted a keep probability in [0, 1)")
+
+    @property
+    def scored_on(self) -> str:
+        """What the scores are of: "test" or "validation" data."""
+        return "validation" if self.validation_size else "test"
+
+    def with_absolute_paths(self) -> "TrainConfig":
+        """The same settings, of use from any working directory."""
+        return dataclasses.replace(
+            self,
+            dataset=str(Path(self.dataset).absolute()) if self.dataset.endswith(".npz") else self.dataset,
+            pretrained=self.pretrained and self.pretrained.absolute(),
+            data_dir=self.data_dir and self.data_dir.absolute(),
+        )
+
+    def make_prior(self) -> priors.Prior:
+        """The prior on π."""
+        make, default = PRIORS[self.prior]
+        return make(default if self.alpha is None else self.alpha)
+
+    def to_json(self) -> dict[str, Any]:
+        """The settings as JSON holds them."""
+        return {k: str(v) if isinstance(v, Path) else v for k, v in dataclasses.asdict(self).items()}
+
+    @classmethod
+    def from_json(cls, settings: dict[str, Any]) -> "TrainConfig":
+        """The settings that :meth:`to_json` wrote; a ValueError names one that is unknown or of a wrong type."""
+        hints = typing.get_type_hints(cls)
+        for name, value in settings.items():
+            if name not in hints:
+                raise ValueError(f"unknown setting {name!r}, wanted one of {', '.join(hints)}")
+            if not _fits(value, hints[name]):
+                raise ValueError(f"{name} is {value!r}, wanted {_describe(hints[name])}")
+        paths = {k: Path(v) for k, v in settings.items() if k in ("pretrained", "data_dir") and v is not None}
+        return cls(**{**settings, **paths})
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value read from JSON or TOML is of a setting's type."""
+    if isinstance(hint, types.UnionType):
+        return any(_fits(value, option) for option in typing.get_args(hint))
+    if typing.get_origin(hint) is Literal:
+        return value in typing.get_args(hint)
+    if hint in (int, float):
+        return isinstance(value, (int, hint)) and not isinstance(value, bool)
+    return isinstance(value, str if hint is Path else hint)
+
+
+def _describe(hint: Any) -> str:
+    if typing.get_origin(hint) is Literal:
+        return f"one of {', '.join(typing.get_args(hint))}"
+    options = [option for option in typing.get_args(hint) or (hint,) if option is not types.NoneType]
+    return {int: "a whole number", float: "a number", str: "a text", Path: "a path"}[options[0]]

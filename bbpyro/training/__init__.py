@@ -1,0 +1,19 @@
+"""Training: fit() with SVI, and pretrain() before it."""
+
+from bbpyro.training.epochs import NonFiniteLossError, TrainingState
+from bbpyro.training.handlers import KLWarmup, Scorecard, SingleOptimizer
+from bbpyro.training.inference import ELBOS, SCHEDULES, cosine, fit, pretrain, steps
+
+__all__ = [
+    "ELBOS",
+    "SCHEDULES",
+    "KLWarmup",
+    "NonFiniteLossError",
+    "Scorecard",
+    "SingleOptimizer",
+    "TrainingState",
+    "cosine",
+    "fit",
+    "pretrain",
+    "steps",
+]

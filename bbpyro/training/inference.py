@@ -1,0 +1,175 @@
+"""fit(): stochastic variational inference of a BetaBernoulliNetwork, with pyro.infer.SVI and Trace_ELBO."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pyro
+from pyro.infer import SVI, Trace_ELBO, TraceMeanField_ELBO
+from rich.console import Console
+from torch import Tensor, nn
+
+from bbpyro.likelihoods import Categorical, Likelihood
+from bbpyro.model import BetaBernoulliNetwork
+from bbpyro.prediction import held_out_score
+from bbpyro.training.epochs import (
+    Epochs,
+    TrainingState,
+    check_choice,
+    check_data,
+    check_settings,
+    fused_adam,
+    starting_state,
+)
+from bbpyro.training.handlers import KLWarmup, Scorecard, SingleOptimizer
+
+ELBOS = {"trace": Trace_ELBO, "mean-field": TraceMeanField_ELBO}
+
+
+def steps(progress: float) -> float:
+    """The source's schedule: the rates are cut by ten at 50% and at 75% of training."""
+    return 1.0 if progress < 0.5 else 0.1 if progress < 0.75 else 0.01
+
+
+def cosine(progress: float) -> float:
+    """Constant for the first half of training, then half a cosine down to zero."""
+    return 1.0 if progress < 0.5 else 0.5 * (1 + math.cos(math.pi * (2 * progress - 1)))
+
+
+SCHEDULES: dict[str, Callable[[float], float]] = {"steps": steps, "cosine": cosine}
+
+
+def fit(
+    bnn: BetaBernoulliNetwork,
+    x: Tensor,
+    y: Tensor,
+    *,
+    num_epochs: int = 60,
+    batch_size: int = 100,
+    learning_rate: float = 1e-3,
+    gate_learning_rate: float = 1e-2,
+    schedule: str = "cosine",
+    kl_warmup_epochs: int = 0,
+    elbo: str = "trace",
+    held_out: tuple[Tensor, Tensor] | None = None,
+    seed: int | None = None,
+    progress: bool | Console = True,
+    on_epoch: Callable[[TrainingState], None] | None = None,
+    resume_from: TrainingState | None = None,
+) -> list[dict[str, Any]]:
+    """Maximise the ELBO of `bnn` on x, y, in place, with SVI and one fused Adam.
+
+    Args:
+        bnn: the network.
+        x: inputs `[N, ...]`; N is also what `bnn.num_data` should say.
+        y: what the likelihood observes, `[N, ...]`; for Categorical, labels `[N]`.
+        num_epochs: passes over the data.
+        batch_size: |B|; a last, shorter batch is used too, at its own scale N/|B|.
+        learning_rate: Adam's, for the weights.
+        gate_learning_rate: Adam's, for a and b of the gates.
+        schedule: "cosine" (constant, then a cosine to zero) or "steps" (the source's).
+        kl_warmup_epochs: epochs over which the weight of KL[q(π)||p(π)] rises linearly to 1; 0 for none.
+        elbo: "trace" (Trace_ELBO) or "mean-field" (TraceMeanField_ELBO, with closed-form KLs where there are).
+        held_out: inputs and labels to report on after each epoch; nothing is chosen by them.
+        seed: for data order and noise; by default drawn from torch's global generator, which is left as it was.
+        progress: a progress bar, or the rich console to draw it on.
+        on_epoch: called after each epoch.
+        resume_from: a state that `on_epoch` was given, to go on from; `bnn` must be as it was then.
+
+    Returns:
+        One record an epoch: learning rates, loss (-ELBO/N), train and held-out nll (nats a datum) and accuracy,
+        and by gate kl (nats) and active units.
+
+    Raises:
+        ValueError: an argument is out of range, or x, y and bnn.num_data do not fit each other.
+        NonFiniteLossError: the loss became nan or infinite.
+    """
+    check_data(x, y, bnn.num_data)
+    check_settings(num_epochs, batch_size, learning_rate, gate_learning_rate)
+    if kl_warmup_epochs < 0:
+        raise ValueError(f"kl_warmup_epochs is {kl_warmup_epochs}, wanted 0 or more")
+    check_choice("schedule", schedule, SCHEDULES)
+    check_choice("elbo", elbo, ELBOS)
+
+    gate_parameters = [p for gate in bnn.gates.values() for p in gate.parameters()]
+    optimizer = fused_adam(
+        [
+            {"params": list(bnn.weights.values()), "lr": learning_rate},
+            {"params": gate_parameters, "lr": gate_learning_rate},
+        ]
+    )
+    warmup, score = KLWarmup(), Scorecard()
+    estimator = ELBOS[elbo]()
+
+    def loss_and_grads(*args: Any) -> float:
+        loss: float = estimator.loss_and_grads(*args)
+        if not math.isfinite(loss):
+            raise ArithmeticError
+        return loss
+
+    model, guide = (warmup(bnn.model), warmup(bnn.guide)) if kl_warmup_epochs else (bnn.model, bnn.guide)
+    svi = SVI(model, guide, SingleOptimizer(optimizer), estimator.loss, loss_and_grads=loss_and_grads)
+
+    def step(x_batch: Tensor, y_batch: Tensor) -> float:
+        with score:
+            return svi.step(x_batch, y_batch) / bnn.num_data
+
+    def begin(epoch: int) -> None:
+        warmup.weight = min(1.0, (epoch + 1) / kl_warmup_epochs) if kl_warmup_epochs else 1.0
+
+    def report() -> dict[str, Any]:
+        return {
+            **score.take(),
+            **held_out_score(bnn, held_out),
+            "kl": {name: kl.item() for name, kl in bnn.kl().items()},
+            "active": {name: int(gate.kept().sum()) for name, gate in bnn.gates.items()},
+        }
+
+    epochs = Epochs("SVI", x, y, num_epochs, batch_size, SCHEDULES[schedule], progress, on_epoch)
+    with pyro.validation_enabled(False):
+        return epochs.run(bnn, optimizer, step, report, starting_state(seed, resume_from), begin)
+
+
+def pretrain(
+    net: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    likelihood: Likelihood | None = None,
+    num_epochs: int = 10,
+    batch_size: int = 100,
+    learning_rate: float = 1e-3,
+    weight_decay: float = 1e-4,
+    held_out: tuple[Tensor, Tensor] | None = None,
+    seed: int | None = None,
+    progress: bool | Console = True,
+    on_epoch: Callable[[TrainingState], None] | None = None,
+    resume_from: TrainingState | None = None,
+) -> list[dict[str, Any]]:
+    """Train a plain network, without gates, in place: where Beta-Bernoulli dropout starts from.
+
+    Arguments, records and errors are those of :func:`fit`; `weight_decay` is the L2 on the mean loss.
+    """
+    check_data(x, y, len(x))
+    check_settings(num_epochs, batch_size, learning_rate)
+    likelihood = likelihood or Categorical()
+    parameters = [p for p in net.parameters() if p.requires_grad]
+    optimizer = fused_adam([{"params": parameters, "lr": learning_rate}], weight_decay=weight_decay)
+    score = Scorecard()
+
+    def step(x_batch: Tensor, y_batch: Tensor) -> float:
+        distribution = likelihood(net(x_batch))
+        loss = -score.observe(distribution, y_batch).mean()
+        if not loss.isfinite():
+            raise ArithmeticError
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        return loss.item()
+
+    def report() -> dict[str, Any]:
+        return {**score.take(), **held_out_score(net, held_out, likelihood)}
+
+    epochs = Epochs("pretraining", x, y, num_epochs, batch_size, lambda progress: 1.0, progress, on_epoch)
+    with pyro.validation_enabled(False):
+        return epochs.run(net, optimizer, step, report, starting_state(seed, resume_from))
