@@ -85,8 +85,9 @@ TRAIN = tyro.conf.subcommand(
 
 examples:
   bbpyro train                                  LeNet-500-300 on MNIST
-  bbpyro train --dataset bars --epochs 30       seconds, and no network needed
   bbpyro train --dataset mine.npz               your own arrays x and y
+  bbpyro train --dataset bars --gate-learning-rate 0.05
+                                                half a minute, and no network needed
   bbpyro train --resume runs/mnist-20260101-120000
   bbpyro train --gate-learning-rate 0.02 --print-config > sparser.toml
   bbpyro train --config sparser.toml --seed 1""",
@@ -164,7 +165,7 @@ def _train(command: Train) -> None:
         config.validate()
         print("".join(f"{k} = {json.dumps(v)}\n" for k, v in config.to_json().items() if v is not None), end="")
         return
-    console = Console()
+    console = _console()
     if command.resume is not None:
         _check_resume(command)
         folder = command.resume
@@ -183,9 +184,24 @@ def _train(command: Train) -> None:
         kept = (folder / runs.CHECKPOINT).exists()
         _fail(f"{error}{f'. The checkpoint of the last good epoch is in {folder}' if kept else ''}", 1)
     _print_summary(console, summary, run.dataset.note)
-    minutes, gib = summary["training_seconds"] / 60, summary["peak_memory_mib"] / 1024
-    _print(console, f"\n{summary['epochs']} epochs in {minutes:.1f} minutes, at most {gib:.2f} GiB of memory")
+    _warn_of_loss(console, run)
+    seconds, gib = summary["training_seconds"], summary["peak_memory_mib"] / 1024
+    time = f"{seconds:.0f} seconds" if seconds < 120 else f"{seconds / 60:.1f} minutes"
+    _print(console, f"\n{summary['epochs']} epochs in {time}, at most {gib:.2f} GiB of memory")
     _print(console, f"wrote {folder}: summary.json, metrics.jsonl, checkpoint.safetensors, figures/")
+
+
+def _warn_of_loss(console: Console, run: runs.Run) -> None:
+    """Say so where SVI left the network worse than pretraining did: with few data the KL outweighs them."""
+    before = [r["held_out_nll"] for r in run.history if r["phase"] == "pretraining"]
+    after = run.history[-1]["held_out_nll"]
+    if before and after > 1.5 * before[-1]:
+        _print(
+            console,
+            f"warning: the {run.config.scored_on} NLL rose from {before[-1]:.4f} after pretraining to {after:.4f}: "
+            f"{len(run.dataset.x):,} data in {run.config.epochs} epochs did not outweigh the prior; "
+            "try more --epochs, a smaller --batch-size or --kl-warmup-epochs",
+        )
 
 
 def _check_resume(command: Train) -> None:
@@ -207,7 +223,9 @@ class _EpochPrinter:
             self.phase = record["phase"]
             _print(self.console, f"\n{self.phase}")
             gates = "  KL[q(π)||p(π)] by layer, nats / units kept by layer" if "kl" in record else ""
-            _print(self.console, f"{'epoch':>7}  {'lr':<15}  {'train':<14}  {scored_on:<14}{gates}")
+            _print(
+                self.console, f"{'epoch':>7}  {'lr':<15}  {'train nll, acc':<14}  {scored_on + ' nll, acc':<14}{gates}"
+            )
         rates = " ".join(f"{rate:.1e}" for rate in record["learning_rate"])
         scores = "  ".join(
             f"{record[f'{split}_nll']:.4f} {record[f'{split}_accuracy']:7.2%}" for split in ("train", "held_out")
@@ -225,7 +243,7 @@ def _evaluate(command: Evaluate) -> None:
         raise ValueError(f"num_samples is {command.num_samples}, wanted at least 1")
     if not command.runs:
         raise ValueError("name at least one run folder")
-    console = Console()
+    console = _console()
     scores = []
     for folder in command.runs:
         with console.status(f"scoring {folder}"):
@@ -241,7 +259,8 @@ def _evaluate(command: Evaluate) -> None:
 
 
 def _print_comparison(console: Console, scores: dict[str, dict[str, Any]]) -> None:
-    table = Table("run", "error", "NLL", "ECE", "error, MC", "NLL, MC", "ECE, MC", "units kept")
+    table = Table("run", "error", "NLL", "ECE", "error, MC", "NLL, MC", "ECE, MC")
+    table.add_column("units kept", no_wrap=True)
     rows = [
         [
             *(s[by][score] for by in ("mean_mask", "monte_carlo") for score in ("error", "nll", "ece")),
@@ -297,16 +316,21 @@ def _list_data(command: DataList) -> None:
     table = Table("name", "what", "here")
     for name, description in data.DESCRIPTIONS.items():
         table.add_row(name, description, "yes" if data.is_here(name, command.data_dir) else "no: fetched when needed")
-    console = Console()
+    console = _console()
     console.print(table)
     _print(console, f"files are kept in {command.data_dir or data.default_data_dir()}")
 
 
 def _fetch_data(command: DataFetch) -> None:
-    console = Console()
+    console = _console()
     with console.status(f"fetching {command.name}"):
         folder = data.fetch(command.name, command.data_dir)
     _print(console, f"{command.name} is whole, in {folder}")
+
+
+def _console() -> Console:
+    """Of the terminal's width; where there is no terminal, wide enough for every table."""
+    return Console() if sys.stdout.isatty() else Console(width=120)
 
 
 def _print(console: Console, text: str) -> None:
