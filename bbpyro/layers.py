@@ -114,10 +114,12 @@ def insert_dropout(net: nn.Module, threshold: float = 1e-3) -> nn.Module:
         raise ValueError("net: it has no nn.Linear layer to gate; place BetaBernoulliDropout layers by hand")
     for linear in linears:
         linear.add_module("gate", BetaBernoulliDropout(linear.in_features, threshold).to(linear.weight))
-        linear.register_forward_pre_hook(_apply_gate)
+        linear.register_forward_pre_hook(_apply_gate, with_kwargs=True)
     return gated
 
 
-def _apply_gate(linear: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+def _apply_gate(
+    linear: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]
+) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
     gate: nn.Module = linear.gate  # type: ignore[assignment]
-    return (gate(args[0]), *args[1:])
+    return (gate(args[0] if args else kwargs["input"]),), {}

@@ -21,3 +21,10 @@ class Categorical:
 
     def __repr__(self) -> str:
         return "Categorical()"
+
+
+def is_classification(distribution: TorchDistribution) -> bool:
+    """Whether y is one class a datum: logits `[N, C]` and labels `[N]`."""
+    logits = getattr(distribution, "logits", None)
+    described = distribution.batch_shape + distribution.event_shape
+    return logits is not None and logits.dim() == 2 and described == logits.shape[:1]

@@ -40,7 +40,7 @@ class BetaBernoulliNetwork(nn.Module):
         weights: W, every parameter of the network that is no gate's and not frozen, by name.
 
     Raises:
-        ValueError: `net` has no gates or no trainable weights, `num_data` < 1, `temperature` ≤ 0, or the prior is not
+        ValueError: `net` has no gates, `num_data` < 1, `temperature` ≤ 0, or the prior is not
             a distribution of one number in [0, 1] for each unit.
     """
 
@@ -121,6 +121,12 @@ class BetaBernoulliNetwork(nn.Module):
     def _bind(self, W: dict[str, Tensor], z: dict[str, Tensor]) -> dict[str, Tensor]:
         """What the network's layers are given: their weights, and each gate its z."""
         # pyro.infer.Predictive hands weights back with a leading dimension of size 1, where the plate would be.
+        for name, w in W.items():
+            if w.numel() != self.weights[name].numel():
+                raise ValueError(
+                    f"{name} has shape {tuple(w.shape)}: the network takes one draw at a time, so leave out "
+                    "vectorize_particles=True, or Predictive's parallel=True"
+                )
         bound = {
             name: w.reshape(self.weights[name].shape) if w.dim() != self.weights[name].dim() else w
             for name, w in W.items()
@@ -132,6 +138,11 @@ class BetaBernoulliNetwork(nn.Module):
         for name, parameter in self.named_parameters():
             if parameter.requires_grad:
                 pyro.param(f"{self._pyro_name}.{name}", parameter)
+
+    def __getstate__(self) -> dict[str, Any]:
+        for parameter in self.parameters():  # Pyro leaves a weak reference there, which no pickle takes
+            parameter.__dict__.pop("unconstrained", None)
+        return self.__dict__.copy()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         # A copied or unpickled network is another instance: it must not share the original's parameters.

@@ -7,7 +7,7 @@ import pyro.poutine as poutine
 import torch
 from torch import Tensor, nn
 
-from bbpyro.likelihoods import Categorical, Likelihood
+from bbpyro.likelihoods import Categorical, Likelihood, is_classification
 from bbpyro.model import BetaBernoulliNetwork
 
 
@@ -82,6 +82,9 @@ def evaluate(
 
 def score(probs: Tensor, y: Tensor, num_bins: int = 15) -> Evaluation:
     """Error, NLL and calibration of class probabilities `[B, C]` for labels `[B]`."""
+    if probs.dim() != 2 or y.shape != probs.shape[:1]:
+        raise ValueError(f"y has shape {tuple(y.shape)}, wanted a label for each of probabilities {tuple(probs.shape)}")
+    y = y.long()
     confidence, label = probs.max(-1)
     right = (label == y).double()
     true_class = probs.gather(-1, y[:, None]).clamp_min(torch.finfo(probs.dtype).tiny)
@@ -113,5 +116,6 @@ def held_out_score(
     for x_batch, y_batch in zip(x.split(batch_size), y.split(batch_size), strict=True):
         distribution = likelihood(net(x_batch))
         nll -= distribution.log_prob(y_batch).sum().item()
-        num_right += int((distribution.logits.argmax(-1) == y_batch).sum()) if hasattr(distribution, "logits") else 0
+        if is_classification(distribution):
+            num_right += int((distribution.logits.argmax(-1) == y_batch).sum())
     return {"held_out_nll": nll / len(y), "held_out_accuracy": num_right / len(y)}

@@ -38,7 +38,7 @@ class Beta:
     def __call__(self, num_units: int) -> TorchDistribution:
         """The prior of `num_units` keep probabilities, batch shape `[num_units]`."""
         return distributions.Beta(
-            torch.full((num_units,), self.concentration1), torch.full((num_units,), self.concentration0)
+            torch.full((num_units,), float(self.concentration1)), torch.full((num_units,), float(self.concentration0))
         )
 
 

@@ -128,3 +128,8 @@ def test_insert_dropout_says_what_it_wants():
         bbpyro.insert_dropout(nn.ReLU())
     with pytest.raises(ValueError, match="already has"):
         bbpyro.insert_dropout(bbpyro.insert_dropout(small_net()))
+
+
+def test_gates_act_on_an_input_given_by_name():
+    gated, x = bbpyro.insert_dropout(small_net()), torch.randn(2, 6)
+    torch.testing.assert_close(gated.first(input=x), gated.first(x))

@@ -1,5 +1,6 @@
 import copy
 import math
+import pickle
 
 import pyro
 import pyro.distributions as dist
@@ -171,6 +172,23 @@ def test_two_networks_and_a_copy_share_no_parameters(x, y):
     assert all(torch.equal(p, original[name]) for name, p in first.named_parameters())
     assert all(not torch.equal(p, original[name]) for name, p in third.named_parameters())
     assert third.gates["0.gate"] is third.net[0].gate
+
+
+def test_a_network_that_pyro_has_seen_can_be_pickled_and_goes_on_training(x, y):
+    bnn = network()
+    SVI(bnn.model, bnn.guide, pyro.optim.Adam({"lr": 1e-2}), Trace_ELBO()).step(x, y)
+    twin = pickle.loads(pickle.dumps(bnn))
+    before = {name: p.clone() for name, p in bnn.named_parameters()}
+    SVI(twin.model, twin.guide, pyro.optim.Adam({"lr": 1e-2}), Trace_ELBO()).step(x, y)
+    assert all(torch.equal(p, before[name]) for name, p in bnn.named_parameters())
+    assert not any(torch.equal(p, before[name]) for name, p in twin.named_parameters())
+
+
+def test_vectorized_particles_are_refused_with_the_remedy(x, y):
+    bnn = network()
+    elbo = Trace_ELBO(num_particles=3, vectorize_particles=True, max_plate_nesting=1)
+    with pytest.raises(ValueError, match="leave out vectorize_particles"):
+        elbo.loss(bnn.model, bnn.guide, x, y)
 
 
 def test_frozen_weights_are_constants_not_latent(x, y):

@@ -1,6 +1,7 @@
 import math
 
 import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from pyro import poutine
@@ -254,3 +255,51 @@ def test_bad_arguments_are_named(bars, change, message):
     arguments = {"x": x, "y": y, "progress": False, **change}
     with pytest.raises(ValueError, match=message):
         bbpyro.fit(bnn, arguments.pop("x"), arguments.pop("y"), **arguments)
+
+
+def regression(output):
+    return dist.Normal(output, 0.1).to_event(1)
+
+
+@pytest.mark.parametrize(
+    ("likelihood", "y", "message"),
+    [
+        (regression, torch.zeros(40), "wanted one datum a row"),
+        (lambda output: dist.Normal(output, 0.1), torch.zeros(40, 4), "to_event"),
+        (bbpyro.likelihoods.Categorical(), torch.zeros(40, 1, dtype=torch.long), "wanted one datum a row"),
+        (bbpyro.likelihoods.Categorical(), torch.full((40,), 4), "labels 4 to 4, wanted 0 to 3"),
+    ],
+)
+def test_a_y_that_would_broadcast_or_is_out_of_range_is_refused(bars, likelihood, y, message):
+    bnn = network(40)
+    bnn.likelihood = likelihood
+    with pytest.raises(ValueError, match=message):
+        bbpyro.fit(bnn, bars.x[:40], y, num_epochs=1, progress=False)
+    with pytest.raises(ValueError, match=message):
+        bbpyro.pretrain(bnn.net, bars.x[:40], y, likelihood=likelihood, num_epochs=1, progress=False)
+
+
+def test_regression_trains_and_has_no_accuracy(bars):
+    bnn = network(40)
+    bnn.likelihood = regression
+    y = torch.randn(40, 4)
+    record = bbpyro.fit(bnn, bars.x[:40], y, num_epochs=1, held_out=(bars.x[:40], y), progress=False)[0]
+    assert math.isfinite(record["held_out_nll"])
+    assert record["held_out_accuracy"] == 0
+
+
+def test_fit_trains_under_no_grad_and_refuses_inference_mode(bars):
+    bnn, x, y = tiny(bars)
+    before = bnn.net[1].weight.clone()
+    with torch.no_grad():
+        bbpyro.fit(bnn, x, y, num_epochs=1, progress=False)
+    assert not torch.equal(bnn.net[1].weight, before)
+    with torch.inference_mode(), pytest.raises(ValueError, match="inference_mode"):
+        bbpyro.fit(bnn, x, y, num_epochs=1, progress=False)
+
+
+def test_batch_norm_counts_every_batch_once(bars):
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.BatchNorm1d(8), nn.Linear(8, 4))
+    bnn = bbpyro.BetaBernoulliNetwork(bbpyro.insert_dropout(net), num_data=40)
+    bbpyro.fit(bnn, bars.x[:40], bars.y[:40], num_epochs=3, batch_size=20, progress=False)
+    assert bnn.net[2].num_batches_tracked == 6

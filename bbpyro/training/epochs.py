@@ -9,10 +9,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import pyro
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
+
+from bbpyro.likelihoods import Likelihood, is_classification
 
 
 class NonFiniteLossError(ArithmeticError):
@@ -72,7 +75,12 @@ class Epochs:
         """Train from the end of `state` to num_epochs, leaving torch's global generator as it was."""
         base_rates = [group["lr"] for group in optimizer.param_groups]
         _load_optimizer(optimizer, state.optimizer)
-        with self._bar(len(state.history)) as advance, torch.random.fork_rng(), warnings.catch_warnings():
+        with (
+            self._bar(len(state.history)) as advance,
+            torch.random.fork_rng(),
+            torch.enable_grad(),
+            warnings.catch_warnings(),
+        ):
             warnings.filterwarnings("ignore", message="Encountered (NaN|\\+?-?inf)")  # step raises instead
             for epoch in range(len(state.history), self.num_epochs):
                 started = time.perf_counter()
@@ -184,11 +192,14 @@ def _first_non_finite(module: nn.Module, x: Tensor) -> str | None:
 
         return check
 
+    was_training = module.training
+    module.eval()  # or batch norm would count this batch again
     handles = [layer.register_forward_hook(hook(name)) for name, layer in module.named_modules() if name]
     try:
         with torch.no_grad():
             module(x)
     finally:
+        module.train(was_training)
         for handle in handles:
             handle.remove()
     return found[0].removeprefix("net.") if found else None
@@ -203,6 +214,26 @@ def check_data(x: Tensor, y: Tensor, num_data: int) -> None:
     for name, tensor in (("x", x), ("y", y)):
         if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
             raise ValueError(f"{name}: it holds nan or inf; remove or replace those data")
+
+
+@torch.no_grad()
+def check_likelihood(likelihood: Likelihood, net: nn.Module, x: Tensor, y: Tensor) -> None:
+    """Raise a ValueError unless the likelihood of `net`'s output describes one datum a row of y, labels in range."""
+    if torch.is_inference_mode_enabled():
+        raise ValueError("training cannot run under torch.inference_mode(); leave it first")
+    net.eval()
+    with pyro.validation_enabled(False):  # what is not finite is for the first step to report
+        distribution: Any = likelihood(net(x[:2]))
+    described = distribution.batch_shape + distribution.event_shape
+    if described != y[:2].shape or len(distribution.batch_shape) != 1:
+        raise ValueError(
+            f"y: two data of it have shape {tuple(y[:2].shape)}, but the likelihood describes {tuple(described)} with "
+            f"batch shape {tuple(distribution.batch_shape)}; wanted one datum a row, the rest as .to_event()"
+        )
+    if is_classification(distribution):
+        last = distribution.logits.shape[-1] - 1
+        if not bool(((y >= 0) & (y <= last)).all()):
+            raise ValueError(f"y holds labels {y.min()} to {y.max()}, wanted 0 to {last}")
 
 
 def check_settings(num_epochs: int, batch_size: int, *learning_rates: float) -> None:

@@ -7,6 +7,8 @@ from pyro.optim import PyroOptim
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
+from bbpyro.likelihoods import is_classification
+
 
 class SingleOptimizer(PyroOptim):
     """One torch optimizer over all parameters, for SVI, which wants a PyroOptim (Pyro's own is one a parameter)."""
@@ -51,7 +53,7 @@ class Scorecard(Messenger):
         log_prob: Tensor = distribution.log_prob(y)
         self._num_data += len(y)
         self._nll -= log_prob.sum().item()
-        if hasattr(distribution, "logits") and distribution.logits.dim() == y.dim() + 1:
+        if is_classification(distribution):
             self._num_right += int((distribution.logits.argmax(-1) == y).sum())
         return log_prob
 

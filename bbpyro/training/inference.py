@@ -17,6 +17,7 @@ from bbpyro.training.epochs import (
     TrainingState,
     check_choice,
     check_data,
+    check_likelihood,
     check_settings,
     fused_adam,
     starting_state,
@@ -90,6 +91,9 @@ def fit(
         raise ValueError(f"kl_warmup_epochs is {kl_warmup_epochs}, wanted 0 or more")
     check_choice("schedule", schedule, SCHEDULES)
     check_choice("elbo", elbo, ELBOS)
+    for inputs, observed in ((x, y), held_out or (x, y)):
+        check_data(inputs, observed, len(inputs))
+        check_likelihood(bnn.likelihood, bnn, inputs, observed)
 
     gate_parameters = [p for gate in bnn.gates.values() for p in gate.parameters()]
     optimizer = fused_adam(
@@ -153,6 +157,9 @@ def pretrain(
     check_data(x, y, len(x))
     check_settings(num_epochs, batch_size, learning_rate)
     likelihood = likelihood or Categorical()
+    for inputs, observed in ((x, y), held_out or (x, y)):
+        check_data(inputs, observed, len(inputs))
+        check_likelihood(likelihood, net, inputs, observed)
     parameters = [p for p in net.parameters() if p.requires_grad]
     optimizer = fused_adam([{"params": parameters, "lr": learning_rate}], weight_decay=weight_decay)
     score = Scorecard()
