@@ -20,7 +20,7 @@ clean:
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-		{ echo "bbpyro needs Python 3.11 or later; name one with: make PYTHON=/path/to/python3.11"; exit 1; }
+		{ echo "bbpyro needs Python 3.11 or later; name one with: make PYTHON=python3.11"; exit 1; }
 	$(PYTHON) -m venv .venv
 
 .venv/installed: pyproject.toml constraints.txt | $(BIN)/python

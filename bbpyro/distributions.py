@@ -43,7 +43,7 @@ def log_odds(value: Tensor) -> Tensor:
 class Kumaraswamy(TorchDistribution):
     """Kumaraswamy's distribution on [0, 1], close to Beta and with a closed-form inverse CDF.
 
-    Density ``a b π^(a-1) (1-π^a)^(b-1)`` (arXiv 1805.10896, eq. 10). Accurate, with gradients, for a and b in
+    Density ``a b π^(a-1) (1-π^a)^(b-1)`` (arXiv 1805.10896). Accurate, with gradients, for a and b in
     [1e-6, 1e3], in float32 and float64. ``mode`` is nan where the density has no single finite peak.
 
     Args:

@@ -84,7 +84,7 @@ def spherical_normal_log_prob(v: Tensor, scale: float) -> Tensor:
 
 
 def relaxed_bernoulli_log_prob(log_odds: Tensor, temperature: Tensor, logits: Tensor) -> Tensor:
-    """Log-density of z = sigmoid(log_odds) under RelaxedBernoulli(temperature, logits) (arXiv 1611.00712, eq. 22).
+    """Log-density of z = sigmoid(log_odds) under RelaxedBernoulli(temperature, logits) (arXiv 1611.00712).
 
     With d = logits - τ·logit z: log τ + d - 2 softplus(d) - log z - log(1-z). All arguments broadcast.
     """
@@ -142,7 +142,7 @@ def kumaraswamy_draw(exponential: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor,
 
 @in_double
 def kumaraswamy_log_prob(log_surprise: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """log(a b π^(a-1) (1-π^a)^(b-1)), of π given by log_surprise = log(-log π) (arXiv 1805.10896, eq. 10)."""
+    """log(a b π^(a-1) (1-π^a)^(b-1)), of π given by log_surprise = log(-log π) (arXiv 1805.10896)."""
     s = log_surprise.exp()
     return a.log() + b.log() - _times(a - 1, s) - _times(b - 1, _tail(log_surprise, a))
 
@@ -178,7 +178,7 @@ def kumaraswamy_icdf(q: Tensor, a: Tensor, b: Tensor) -> Tensor:
 
 @in_double
 def kumaraswamy_mean(a: Tensor, b: Tensor) -> Tensor:
-    """E[π] = b Γ(1 + 1/a) Γ(b) / Γ(1 + 1/a + b) (arXiv 1805.10896, section 3.2)."""
+    """E[π] = b Γ(1 + 1/a) Γ(b) / Γ(1 + 1/a + b) (arXiv 1805.10896)."""
     return _log_mean(a, b).exp()
 
 
@@ -284,7 +284,7 @@ def _gauss_legendre_panels(device: torch.device, panels: int = 40, order: int = 
 
 @in_double
 def kl_kumaraswamy_beta(a: Tensor, b: Tensor, alpha: Tensor, beta: Tensor) -> Tensor:
-    """KL[Kumaraswamy(a, b) || Beta(α, β)], in nats (arXiv 1805.10896, eq. 12, for β = 1).
+    """KL[Kumaraswamy(a, b) || Beta(α, β)], in nats (arXiv 1805.10896, for β = 1).
 
     (α/a - 1) H_b + log(ab B(α, β)) + β/b - 1 - (β-1) E[log((1-π)/(1-π^a))]; the last expectation has no closed
     form and is integrated numerically, only where β is not 1.

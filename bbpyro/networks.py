@@ -6,7 +6,7 @@ from torch import nn
 
 
 def lenet_500_300(in_features: int = 784, num_classes: int = 10) -> nn.Sequential:
-    """LeNet-500-300: two hidden layers of rectified units (arXiv 1805.10896, section 4.1).
+    """LeNet-500-300: two hidden layers of rectified units (arXiv 1805.10896).
 
     Shapes: input `[N, ...]` with `in_features` numbers a datum, output logits `[N, num_classes]`.
     """

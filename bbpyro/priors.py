@@ -26,7 +26,7 @@ def _check_positive(owner: object, **values: float) -> None:
 class Beta:
     """π_k ~ Beta(concentration1, concentration0), the same for every unit.
 
-    The default is the source's: concentration1 = α/K taken as one number, 1e-4 (arXiv 1805.10896, section 4).
+    The default is the source's: concentration1 = α/K taken as one number, 1e-4 (arXiv 1805.10896).
     """
 
     concentration1: float = 1e-4
