@@ -121,5 +121,5 @@ def insert_dropout(net: nn.Module, threshold: float = 1e-3) -> nn.Module:
 def _apply_gate(
     linear: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]
 ) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
-    gate: nn.Module = linear.gate  # type: ignore[assignment]
+    gate = linear.get_submodule("gate")
     return (gate(args[0] if args else kwargs["input"]),), {}

@@ -5,9 +5,8 @@ from typing import Any
 
 import pyro.poutine as poutine
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from bbpyro.likelihoods import Categorical, Likelihood, is_classification
 from bbpyro.model import BetaBernoulliNetwork
 
 
@@ -97,25 +96,3 @@ def score(probs: Tensor, y: Tensor, num_bins: int = 15) -> Evaluation:
         nll=-true_class.double().log().mean().item(),
         ece=gaps.abs().sum().item() / len(y),
     )
-
-
-@torch.no_grad()
-def held_out_score(
-    net: nn.Module,
-    held_out: tuple[Tensor, Tensor] | None,
-    likelihood: Likelihood | None = None,
-    batch_size: int = 1000,
-) -> dict[str, float]:
-    """Nll (nats a datum) and, for classes, accuracy of a plain forward pass: for a gated one, the mean mask."""
-    if held_out is None:
-        return {}
-    if likelihood is None:
-        likelihood = net.likelihood if isinstance(net, BetaBernoulliNetwork) else Categorical()
-    x, y = held_out
-    nll, num_right = 0.0, 0
-    for x_batch, y_batch in zip(x.split(batch_size), y.split(batch_size), strict=True):
-        distribution = likelihood(net(x_batch))
-        nll -= distribution.log_prob(y_batch).sum().item()
-        if is_classification(distribution):
-            num_right += int((distribution.logits.argmax(-1) == y_batch).sum())
-    return {"held_out_nll": nll / len(y), "held_out_accuracy": num_right / len(y)}

@@ -20,7 +20,7 @@ from pyro.optim import PyroOptim
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
-from torch import nn
+from torch import Tensor, nn
 
 import bbpyro
 from bbpyro.training import SingleOptimizer
@@ -88,13 +88,13 @@ def naive_step() -> Step:
     """The slide, with Pyro's own distributions and optimizer; its parameters are soon nan, it is timed all the same."""
     sizes = [784, 500, 300, 10]
 
-    def forward(x, weights, masks):  # type: ignore[no-untyped-def]
+    def forward(x: Tensor, weights: list[Tensor], masks: list[Tensor]) -> Tensor:
         for i, (w, z) in enumerate(zip(weights, masks, strict=True)):
             x = (x * z) @ w.T
             x = x.relu() if i < 2 else x
         return x
 
-    def sample_masks(pi, guide):  # type: ignore[no-untyped-def]
+    def sample_masks(pi: list[Tensor], guide: bool) -> list[Tensor]:
         relaxed = dist.RelaxedBernoulliStraightThrough
         return [
             pyro.sample(
@@ -104,7 +104,7 @@ def naive_step() -> Step:
             for i, p in enumerate(pi)
         ]
 
-    def model(x, y):  # type: ignore[no-untyped-def]
+    def model(x: Tensor, y: Tensor) -> None:
         weights = [
             pyro.sample(f"w{i}", dist.Normal(torch.zeros(o, n), 0.4).to_event(2))
             for i, (n, o) in enumerate(zip(sizes[:-1], sizes[1:], strict=True))
@@ -116,7 +116,7 @@ def naive_step() -> Step:
             logits = forward(x, weights, sample_masks(pi, guide=False))
             pyro.sample("y", dist.Categorical(logits=logits), obs=y)
 
-    def guide(x, y):  # type: ignore[no-untyped-def]
+    def guide(x: Tensor, y: Tensor) -> None:
         positive = dist.constraints.positive
         for i, (n, o) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
             pyro.sample(f"w{i}", dist.Delta(pyro.param(f"naive.w{i}", 0.05 * torch.randn(o, n)), event_dim=2))

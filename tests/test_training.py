@@ -285,7 +285,7 @@ def test_regression_trains_and_has_no_accuracy(bars):
     y = torch.randn(40, 4)
     record = bbpyro.fit(bnn, bars.x[:40], y, num_epochs=1, held_out=(bars.x[:40], y), progress=False)[0]
     assert math.isfinite(record["held_out_nll"])
-    assert record["held_out_accuracy"] == 0
+    assert not any("accuracy" in name for name in record)
 
 
 def test_fit_trains_under_no_grad_and_refuses_inference_mode(bars):

@@ -5,9 +5,9 @@ from typing import Any
 import torch
 from pyro.optim import PyroOptim
 from pyro.poutine.messenger import Messenger
-from torch import Tensor
+from torch import Tensor, nn
 
-from bbpyro.likelihoods import is_classification
+from bbpyro.likelihoods import Likelihood, is_classification
 
 
 class SingleOptimizer(PyroOptim):
@@ -36,12 +36,14 @@ class KLWarmup(Messenger):
 class Scorecard(Messenger):
     """An effect handler that keeps the running nll, and accuracy where y is a class, of the observed minibatches."""
 
-    def __init__(self) -> None:
+    def __init__(self, split: str = "train") -> None:
         super().__init__()
+        self.split = split
         self._clear()
 
     def _clear(self) -> None:
-        self._num_data, self._nll, self._num_right = 0, 0.0, 0
+        self._num_data, self._nll = 0, 0.0
+        self._num_right: int | None = None
 
     def _pyro_post_sample(self, msg: Any) -> None:
         if msg["name"] == "y" and msg["is_observed"]:
@@ -54,11 +56,26 @@ class Scorecard(Messenger):
         self._num_data += len(y)
         self._nll -= log_prob.sum().item()
         if is_classification(distribution):
-            self._num_right += int((distribution.logits.argmax(-1) == y).sum())
+            self._num_right = (self._num_right or 0) + int((distribution.logits.argmax(-1) == y).sum())
         return log_prob
 
     def take(self) -> dict[str, float]:
-        """The scores since the last call."""
-        scores = {"train_nll": self._nll / self._num_data, "train_accuracy": self._num_right / self._num_data}
+        """The scores since the last call: nll, nats a datum, and accuracy where y is a class."""
+        scores = {f"{self.split}_nll": self._nll / self._num_data}
+        if self._num_right is not None:
+            scores[f"{self.split}_accuracy"] = self._num_right / self._num_data
         self._clear()
         return scores
+
+
+@torch.no_grad()
+def held_out_score(
+    net: nn.Module, likelihood: Likelihood, held_out: tuple[Tensor, Tensor] | None, batch_size: int = 1000
+) -> dict[str, float]:
+    """The scores of a plain forward pass over held-out x and y: for a gated network, of the mean mask."""
+    if held_out is None:
+        return {}
+    score = Scorecard("held_out")
+    for x, y in zip(*(tensor.split(batch_size) for tensor in held_out), strict=True):
+        score.observe(likelihood(net(x)), y)
+    return score.take()

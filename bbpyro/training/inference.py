@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from bbpyro.likelihoods import Categorical, Likelihood
 from bbpyro.model import BetaBernoulliNetwork
-from bbpyro.prediction import held_out_score
 from bbpyro.training.epochs import (
     Epochs,
     TrainingState,
@@ -22,7 +21,7 @@ from bbpyro.training.epochs import (
     fused_adam,
     starting_state,
 )
-from bbpyro.training.handlers import KLWarmup, Scorecard, SingleOptimizer
+from bbpyro.training.handlers import KLWarmup, Scorecard, SingleOptimizer, held_out_score
 
 ELBOS = {"trace": Trace_ELBO, "mean-field": TraceMeanField_ELBO}
 
@@ -91,9 +90,10 @@ def fit(
         raise ValueError(f"kl_warmup_epochs is {kl_warmup_epochs}, wanted 0 or more")
     check_choice("schedule", schedule, SCHEDULES)
     check_choice("elbo", elbo, ELBOS)
-    for inputs, observed in ((x, y), held_out or (x, y)):
-        check_data(inputs, observed, len(inputs))
-        check_likelihood(bnn.likelihood, bnn, inputs, observed)
+    check_likelihood(bnn.likelihood, bnn, x, y)
+    if held_out is not None:
+        check_data(*held_out, len(held_out[0]))
+        check_likelihood(bnn.likelihood, bnn, *held_out)
 
     gate_parameters = [p for gate in bnn.gates.values() for p in gate.parameters()]
     optimizer = fused_adam(
@@ -124,7 +124,7 @@ def fit(
     def report() -> dict[str, Any]:
         return {
             **score.take(),
-            **held_out_score(bnn, held_out),
+            **held_out_score(bnn, bnn.likelihood, held_out),
             "kl": {name: kl.item() for name, kl in bnn.kl().items()},
             "active": {name: int(gate.kept().sum()) for name, gate in bnn.gates.items()},
         }
@@ -157,9 +157,10 @@ def pretrain(
     check_data(x, y, len(x))
     check_settings(num_epochs, batch_size, learning_rate)
     likelihood = likelihood or Categorical()
-    for inputs, observed in ((x, y), held_out or (x, y)):
-        check_data(inputs, observed, len(inputs))
-        check_likelihood(likelihood, net, inputs, observed)
+    check_likelihood(likelihood, net, x, y)
+    if held_out is not None:
+        check_data(*held_out, len(held_out[0]))
+        check_likelihood(likelihood, net, *held_out)
     parameters = [p for p in net.parameters() if p.requires_grad]
     optimizer = fused_adam([{"params": parameters, "lr": learning_rate}], weight_decay=weight_decay)
     score = Scorecard()
@@ -175,7 +176,7 @@ def pretrain(
         return loss.item()
 
     def report() -> dict[str, Any]:
-        return {**score.take(), **held_out_score(net, held_out, likelihood)}
+        return {**score.take(), **held_out_score(net, likelihood, held_out)}
 
     epochs = Epochs("pretraining", x, y, num_epochs, batch_size, lambda progress: 1.0, progress, on_epoch)
     with pyro.validation_enabled(False):
