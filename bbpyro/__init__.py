@@ -1,9 +1,10 @@
 """Beta-Bernoulli dropout with Pyro: learn which units of a network are needed, and keep only those."""
 
-from bbpyro import likelihoods, networks, priors
+from bbpyro import likelihoods, mcmc, networks, plots, posterior, priors
 from bbpyro.distributions import Kumaraswamy, RelaxedBernoulli
 from bbpyro.layers import BetaBernoulliDropout, insert_dropout
 from bbpyro.model import BetaBernoulliNetwork
+from bbpyro.posterior import to_arviz
 from bbpyro.prediction import evaluate, predict
 from bbpyro.training import fit, pretrain
 from bbpyro.version import __version__
@@ -18,8 +19,12 @@ __all__ = [
     "fit",
     "insert_dropout",
     "likelihoods",
+    "mcmc",
     "networks",
+    "plots",
+    "posterior",
     "predict",
     "pretrain",
     "priors",
+    "to_arviz",
 ]

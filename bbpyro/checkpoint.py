@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,24 +19,37 @@ class CheckpointError(ValueError):
     """A checkpoint or run folder is missing, truncated, altered or of a newer format."""
 
 
-def write_atomic(path: Path, content: bytes) -> None:
-    """Write a file so that a reader, or a machine that loses power, finds the old one or the new one whole."""
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+def replace_atomic(path: Path, write: Callable[[Path], object]) -> None:
+    """Let `write` make a file: a reader, or a machine that loses power, finds the old one or the new one whole."""
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+    os.close(descriptor)
+    temporary = Path(name)
     try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+        write(temporary)
+        _sync(temporary)
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
-    _sync_folder(path.parent)
+    _sync(path.parent)
 
 
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
+def clear_unfinished(folder: Path, *names: str) -> None:
+    """Remove what a process that was killed left of the files of these names."""
+    for name in names:
+        for unfinished in folder.glob(f".{name}-*"):
+            unfinished.unlink(missing_ok=True)
+
+
+def write_atomic(path: Path, content: bytes) -> None:
+    """Write bytes to a file, whole or not at all."""
+    replace_atomic(path, lambda temporary: temporary.write_bytes(content))
+
+
+def _sync(path: Path) -> None:
+    """Wait until a file or a folder is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

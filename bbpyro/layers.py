@@ -49,10 +49,12 @@ class BetaBernoulliDropout(nn.Module):
         if not 0 <= threshold < 1:
             raise ValueError(f"threshold is {threshold}, wanted a keep probability in [0, 1)")
         self.num_features, self.threshold = num_features, threshold
+        self._start: list[float] = []
         for name, start in (("concentration1", concentration1), ("concentration0", concentration0)):
             if not MIN_CONCENTRATION < start < math.inf:
                 raise ValueError(f"{name} is {start}, wanted a number above {MIN_CONCENTRATION}")
             unconstrained = math.log(math.expm1(start - MIN_CONCENTRATION)) if start < 30 else start
+            self._start.append(unconstrained)
             self.register_parameter(f"unconstrained_{name}", nn.Parameter(torch.full((num_features,), unconstrained)))
         self.register_buffer("z", None)
 
@@ -63,6 +65,12 @@ class BetaBernoulliDropout(nn.Module):
             F.softplus(self.unconstrained_concentration0) + MIN_CONCENTRATION,
             validate_args=False,
         )
+
+    @property
+    def is_untrained(self) -> bool:
+        """Whether q(π) still is what it was made as, to what half precision leaves of it."""
+        parameters = (self.unconstrained_concentration1, self.unconstrained_concentration0)
+        return all(bool(((p - start).abs() < 1e-3).all()) for p, start in zip(parameters, self._start, strict=True))
 
     def keep_probability(self) -> Tensor:
         """E[π] under q, `[K]`."""

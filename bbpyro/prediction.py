@@ -1,11 +1,13 @@
 """Predictions of a trained network, and how good they are."""
 
+import contextlib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import pyro.poutine as poutine
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from bbpyro.model import BetaBernoulliNetwork
 
@@ -45,12 +47,19 @@ def predict(bnn: BetaBernoulliNetwork, x: Tensor, num_samples: int | None = 100,
         raise ValueError(f"num_samples is {num_samples}, wanted at least 1, or None for the mean mask")
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}, wanted at least 1")
-    was_training = bnn.training
-    bnn.eval()
-    try:
+    with in_eval_mode(bnn):
         return torch.cat([_predict_batch(bnn, batch, num_samples) for batch in x.split(batch_size)])
+
+
+@contextlib.contextmanager
+def in_eval_mode(net: nn.Module) -> Iterator[None]:
+    """Have a module in evaluation mode for a while."""
+    was_training = net.training
+    net.eval()
+    try:
+        yield
     finally:
-        bnn.train(was_training)
+        net.train(was_training)
 
 
 def _predict_batch(bnn: BetaBernoulliNetwork, x: Tensor, num_samples: int | None) -> Tensor:
@@ -58,10 +67,16 @@ def _predict_batch(bnn: BetaBernoulliNetwork, x: Tensor, num_samples: int | None
         return _probs(bnn.likelihood(bnn(x)))
     total = torch.zeros(())
     for _ in range(num_samples):
-        draw = poutine.trace(bnn.guide).get_trace(x)
-        trace = poutine.trace(poutine.replay(bnn.model, trace=draw)).get_trace(x)
-        total = total + _probs(trace.nodes["y"]["fn"])
+        pi = {g: gate.posterior().rsample() for g, gate in bnn.gates.items()}
+        total = total + _probs(draw_y(bnn, x, pi)[0])
     return total / num_samples
+
+
+def draw_y(bnn: BetaBernoulliNetwork, x: Tensor, pi: Mapping[str, Tensor]) -> tuple[Any, Tensor]:
+    """The distribution of y given π of each gate and one draw of z, which q and p draw alike, and a y from it."""
+    known = {**bnn.weights, **{f"{g}.pi": value for g, value in pi.items()}}
+    y: Any = poutine.trace(poutine.condition(bnn.model, data=known)).get_trace(x).nodes["y"]
+    return y["fn"], y["value"]
 
 
 def _probs(distribution: Any) -> Tensor:
@@ -81,18 +96,40 @@ def evaluate(
 
 def score(probs: Tensor, y: Tensor, num_bins: int = 15) -> Evaluation:
     """Error, NLL and calibration of class probabilities `[B, C]` for labels `[B]`."""
+    bins = calibration(probs, y, num_bins)
+    y = y.long()
+    true_class = probs.gather(-1, y[:, None]).clamp_min(torch.finfo(probs.dtype).tiny)
+    return Evaluation(
+        error=1 - (probs.argmax(-1) == y).double().mean().item(),
+        nll=-true_class.double().log().mean().item(),
+        ece=((bins.confidence - bins.accuracy).abs() * bins.count).nansum().item() / len(y),
+    )
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Data sorted by confidence into equal bins of [0, 1], each tensor `[num_bins]`, nan where a bin is empty.
+
+    Attributes:
+        count: how many data.
+        confidence: their mean probability of the predicted class.
+        accuracy: the share of them that was predicted right.
+    """
+
+    count: Tensor
+    confidence: Tensor
+    accuracy: Tensor
+
+
+def calibration(probs: Tensor, y: Tensor, num_bins: int = 15) -> Calibration:
+    """The reliability diagram of class probabilities `[B, C]` for labels `[B]` (arXiv 1706.04599)."""
     if probs.dim() != 2 or y.shape != probs.shape[:1]:
         raise ValueError(f"y has shape {tuple(y.shape)}, wanted a label for each of probabilities {tuple(probs.shape)}")
-    y = y.long()
     confidence, label = probs.max(-1)
-    right = (label == y).double()
-    true_class = probs.gather(-1, y[:, None]).clamp_min(torch.finfo(probs.dtype).tiny)
     bins = (confidence * num_bins).long().clamp_max(num_bins - 1)
-    gaps = torch.zeros(num_bins, dtype=torch.float64, device=probs.device).index_add_(
-        0, bins, confidence.double() - right
-    )
-    return Evaluation(
-        error=1 - right.mean().item(),
-        nll=-true_class.double().log().mean().item(),
-        ece=gaps.abs().sum().item() / len(y),
-    )
+
+    def total(values: Tensor) -> Tensor:
+        return torch.zeros(num_bins, dtype=torch.float64, device=probs.device).index_add_(0, bins, values.double())
+
+    count = total(torch.ones_like(confidence))
+    return Calibration(count, total(confidence) / count, total(label == y) / count)

@@ -206,8 +206,7 @@ def test_bars_need_nothing_and_go_to_a_folder_of_their_own(tmp_path: Path) -> No
         "checkpoint.safetensors",
         "summary.json",
         "figures",
-        "figures/keep_probability.png",
-        "figures/input_map.png",
+        *(f"figures/{name}.png" for name in ("keep_probability", "input_map", "elbo", "kept_units")),
     }
 
 
@@ -596,6 +595,7 @@ def test_a_file_of_settings_that_is_not_there_is_a_users_error(cli: Cli) -> None
         ([], ["train", "evaluate", "data", "bbpyro train --dataset bars"]),
         (["train"], ["bbpyro train --dataset bars", "bbpyro train --resume runs/", "--gate-learning-rate", "--force"]),
         (["evaluate"], ["bbpyro evaluate runs/", "--num-samples"]),
+        (["posterior"], ["bbpyro posterior runs/", "--num-predictive-samples", "arviz.from_netcdf"]),
         (["data"], ["bbpyro data fetch mnist", "list"]),
         (["data", "list"], ["--data-dir", "BBPYRO_DATA"]),
         (["data", "fetch"], ["bbpyro data fetch mnist", "--data-dir", "fashion-mnist"]),

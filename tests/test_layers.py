@@ -133,3 +133,12 @@ def test_insert_dropout_says_what_it_wants():
 def test_gates_act_on_an_input_given_by_name():
     gated, x = bbpyro.insert_dropout(small_net()), torch.randn(2, 6)
     torch.testing.assert_close(gated.first(input=x), gated.first(x))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+def test_a_gate_is_untrained_until_a_parameter_moves(dtype):
+    gate = bbpyro.BetaBernoulliDropout(3, concentration1=0.7, concentration0=40.0).to(dtype)
+    assert gate.is_untrained
+    with torch.no_grad():
+        gate.unconstrained_concentration0[1] += 0.1
+    assert not gate.is_untrained

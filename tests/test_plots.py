@@ -1,46 +1,215 @@
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 from torch import nn
 
 import bbpyro
-from bbpyro import plots
+from bbpyro import mcmc, plots, posterior
+from bbpyro.prediction import score
+
+NUM_DATA = 60
+ALL = [name for name in plots.__all__ if name not in ("save", "guide_check")]
 
 
-@pytest.fixture
-def bnn():
-    net = nn.Sequential(nn.Linear(12, 5), nn.ReLU(), nn.Linear(5, 3))
-    bnn = bbpyro.BetaBernoulliNetwork(bbpyro.insert_dropout(net), num_data=10)
+def make_network() -> bbpyro.BetaBernoulliNetwork:
+    """A gate of 12 pixels, of which 1 and 7 are dropped, and a gate of 5 units."""
+    net = nn.Sequential(nn.Flatten(), nn.Linear(12, 5), nn.ReLU(), nn.Linear(5, 3))
+    bnn = bbpyro.BetaBernoulliNetwork(bbpyro.insert_dropout(net), num_data=NUM_DATA)
     with torch.no_grad():
-        bnn.gates["0.gate"].unconstrained_concentration1[[1, 7]] = -12.0
+        for gate in bnn.gates.values():
+            gate.unconstrained_concentration1.uniform_(-1, 3)
+        bnn.gates["1.gate"].unconstrained_concentration1[[1, 7]] = -12.0
     return bnn
 
 
-def test_a_strip_a_layer_shows_the_means_of_kept_units_and_hides_the_dropped(bnn):
-    figure = plots.keep_probability(bnn)
+@pytest.fixture(scope="module")
+def bnn():
+    torch.manual_seed(0)
+    return make_network()
+
+
+@pytest.fixture(scope="module")
+def history():
+    return [
+        {
+            "phase": "SVI",
+            "epoch": epoch,
+            "loss": 3.0 / epoch,
+            "train_nll": 1.0 / epoch,
+            "held_out_nll": 2.0 / epoch,
+            "weights_nll": 6.0,
+            "kl": {"1.gate": 12.0 * epoch, "3.gate": 6.0},
+            "active": {"1.gate": 12 - epoch // 2, "3.gate": 5},
+        }
+        for epoch in range(1, 5)
+    ]
+
+
+@pytest.fixture(scope="module")
+def idata(bnn, history):
+    x, y = torch.randn(NUM_DATA, 3, 4), torch.randint(3, (NUM_DATA,))
+    return bbpyro.to_arviz(bnn, x, y, 200, history=history, seed=0, progress=False)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_every_figure_of_one_chain_and_of_two_is_drawn_and_written(idata, history, name, tmp_path):
+    x, y = torch.randn(NUM_DATA, 3, 4), torch.randint(3, (NUM_DATA,))
+    two = bbpyro.to_arviz([make_network(), make_network()], x, y, 20, history=[history, history], progress=False)
+    for source in (idata, two):
+        figure = getattr(plots, name)(source)
+        assert isinstance(figure, Figure)
+        plots.save(figure, tmp_path / "figure.png")
+        assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_every_axis_says_what_it_shows(idata, name):
+    figure = getattr(plots, name)(idata)
+    figure.canvas.draw()
+    shown = [axis for axis in figure.axes if axis.get_visible() and len(axis.get_yticks()) and not axis.images]
+    assert all(
+        axis.get_xlabel() or axis.get_ylabel() or axis.get_title("left") or name == "predictions" for axis in shown
+    )
+
+
+def test_a_strip_a_layer_shows_the_means_of_kept_units_and_hides_the_dropped(idata, bnn):
+    figure = plots.keep_probability(idata)
     strips = [axis for axis in figure.axes if axis.images]
     assert [axis.get_title(loc="left") for axis in strips] == [
-        "input of 0: 10 of 12 units kept (83.3%)",
-        "input of 2: 5 of 5 units kept (100.0%)",
+        "input of 1: 10 of 12 units kept (83.3%)",
+        "input of 3: 5 of 5 units kept (100.0%)",
     ]
     shown = strips[0].images[0].get_array()
     assert np.flatnonzero(shown.mask[0]).tolist() == [1, 7]
-    mean = bnn.gates["0.gate"].keep_probability().detach().numpy()
+    mean = bnn.gates["1.gate"].keep_probability().detach().numpy()
     np.testing.assert_allclose(shown.compressed(), np.delete(mean, [1, 7]), rtol=1e-6)
 
 
-def test_the_input_map_puts_the_units_where_the_pixels_are(bnn):
-    figure = plots.input_map(bnn, (3, 4))
-    shown = figure.axes[0].images[0].get_array()
-    assert shown.shape == (3, 4)
-    assert [tuple(at) for at in np.argwhere(shown.mask)] == [(0, 1), (1, 3)]
+def test_the_input_map_puts_the_units_and_their_spread_where_the_pixels_are(idata):
+    mean, spread = (axis.images[0].get_array() for axis in plots.input_map(idata).axes if axis.images)
+    assert mean.shape == spread.shape == (3, 4)
+    assert [tuple(at) for at in np.argwhere(mean.mask)] == [(0, 1), (1, 3)]
+    draws = idata["posterior"]["1.gate.pi"].values[0]
+    assert spread[2, 1] == pytest.approx(draws[:, 9].std())
 
 
-def test_the_input_map_wants_a_shape_that_fits(bnn):
+def test_the_input_map_wants_to_know_the_shape(bnn):
+    idata = bbpyro.to_arviz(bnn, num_samples=5)
+    assert plots.input_map(idata, (4, 3)).axes[0].images[0].get_array().shape == (4, 3)
     with pytest.raises(ValueError, match=r"shape \(5, 5\) has 25 pixels, the first gate 12 units"):
-        plots.input_map(bnn, (5, 5))
+        plots.input_map(idata, (5, 5))
+    with pytest.raises(ValueError, match=r"not known; give shape=\(rows, columns\)"):
+        plots.input_map(idata)
 
 
-def test_figures_are_written(bnn, tmp_path):
-    plots.save(plots.keep_probability(bnn), tmp_path / "strips.png")
-    assert (tmp_path / "strips.png").read_bytes().startswith(b"\x89PNG")
+def test_intervals_run_from_the_largest_mean_to_the_smallest(idata, bnn):
+    axis = plots.intervals(idata).axes[0]
+    (line,) = [line for line in axis.lines if line.get_label() == "E[π]"]
+    mean = bnn.gates["1.gate"].keep_probability().detach().numpy()
+    np.testing.assert_allclose(line.get_ydata(), np.sort(mean)[::-1])
+    assert [line.get_xdata()[0] for line in axis.lines if line.get_label() == "10 kept"] == [10.5]
+
+
+def test_a_forest_shows_the_first_the_last_kept_and_the_last(idata):
+    order = posterior.order(idata, "1.gate").tolist()
+    figure = plots.forest(idata, num_units=3)
+    labels = [[label.get_text() for label in axis.get_yticklabels()] for axis in figure.axes]
+
+    def named(units):
+        return [f"{unit} ({unit // 4}, {unit % 4})" for unit in units]
+
+    assert labels == [named(order[:3]), named(order[7:10]), named(order[-3:])]
+    assert {order[-2], order[-1]} == {1, 7}
+    low, high = figure.axes[0].collections[0].get_segments()[0][:, 0]
+    draws = idata["posterior"]["1.gate.pi"].values[0, :, order[0]]
+    np.testing.assert_allclose((low, high), np.quantile(draws, (0.05, 0.95)))
+
+
+def test_a_forest_of_few_units_is_one_panel_and_of_an_unknown_gate_an_error(idata):
+    assert len(plots.forest(idata, "3.gate").axes) == 1
+    with pytest.raises(ValueError, match=r"gate is 'fc9', wanted one of 1\.gate, 3\.gate"):
+        plots.forest(idata, "fc9")
+
+
+def test_prior_and_posterior_are_shares_above(idata):
+    lines = plots.prior_posterior(idata).axes[0].lines
+    for line, group in zip(lines[:2], ("prior", "posterior"), strict=True):
+        draws = idata[group]["1.gate.pi"].values
+        for at, share in list(zip(line.get_xdata(), line.get_ydata(), strict=True))[::60]:
+            assert share == pytest.approx((draws > at).mean())
+        assert line.get_label() == f"{group}: {(draws > 1e-3).mean():.2%} above threshold"
+
+
+def test_the_sweep_is_in_percent(idata):
+    above, below = plots.threshold_sweep(idata).axes
+    sweep = idata["threshold_sweep"].isel(chain=0)
+    np.testing.assert_allclose(above.lines[0].get_ydata(), 100 * sweep["1.gate.kept"] / 12)
+    np.testing.assert_allclose(below.lines[0].get_ydata(), 100 * sweep["error"])
+
+
+def test_reliability_shows_the_bins_and_the_calibration_error_of_the_score(idata):
+    above = plots.reliability(idata, num_bins=4).axes[0]
+    labels = [text.get_text() for text in above.get_legend().get_texts()]
+    y = torch.from_numpy(idata["observed_data"]["y"].values)
+    for name, label in (("monte_carlo", "Monte Carlo"), ("mean_mask", "mean mask")):
+        probs = torch.from_numpy(idata["class_probability"][name].values[0])
+        assert f"{label}, ECE {score(probs, y, 4).ece:.4f}" in labels
+
+
+def test_predictions_show_the_most_confident_mistakes_first(idata):
+    figure = plots.predictions(idata, num_each=2)
+    probs, y = idata["class_probability"]["monte_carlo"].values[0], idata["observed_data"]["y"].values
+    wrong = np.flatnonzero(probs.argmax(-1) != y)
+    worst = wrong[probs[wrong].max(-1).argmax()]
+    image, bars = figure.subfigs[0].axes[0], figure.subfigs[0].axes[2]
+    assert image.get_title() == f"no. {worst}, a {y[worst]}"
+    np.testing.assert_array_equal(image.images[0].get_array(), idata["constant_data"]["x"].values[worst])
+    np.testing.assert_allclose([bar.get_height() for bar in bars.patches], probs[worst], rtol=1e-6)
+
+
+def test_predictions_want_images():
+    bnn = bbpyro.BetaBernoulliNetwork(bbpyro.insert_dropout(nn.Linear(4, 2)), num_data=10)
+    idata = bbpyro.to_arviz(bnn, torch.randn(10, 4), torch.zeros(10).long(), 5, progress=False)
+    with pytest.raises(ValueError, match=r"x has shape \(10, 4\), wanted images"):
+        plots.predictions(idata)
+
+
+def test_the_parts_of_the_elbo_are_per_datum(idata):
+    lines = {line.get_label(): line.get_ydata() for line in plots.elbo(idata).axes[0].lines}
+    np.testing.assert_allclose(lines["-ELBO"], [3, 1.5, 1, 0.75])
+    np.testing.assert_allclose(lines["E[-log p(y)]"], [1, 1 / 2, 1 / 3, 1 / 4])
+    np.testing.assert_allclose(lines["KL[q(π)||p(π)]"], (12 * np.arange(1, 5) + 6) / NUM_DATA)
+    np.testing.assert_allclose(lines["-log p(W)"], 6 / NUM_DATA)
+
+
+def test_kept_units_are_in_percent_and_counted_at_the_end(idata):
+    first, second = plots.kept_units(idata).axes[0].lines
+    np.testing.assert_allclose(first.get_ydata(), 100 * np.array([12, 11, 11, 10]) / 12)
+    assert (first.get_label(), second.get_label()) == ("input of 1: 10 of 12", "input of 3: 5 of 5")
+
+
+def test_a_figure_of_what_was_not_asked_for_says_how_to_ask(bnn):
+    idata = bbpyro.to_arviz(bnn, num_samples=5)
+    with pytest.raises(ValueError, match="no group 'training'; give bbpyro.to_arviz history="):
+        plots.elbo(idata)
+    with pytest.raises(ValueError, match="no group 'class_probability'; give bbpyro.to_arviz data"):
+        plots.reliability(idata)
+
+
+def test_the_guide_check_names_both_spreads_and_the_most_dependent_pair():
+    net = nn.Sequential(nn.Linear(3, 2))
+    bnn = bbpyro.BetaBernoulliNetwork(bbpyro.insert_dropout(net), num_data=8, prior=bbpyro.priors.Beta(0.5, 0.5))
+    x, y = torch.randn(8, 3), torch.randint(2, (8,))
+    exact = mcmc.nuts(bnn, x, y, num_samples=30, warmup_steps=20, num_chains=1, progress=False)
+    idata = bbpyro.to_arviz(bnn, num_samples=100, seed=0)
+    figure = plots.guide_check(idata, exact)
+    assert [axis.get_title("left") for axis in figure.axes[:3]] == ["unit 0", "unit 1", "unit 2"]
+    draws = exact["posterior"]["0.gate.pi"].values.reshape(-1, 3)
+    labels = [text.get_text() for text in figure.axes[1].get_legend().get_texts()]
+    assert f"NUTS, sd {draws[:, 1].std():.2f}" in labels
+    correlation = np.corrcoef(draws.T)
+    pair = max(((0, 1), (0, 2), (1, 2)), key=lambda pair: abs(correlation[pair]))
+    assert figure.axes[3].get_title("left") == f"unit {pair[1]} against unit {pair[0]}"
+    with pytest.raises(ValueError, match="gate is 'fc9'"):
+        plots.guide_check(idata, exact, "fc9")

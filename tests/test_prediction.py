@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 import bbpyro
-from bbpyro.prediction import score
+from bbpyro.prediction import calibration, score
 
 
 @pytest.fixture
@@ -75,6 +75,15 @@ def test_scores_agree_with_their_definitions():
             accuracy = sum(right for _, right in inside) / len(inside)
             ece += len(inside) / 500 * abs(confidence - accuracy)
     assert result.ece == pytest.approx(ece, rel=1e-5)
+
+
+def test_calibration_counts_each_bin_and_leaves_empty_ones_nan():
+    probs = torch.tensor([[0.9, 0.1], [0.8, 0.2], [0.55, 0.45], [0.0, 1.0]])
+    bins = calibration(probs, torch.tensor([0, 1, 1, 1]), num_bins=4)
+    assert bins.count.tolist() == [0, 0, 1, 3]
+    assert bins.confidence[2:].tolist() == pytest.approx([0.55, 0.9])
+    assert bins.accuracy[2:].tolist() == pytest.approx([0, 2 / 3])
+    assert bins.confidence[:2].isnan().all() and bins.accuracy[:2].isnan().all()
 
 
 def test_a_certain_and_right_prediction_scores_nothing_and_a_wrong_one_is_finite():

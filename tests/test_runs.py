@@ -234,7 +234,7 @@ def test_metrics_have_one_record_an_epoch(trained: Trained) -> None:
     ]
     both = {"phase", "epoch", "learning_rate", "loss", "train_nll", "train_accuracy", "held_out_nll"}
     for record in records:
-        gates = {"kl", "active"} if record["phase"] == "SVI" else set()
+        gates = {"weights_nll", "kl", "active"} if record["phase"] == "SVI" else set()
         assert record.keys() == both | {"held_out_accuracy"} | gates
     assert records[-1]["active"].keys() == {"fc1.gate", "fc2.gate", "fc3.gate"}
     assert all("seconds" in record for record in trained.run.history)
@@ -278,7 +278,7 @@ def test_the_mean_mask_scores_are_those_of_the_last_epoch(trained: Trained) -> N
     assert trained.summary["mean_mask"]["error"] == pytest.approx(1 - last["held_out_accuracy"])
 
 
-@pytest.mark.parametrize("name", ["keep_probability.png", "input_map.png"])
+@pytest.mark.parametrize("name", ["keep_probability.png", "input_map.png", "elbo.png", "kept_units.png"])
 def test_the_figures_are_pictures_of_something(trained: Trained, name: str) -> None:
     image = matplotlib.image.imread(trained.folder / "figures" / name)
     assert min(image.shape[:2]) > 300
@@ -290,7 +290,8 @@ def test_data_that_are_no_images_have_no_input_map(tmp_path: Path, short: TrainC
     npz = save_bars(tmp_path / "flat.npz", x=bars.x.flatten(1).numpy(), x_test=bars.x_test.flatten(1).numpy())
     run = train(tmp_path / "run", dataclasses.replace(short, dataset=str(npz)))
     runs.summarize(run, num_samples=1)
-    assert [path.name for path in (tmp_path / "run" / "figures").iterdir()] == ["keep_probability.png"]
+    names = {path.stem for path in (tmp_path / "run" / "figures").iterdir()}
+    assert names == {"keep_probability", "elbo", "kept_units"}
 
 
 def test_a_loaded_run_is_the_trained_one(trained: Trained) -> None:

@@ -178,6 +178,9 @@ def test_records_hold_what_the_slides_report(bars):
     assert 0 <= record["train_accuracy"] <= 1
     assert record["train_nll"] > 0
     assert record["kl"] == pytest.approx({name: kl.item() for name, kl in bnn.kl().items()})
+    weights = torch.cat([w.detach().flatten() for w in bnn.weights.values()])
+    expected = -torch.distributions.Normal(0.0, bnn.weight_prior.scale).log_prob(weights).sum().item()
+    assert record["weights_nll"] == pytest.approx(expected, rel=1e-5)
     assert record["active"] == {name: int(gate.kept().sum()) for name, gate in bnn.gates.items()}
 
 

@@ -9,13 +9,14 @@ import shlex
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyro
 import torch
+from matplotlib.figure import Figure
 from rich.console import Console
 from torch import Tensor, nn
 
@@ -24,6 +25,7 @@ from bbpyro.checkpoint import CheckpointError
 from bbpyro.layers import insert_dropout
 from bbpyro.likelihoods import Categorical
 from bbpyro.model import BetaBernoulliNetwork
+from bbpyro.posterior import to_arviz
 from bbpyro.prediction import evaluate
 from bbpyro.runs.config import NETWORKS, TrainConfig
 from bbpyro.version import __version__
@@ -42,9 +44,14 @@ class Run:
     history: list[dict[str, Any]]
 
     @property
+    def svi_history(self) -> list[dict[str, Any]]:
+        """The records of the epochs with gates, without those of pretraining."""
+        return [record for record in self.history if record["phase"] == "SVI"]
+
+    @property
     def is_complete(self) -> bool:
         """Whether training ran to its end."""
-        return sum(record["phase"] == "SVI" for record in self.history) == self.config.epochs
+        return len(self.svi_history) == self.config.epochs
 
 
 def default_folder(config: TrainConfig) -> Path:
@@ -131,9 +138,7 @@ def train(folder: Path, console: Console | None = None, on_epoch: OnEpoch | None
         bbpyro.training.NonFiniteLossError: the loss became nan; the last good checkpoint stays.
     """
     config, dataset = _open(folder)
-    for name in (CHECKPOINT, "metrics.jsonl", "config.json", "summary.json"):
-        for unfinished in folder.glob(f".{name}-*"):  # left by a process that was killed
-            unfinished.unlink(missing_ok=True)
+    checkpoint.clear_unfinished(folder, CHECKPOINT, "metrics.jsonl", "config.json", "summary.json")
     saved = _Saved.read(folder, config)
     if saved:
         saved.write_metrics(folder)
@@ -207,12 +212,8 @@ def score(run: Run, num_samples: int = 100) -> dict[str, Any]:
 def summarize(run: Run, num_samples: int = 100) -> dict[str, Any]:
     """Score a trained run, draw its figures, and write summary.json; returns what that holds."""
     scores = score(run, num_samples)
-    figures = run.folder / "figures"
-    figures.mkdir(exist_ok=True)
-    plots.save(plots.keep_probability(run.bnn), figures / "keep_probability.png")
-    shape = run.dataset.x.shape[1:]
-    if len(shape) == 2:
-        plots.save(plots.input_map(run.bnn, (shape[0], shape[1])), figures / "input_map.png")
+    idata = to_arviz(run.bnn, history=run.svi_history, seed=run.config.seed)
+    write_figures(run.folder, training_figures(idata, run.dataset.x.shape[1:]))
     summary = {
         **scores,
         "epochs": len(run.history),
@@ -228,6 +229,25 @@ def summarize(run: Run, num_samples: int = 100) -> dict[str, Any]:
     }
     checkpoint.write_json(run.folder / "summary.json", summary)
     return summary
+
+
+def training_figures(idata: Any, input_shape: Sequence[int]) -> dict[str, Figure]:
+    """The figures that need no predictions, by file name; `input_shape` is that of one input."""
+    figures = {
+        "keep_probability": plots.keep_probability(idata),
+        "elbo": plots.elbo(idata),
+        "kept_units": plots.kept_units(idata),
+    }
+    if len(input_shape) == 2:
+        figures["input_map"] = plots.input_map(idata, (input_shape[0], input_shape[1]))
+    return figures
+
+
+def write_figures(folder: Path, figures: Mapping[str, Figure]) -> None:
+    """Write figures as PNG under `folder`/figures."""
+    (folder / "figures").mkdir(parents=True, exist_ok=True)
+    for name, figure in figures.items():
+        plots.save(figure, folder / "figures" / f"{name}.png")
 
 
 def _peak_memory_mib() -> float:

@@ -78,7 +78,7 @@ def fit(
 
     Returns:
         One record an epoch: learning rates, loss (-ELBO/N), train and held-out nll (nats a datum) and accuracy,
-        and by gate kl (nats) and active units.
+        weights_nll (-log p(W), nats), and by gate kl (nats) and active units.
 
     Raises:
         ValueError: an argument is out of range, or x, y and bnn.num_data do not fit each other.
@@ -125,6 +125,7 @@ def fit(
         return {
             **score.take(),
             **held_out_score(bnn, bnn.likelihood, held_out),
+            "weights_nll": -sum(bnn.weight_prior(w.shape).log_prob(w).sum().item() for w in bnn.weights.values()),
             "kl": {name: kl.item() for name, kl in bnn.kl().items()},
             "active": {name: int(gate.kept().sum()) for name, gate in bnn.gates.items()},
         }

@@ -1,0 +1,128 @@
+"""What may be typed: the commands, their options and their help texts."""
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from bbpyro import runs
+
+RunFolders = Annotated[tuple[Path, ...], tyro.conf.arg(metavar="RUN [RUN ...]")]
+
+
+@dataclass(frozen=True)
+class Train(runs.TrainConfig):
+    """`bbpyro train`."""
+
+    run: Path | None = None
+    """The run folder to write; by default runs/DATASET-DATE-TIME."""
+    resume: Path | None = None
+    """Go on with this run, with its own settings, from its newest checkpoint."""
+    force: bool = False
+    """Replace the run folder if it exists."""
+    num_samples: int = 100
+    """Monte Carlo draws of the masks for the scores at the end."""
+    config: Path | None = None
+    """Read settings from this TOML file; flags override it."""
+    print_config: bool = False
+    """Print the settings as TOML, for --config, and exit."""
+
+    def settings(self) -> runs.TrainConfig:
+        """The part that decides the numbers."""
+        return runs.TrainConfig(**{f.name: getattr(self, f.name) for f in dataclasses.fields(runs.TrainConfig)})
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """`bbpyro evaluate`."""
+
+    runs: tyro.conf.Positional[RunFolders]
+    """The run folder, or several, such as one for each seed."""
+    num_samples: int = 100
+    """Monte Carlo draws of the masks."""
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """`bbpyro posterior`."""
+
+    runs: tyro.conf.Positional[RunFolders]
+    """The run folder; or several that differ in their seed alone, each of which becomes a chain."""
+    num_samples: int = 1000
+    """Draws of every keep probability π."""
+    num_predictive_samples: int = 100
+    """By how many of those draws the held-out data are predicted."""
+    output: Path | None = None
+    """Where to write posterior.nc and figures/; by default the run folder. Wanted with several runs."""
+
+
+@dataclass(frozen=True)
+class DataList:
+    """List the data sets, and which of them are on this machine."""
+
+    data_dir: Path | None = None
+    """Where downloaded data sets are kept; by default $BBPYRO_DATA or the user's cache folder."""
+
+
+@dataclass(frozen=True)
+class DataFetch:
+    """Fetch a data set and check it, e.g. bbpyro data fetch mnist."""
+
+    name: tyro.conf.Positional[str]
+    """mnist or fashion-mnist."""
+    data_dir: Path | None = None
+    """Where to keep it; by default $BBPYRO_DATA or the user's cache folder."""
+
+
+@dataclass(frozen=True)
+class Data:
+    """`bbpyro data`."""
+
+    action: Annotated[DataList, tyro.conf.subcommand("list")] | Annotated[DataFetch, tyro.conf.subcommand("fetch")]
+
+
+TRAIN = tyro.conf.subcommand(
+    "train",
+    description="""Train a network with Beta-Bernoulli dropout, and write a run folder.
+
+examples:
+  bbpyro train                                  LeNet-500-300 on MNIST
+  bbpyro train --dataset mine.npz               your own arrays x and y
+  bbpyro train --dataset bars --gate-learning-rate 0.05
+                                                half a minute, and no network needed
+  bbpyro train --resume runs/mnist-20260101-120000
+  bbpyro train --gate-learning-rate 0.02 --print-config > sparser.toml
+  bbpyro train --config sparser.toml --seed 1""",
+)
+EVALUATE = tyro.conf.subcommand(
+    "evaluate",
+    description="""Print the scores and the kept units of a run, by mean mask and by Monte Carlo;
+of several runs, their mean and range.
+
+examples:
+  bbpyro evaluate runs/mnist-20260101-120000
+  bbpyro evaluate runs/mnist-20260101-120000 --num-samples 500
+  bbpyro evaluate runs/seed-0 runs/seed-1 runs/seed-2""",
+)
+POSTERIOR = tyro.conf.subcommand(
+    "posterior",
+    description="""Look at the posterior of a run: write posterior.nc, for ArviZ, and figures/,
+and print which units are surely in, which are surely out, and how far to believe it.
+
+examples:
+  bbpyro posterior runs/mnist-20260101-120000
+  bbpyro posterior runs/seed-0 runs/seed-1 runs/seed-2 --output runs/three-seeds
+  python -c "import arviz; print(arviz.from_netcdf('runs/seed-0/posterior.nc'))"
+""",
+)
+DATA = tyro.conf.subcommand("data", description="List the data sets, or fetch one.")
+Command = (
+    Annotated[Train, TRAIN] | Annotated[Evaluate, EVALUATE] | Annotated[Posterior, POSTERIOR] | Annotated[Data, DATA]
+)
+PARSER: dict[str, Any] = {
+    "prog": "bbpyro",
+    "description": "Beta-Bernoulli dropout: learn which units of a network are needed, and keep only those.",
+    "config": (tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes, tyro.conf.FlagCreatePairsOff),
+}

@@ -1,0 +1,182 @@
+"""The command line: parse, call, print."""
+
+import dataclasses
+import json
+import shlex
+import sys
+import tomllib
+from collections.abc import Sequence
+from typing import NoReturn
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from bbpyro import data, runs
+from bbpyro.cli.commands import PARSER, Command, Data, DataFetch, DataList, Evaluate, Posterior, Train
+from bbpyro.cli.report import (
+    EpochPrinter,
+    new_console,
+    print_comparison,
+    print_inspection,
+    print_line,
+    print_summary,
+)
+from bbpyro.training import NonFiniteLossError
+from bbpyro.version import __version__
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The `bbpyro` command; exits with 2 on a user's error, 1 on a failed run, 130 on Ctrl-C."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    if args == ["--version"]:
+        print(f"bbpyro {__version__}")
+        return
+    try:
+        command = _parse(args or ["--help"])
+        if isinstance(command, Train):
+            _train(command)
+        elif isinstance(command, Evaluate):
+            _evaluate(command)
+        elif isinstance(command, Posterior):
+            _posterior(command)
+        elif isinstance(command.action, DataList):
+            _list_data(command.action)
+        else:
+            _fetch_data(command.action)
+    except ValueError as error:
+        _fail(str(error), 2)
+    except KeyboardInterrupt:
+        _fail("interrupted", 130)
+    except BrokenPipeError:  # the reader of our output, such as head, has gone
+        sys.stderr.close()
+        sys.exit(1)
+    except (NonFiniteLossError, OSError) as error:
+        _fail(str(error), 1)
+
+
+def _parse(args: list[str]) -> Train | Evaluate | Posterior | Data:
+    command: Train | Evaluate | Posterior | Data = tyro.cli(Command, args=args, **PARSER)
+    if not isinstance(command, Train) or command.config is None:
+        return command
+    try:
+        settings = tomllib.loads(command.config.read_text())
+        from_file = runs.TrainConfig.from_json({key.replace("-", "_"): value for key, value in settings.items()})
+    except (OSError, ValueError) as error:
+        raise ValueError(f"config: {command.config} is no file of settings ({error}); see --print-config") from None
+    defaults = Train(**{f.name: getattr(from_file, f.name) for f in dataclasses.fields(from_file)})
+    again: Train = tyro.cli(Command, args=args, default=defaults, **PARSER)
+    return again
+
+
+def _fail(message: str, status: int) -> NoReturn:
+    print(f"bbpyro: error: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(status)
+
+
+def _train(command: Train) -> None:
+    config = command.settings()
+    if command.num_samples < 1:
+        raise ValueError(f"num_samples is {command.num_samples}, wanted at least 1")
+    if command.print_config:
+        config.validate()
+        print("".join(f"{k} = {json.dumps(v)}\n" for k, v in config.to_json().items() if v is not None), end="")
+        return
+    console = new_console()
+    if command.resume is not None:
+        _check_resume(command)
+        folder = command.resume
+        runs.check(folder)
+    else:
+        folder = command.run or runs.default_folder(config)
+        runs.create(folder, config, command.force)
+    print_line(console, f"run folder: {folder}")
+    try:
+        run = runs.train(folder, console, EpochPrinter(console))
+        with console.status("scoring"):
+            summary = runs.summarize(run, command.num_samples)
+    except KeyboardInterrupt:
+        _fail(f"interrupted; go on with: bbpyro train --resume {shlex.quote(str(folder))}", 130)
+    except NonFiniteLossError as error:
+        kept = (folder / runs.CHECKPOINT).exists()
+        _fail(f"{error}{f'. The checkpoint of the last good epoch is in {folder}' if kept else ''}", 1)
+    print_summary(console, summary, run.dataset.note)
+    _warn_of_loss(console, run)
+    seconds, gib = summary["training_seconds"], summary["peak_memory_mib"] / 1024
+    time = f"{seconds:.0f} seconds" if seconds < 120 else f"{seconds / 60:.1f} minutes"
+    print_line(console, f"\n{summary['epochs']} epochs in {time}, at most {gib:.2f} GiB of memory")
+    print_line(console, f"wrote {folder}: summary.json, metrics.jsonl, checkpoint.safetensors, figures/")
+
+
+def _warn_of_loss(console: Console, run: runs.Run) -> None:
+    """Say so where SVI left the network worse than pretraining did: with few data the KL outweighs them."""
+    before = [r["held_out_nll"] for r in run.history if r["phase"] == "pretraining"]
+    after = run.history[-1]["held_out_nll"]
+    if before and after > 1.5 * before[-1]:
+        print_line(
+            console,
+            f"warning: the {run.config.scored_on} NLL rose from {before[-1]:.4f} after pretraining to {after:.4f}: "
+            f"{len(run.dataset.x):,} data in {run.config.epochs} epochs did not outweigh the prior; "
+            "try more --epochs, a smaller --batch-size or --kl-warmup-epochs",
+        )
+
+
+def _check_resume(command: Train) -> None:
+    allowed = {"resume", "num_samples"}
+    for field in dataclasses.fields(Train):
+        if field.name not in allowed and getattr(command, field.name) != field.default:
+            flag = field.name.replace("_", "-")
+            raise ValueError(f"--resume goes on with the run's own settings; leave out --{flag}")
+
+
+def _evaluate(command: Evaluate) -> None:
+    if command.num_samples < 1:
+        raise ValueError(f"num_samples is {command.num_samples}, wanted at least 1")
+    if not command.runs:
+        raise ValueError("name at least one run folder")
+    console = new_console()
+    scores = []
+    for folder in command.runs:
+        with console.status(f"scoring {folder}"):
+            run = runs.load(folder)
+            scores.append(runs.score(run, command.num_samples))
+        if not run.is_complete:
+            last = run.history[-1]
+            print_line(console, f"{folder} is still in training: scores after {last['phase']} epoch {last['epoch']}")
+    if len(scores) == 1:
+        print_summary(console, scores[0], run.dataset.note)
+    else:
+        print_comparison(console, dict(zip(map(str, command.runs), scores, strict=True)))
+
+
+def _posterior(command: Posterior) -> None:
+    if not command.runs:
+        raise ValueError("name at least one run folder")
+    if len(command.runs) > 1 and command.output is None:
+        raise ValueError("several runs make one posterior, a chain each; say where to write it with --output FOLDER")
+    folder = command.output or command.runs[0]
+    console = new_console()
+    with console.status("loading"):
+        loaded = [runs.load(run) for run in command.runs]
+    for run in loaded:
+        if not run.is_complete:
+            print_line(console, f"{run.folder} is still in training: its posterior after epoch {len(run.svi_history)}")
+    found = runs.inspect(loaded, folder, command.num_samples, command.num_predictive_samples, console)
+    print_inspection(console, found)
+    print_line(console, f"\nwrote {folder}: {runs.POSTERIOR}, figures/")
+
+
+def _list_data(command: DataList) -> None:
+    table = Table("name", "what", "here")
+    for name, description in data.DESCRIPTIONS.items():
+        table.add_row(name, description, "yes" if data.is_here(name, command.data_dir) else "no: fetched when needed")
+    console = new_console()
+    console.print(table)
+    print_line(console, f"files are kept in {command.data_dir or data.default_data_dir()}")
+
+
+def _fetch_data(command: DataFetch) -> None:
+    console = new_console()
+    with console.status(f"fetching {command.name}"):
+        folder = data.fetch(command.name, command.data_dir)
+    print_line(console, f"{command.name} is whole, in {folder}")

@@ -1,0 +1,137 @@
+"""What is printed: lines of epochs, tables of scores, of kept units and of the posterior."""
+
+import statistics
+import sys
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from bbpyro import posterior, runs
+
+
+class EpochPrinter:
+    """One line an epoch, under a header for each phase."""
+
+    def __init__(self, console: Console) -> None:
+        self.console, self.phase = console, ""
+
+    def __call__(self, record: dict[str, Any], num_epochs: int, scored_on: str) -> None:
+        """Print an epoch's record."""
+        if record["phase"] != self.phase:
+            self.phase = record["phase"]
+            print_line(self.console, f"\n{self.phase}")
+            gates = "  KL[q(π)||p(π)] by layer, nats / units kept by layer" if "kl" in record else ""
+            print_line(
+                self.console, f"{'epoch':>7}  {'lr':<15}  {'train nll, acc':<14}  {scored_on + ' nll, acc':<14}{gates}"
+            )
+        rates = " ".join(f"{rate:.1e}" for rate in record["learning_rate"])
+        scores = "  ".join(
+            f"{record[f'{split}_nll']:.4f} {record[f'{split}_accuracy']:7.2%}" for split in ("train", "held_out")
+        )
+        gates = ""
+        if "kl" in record:
+            kl = " ".join(f"{value:.0f}" for value in record["kl"].values())
+            gates = f"  {kl} / {'-'.join(str(n) for n in record['active'].values())}"
+        epoch = f"{record['epoch']}/{num_epochs}"
+        print_line(self.console, f"{epoch:>7}  {rates:<15}  {scores}{gates}  {record['seconds']:.1f} s")
+
+
+def print_comparison(console: Console, scores: dict[str, dict[str, Any]]) -> None:
+    """The scores of several runs, with their mean and range."""
+    table = Table("run", "error", "NLL", "ECE", "error, MC", "NLL, MC", "ECE, MC")
+    table.add_column("units kept", no_wrap=True)
+    rows = [
+        [
+            *(s[by][score] for by in ("mean_mask", "monte_carlo") for score in ("error", "nll", "ece")),
+            *s["kept"].values(),
+        ]
+        for s in scores.values()
+    ]
+    for name, row in zip(scores, rows, strict=True):
+        table.add_row(name, *_cells(row))
+    if len({len(row) for row in rows}) == 1:
+        columns = list(zip(*rows, strict=True))
+        table.add_section()
+        for label, of in (("mean", statistics.mean), ("lowest", min), ("highest", max)):
+            table.add_row(label, *_cells([of(column) for column in columns]))
+    console.print(table)
+    print_line(console, "by mean mask, and by Monte Carlo (MC) over the masks; units kept on the input of each layer")
+
+
+def _cells(row: list[float]) -> list[str]:
+    errors_first = [f"{value:.2%}" if i % 3 == 0 else f"{value:.4f}" for i, value in enumerate(row[:6])]
+    return [*errors_first, "-".join(f"{kept:.0f}" for kept in row[6:])]
+
+
+def print_summary(console: Console, summary: dict[str, Any], note: str) -> None:
+    """The scores and the kept units of a run."""
+    scores = Table(
+        f"{summary['scored_on']} data ({summary['num_scored']:,})",
+        "error",
+        "NLL",
+        "ECE",
+        title="scores",
+        title_justify="left",
+    )
+    num_samples = summary["monte_carlo"]["num_samples"]
+    for label, key in (("mean mask", "mean_mask"), (f"Monte Carlo, {num_samples} draws of the masks", "monte_carlo")):
+        row = summary[key]
+        scores.add_row(label, f"{row['error']:.2%}", f"{row['nll']:.4f}", f"{row['ece']:.4f}")
+    units = Table(
+        "layer", "units kept", "of", "percent", title="units kept on the input of each layer", title_justify="left"
+    )
+    for name, kept in summary["kept"].items():
+        total = summary["total"][name]
+        units.add_row(name.removesuffix(".gate"), str(kept), str(total), f"{kept / total:.2%}")
+    for table in (scores, units):
+        for column in table.columns[1:]:
+            column.justify = "right"
+        console.print()
+        console.print(table)
+    if note:
+        print_line(console, f"note: {note}")
+
+
+def print_inspection(console: Console, found: runs.Inspection) -> None:
+    """The posterior of single units, of the layers in numbers and in words, and how far to believe it."""
+    summary = posterior.extremes(found.idata, num_units=3)
+    extremes = Table(
+        "π", *map(str, summary.columns), title="units with the largest and the smallest E[π], by az.summary"
+    )
+    for unit, row in summary.iterrows():
+        extremes.add_row(str(unit), *(f"{value:.3f}" for value in row))
+    decisions = Table("layer", "units", "kept", "surely in", "undecided", "surely out", title="what is decided")
+    for gate, row in posterior.decisions(found.idata).iterrows():
+        decisions.add_row(str(gate).removesuffix(".gate"), *(str(count) for count in row))
+    scored_on = posterior.group(found.idata, "observed_data").attrs["predicted"]
+    num_scored = posterior.group(found.idata, "observed_data").sizes["datum"]
+    scores = Table(f"{scored_on} ({num_scored:,})", "error", "NLL", "ECE", title="predictions")
+    for label, score in found.scores.items():
+        scores.add_row(label, f"{score.error:.2%}", f"{score.nll:.4f}", f"{score.ece:.4f}")
+    for table in (extremes, decisions, scores):
+        table.title_justify = "left"
+        for column in table.columns[1:]:
+            column.justify = "right"
+    console.print(extremes)
+    console.print(decisions)
+    print_line(console, "kept: E[π] above the threshold; surely: with 95% of the posterior of π on that side of it\n")
+    print_line(console, posterior.in_words(found.idata) + "\n")
+    console.print(scores)
+    held_out = -found.scores["Monte Carlo"].nll
+    print_line(console, f"\nPSIS-LOO on training data, z averaged out\n{found.loo}")
+    print_line(
+        console,
+        f"log predictive density, nats a datum: {held_out:.4f} on the {scored_on}, {found.elpd_loo:.4f} by LOO. "
+        "LOO cannot leave a datum out of W, which is one point fitted to all of them: believe the former.",
+    )
+
+
+def new_console() -> Console:
+    """Of the terminal's width; where there is no terminal, wide enough for every table."""
+    return Console() if sys.stdout.isatty() else Console(width=120)
+
+
+def print_line(console: Console, text: str) -> None:
+    """A line as it is, not wrapped and not coloured."""
+    console.print(text, soft_wrap=True, highlight=False, markup=False)

@@ -1,0 +1,134 @@
+"""The exact posterior of a problem small enough for NUTS: what the guide can be held against."""
+
+import itertools
+from typing import Any
+
+import numpy as np
+import pyro
+import pyro.poutine as poutine
+import torch
+import xarray as xr
+from pyro.infer import MCMC, NUTS
+from torch import Tensor
+
+from bbpyro.distributions import remember_log_odds
+from bbpyro.model import BetaBernoulliNetwork
+from bbpyro.posterior import container
+
+MAX_UNITS = 10
+
+
+class SummedOut:
+    """-log p(W, π, y | x) of a network with its masks summed out, over W and the log-odds of π.
+
+    Each datum has its own mask z_n of all K units, 0 or 1, so p(y_n | W, π) is a sum of 2^K terms. All of them are
+    taken from one call of `bnn.model`, conditioned on W, on π and on every mask there is.
+
+    Args:
+        bnn: the network; its temperature plays no part, for z is a Bernoulli here, not a relaxed one.
+        x: inputs `[N, ...]`.
+        y: what was observed there, `[N, ...]`.
+
+    Raises:
+        ValueError: there are more than 10 units, or not `bnn.num_data` data.
+    """
+
+    def __init__(self, bnn: BetaBernoulliNetwork, x: Tensor, y: Tensor) -> None:
+        num_units = sum(gate.num_features for gate in bnn.gates.values())
+        if num_units > MAX_UNITS:
+            raise ValueError(f"bnn has {num_units} units, so 2^{num_units} masks a datum; wanted at most {MAX_UNITS}")
+        if not len(x) == len(y) == bnn.num_data:
+            raise ValueError(f"x and y: lengths are {len(x)} and {len(y)}, wanted num_data, {bnn.num_data}")
+        self.bnn, self.num_data = bnn, len(x)
+        self.masks = torch.tensor(list(itertools.product((0.0, 1.0), repeat=num_units)), dtype=x.dtype)
+        self.x, self.y = (tensor.repeat(len(self.masks), *[1] * (tensor.dim() - 1)) for tensor in (x, y))
+        widths = [gate.num_features for gate in bnn.gates.values()]
+        by_gate = self.masks.repeat_interleave(len(x), 0).split(widths, -1)
+        self.z = {f"{g}.z": mask for g, mask in zip(bnn.gates, by_gate, strict=True)}
+
+    def __call__(self, latents: dict[str, Tensor]) -> Tensor:
+        """The potential energy; `latents` are the weights by name, and the log-odds `[K]` of each gate by its name."""
+        weights = {name: latents[name] for name in self.bnn.weights}
+        log_odds = {g: latents[g] for g in self.bnn.gates}
+        pi = {f"{g}.pi": remember_log_odds(odds.double(), odds.dtype) for g, odds in log_odds.items()}
+        model = poutine.condition(self.bnn.model, data={**weights, **pi, **self.z})
+        nodes: Any = poutine.trace(model).get_trace(self.x, self.y).nodes
+        log_joint = sum(nodes[name]["fn"].log_prob(nodes[name]["value"]).sum() for name in (*weights, *pi))
+        odds = torch.cat(list(log_odds.values()))
+        log_pi, log_complement = (torch.nn.functional.logsigmoid(sign * odds) for sign in (1, -1))
+        log_joint = log_joint + (log_pi + log_complement).sum()  # the Jacobian of π in its log-odds
+        log_mask = self.masks @ log_pi + (1 - self.masks) @ log_complement
+        log_y = nodes["y"]["fn"].log_prob(self.y).reshape(len(self.masks), self.num_data)
+        return -(log_joint + (log_mask[:, None] + log_y).logsumexp(0).sum())
+
+
+def nuts(
+    bnn: BetaBernoulliNetwork,
+    x: Tensor,
+    y: Tensor,
+    *,
+    num_samples: int = 1000,
+    warmup_steps: int = 500,
+    num_chains: int = 2,
+    seed: int = 0,
+    progress: bool = True,
+) -> Any:
+    """The posterior of W and π by NUTS, with the masks summed out exactly, for ArviZ.
+
+    Nothing here is variational: W has a distribution, π_k of different units depend on each other, and z is 0 or 1.
+    Chains start at uniform points in [-2, 2], π in log-odds.
+
+    Args:
+        bnn: the network; its parameters are left as they are.
+        x: inputs `[N, ...]`.
+        y: what was observed there, `[N, ...]`.
+        num_samples: draws of each chain, after warm-up.
+        warmup_steps: steps of adaptation.
+        num_chains: how many, one after the other.
+        seed: of starting points and draws; torch's global generator is left as it was.
+        progress: Pyro's progress bar.
+
+    Returns:
+        What ArviZ works on, with a posterior group like that of :func:`bbpyro.to_arviz`, and the weights in it.
+
+    Raises:
+        ValueError: the network has more than 10 units, or there are not `bnn.num_data` data.
+    """
+    potential = SummedOut(bnn, x, y)
+    sizes = {
+        **{name: w.shape for name, w in bnn.weights.items()},
+        **{g: (m.num_features,) for g, m in bnn.gates.items()},
+    }
+    chains: list[dict[str, Tensor]] = []
+    num_divergences = 0
+    with torch.random.fork_rng(), pyro.validation_enabled(False):
+        torch.manual_seed(seed)
+        for _ in range(num_chains):
+            start = {name: torch.empty(shape, dtype=x.dtype).uniform_(-2, 2) for name, shape in sizes.items()}
+            sampler = MCMC(
+                NUTS(potential_fn=potential),
+                num_samples=num_samples,
+                warmup_steps=warmup_steps,
+                initial_params=start,
+                disable_progbar=not progress,
+            )
+            sampler.run()
+            chains.append(sampler.get_samples())
+            num_divergences += sum(len(found) for found in sampler.diagnostics()["divergences"].values())
+    return container.make(
+        {"posterior": _of_draws(bnn, chains)},
+        {"inference_library": "pyro", "prior": repr(bnn.prior), "seed": seed, "num_divergences": num_divergences},
+    )
+
+
+def _of_draws(bnn: BetaBernoulliNetwork, chains: list[dict[str, Tensor]]) -> xr.Dataset:
+    draws = {name: torch.stack([chain[name] for chain in chains]).cpu() for name in chains[0]}
+    variables: dict[str, Any] = {
+        f"{g}.pi": (("chain", "draw", f"{g}_unit"), torch.sigmoid(draws[g].double()).numpy()) for g in bnn.gates
+    }
+    for name in bnn.weights:
+        dims = ("chain", "draw", *(f"{name}_dim_{i}" for i in range(draws[name].dim() - 2)))
+        variables[name] = (dims, draws[name].numpy())
+    num_chains, num_samples = next(iter(draws.values())).shape[:2]
+    units = {f"{g}_unit": np.arange(gate.num_features) for g, gate in bnn.gates.items()}
+    return xr.Dataset(variables, {"chain": np.arange(num_chains), "draw": np.arange(num_samples), **units})

@@ -1,0 +1,182 @@
+"""Figures of the posterior of π: which units are kept, and how sure that is."""
+
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from bbpyro.plots.style import (
+    COLORMAP,
+    DROPPED,
+    GREY,
+    color,
+    draws_of,
+    keep_probability_of,
+    kept_of,
+    layer,
+    log_odds_axis,
+    mark_threshold,
+    masked,
+    new_figure,
+    panels,
+    threshold_of,
+    title,
+)
+from bbpyro.posterior import gates, group, order
+
+
+def keep_probability(idata: Any) -> Figure:
+    """E[π] of every unit: one heat strip a gate, units in their own order, dropped units in grey."""
+    names = gates(idata)
+    figure = new_figure(9, 0.9 + 0.95 * len(names))
+    axes = figure.subplots(len(names), 1, squeeze=False)[:, 0]
+    for axis, gate in zip(axes, names, strict=True):
+        mean, kept = keep_probability_of(idata, gate), kept_of(idata, gate)
+        image = axis.imshow(masked(mean, kept)[None, :], aspect="auto", interpolation="nearest", **_colors())
+        title(axis, f"input of {layer(gate)}: {kept.sum()} of {len(kept)} units kept ({kept.mean():.1%})")
+        axis.set_yticks([])
+    axes[-1].set_xlabel("unit")
+    figure.colorbar(image, ax=list(axes), label="keep probability E[π]; grey: dropped", pad=0.02)
+    return figure
+
+
+def input_map(idata: Any, shape: tuple[int, int] | None = None) -> Figure:
+    """E[π] of the input's pixels as an image, and how uncertain each is: its posterior standard deviation.
+
+    Args:
+        idata: what :func:`bbpyro.to_arviz` returned.
+        shape: rows and columns of the input; not needed where to_arviz was given images as x.
+
+    Raises:
+        ValueError: `shape` is not known, or has not as many pixels as the first gate has units.
+    """
+    gate = gates(idata)[0]
+    mean, kept = keep_probability_of(idata, gate), kept_of(idata, gate)
+    shape = shape or _image_shape(idata, gate)
+    if shape[0] * shape[1] != len(mean):
+        raise ValueError(f"shape {shape} has {shape[0] * shape[1]} pixels, the first gate {len(mean)} units")
+    figure = new_figure(9, 4.2)
+    axes = figure.subplots(1, 2)
+    sd = draws_of(idata, gate).std(0)
+    shown = (
+        (mean, f"input pixels: {kept.sum()} of {len(kept)} kept", "keep probability E[π]", _colors()),
+        (sd, "how uncertain", "standard deviation of π", _colors(max(float(sd.max()), 0.01), "cividis")),
+    )
+    for axis, (values, text, label, colors) in zip(axes, shown, strict=True):
+        image = axis.imshow(masked(values, kept).reshape(shape), interpolation="nearest", **colors)
+        title(axis, text)
+        axis.set_xlabel("pixel column")
+        axis.set_ylabel("pixel row")
+        figure.colorbar(image, ax=axis, label=f"{label}; grey: dropped", shrink=0.85)
+    return figure
+
+
+def _image_shape(idata: Any, gate: str) -> tuple[int, int]:
+    posterior = group(idata, "posterior")
+    if f"{gate}_row" not in posterior.coords or f"{gate}_channel" in posterior.coords:
+        raise ValueError(
+            f"shape: the rows and columns of {gate!r} are not known; give shape=(rows, columns), "
+            "or give to_arviz x as images [N, rows, columns]"
+        )
+    return int(posterior[f"{gate}_row"].max()) + 1, int(posterior[f"{gate}_column"].max()) + 1
+
+
+def intervals(idata: Any, probability: float = 0.9) -> Figure:
+    """E[π] of every unit from the largest to the smallest, with the central interval of its posterior."""
+    names = gates(idata)
+    figure = new_figure(max(4.0, 3.2 * len(names)), 3.2)
+    tail = (1 - probability) / 2
+    for i, (axis, gate) in enumerate(zip(panels(figure, 1, len(names), sharey=True), names, strict=True)):
+        units = order(idata, gate)
+        low, high = np.quantile(draws_of(idata, gate)[:, units], (tail, 1 - tail), axis=0)
+        rank = np.arange(1, len(units) + 1)
+        axis.fill_between(
+            rank, low, high, color=color(i), alpha=0.3, linewidth=0, step="mid", label=f"central {probability:.0%}"
+        )
+        axis.plot(rank, keep_probability_of(idata, gate)[units], color=color(i), label="E[π]")
+        num_kept = int(kept_of(idata, gate).sum())
+        axis.axvline(num_kept + 0.5, color="black", linestyle=":", linewidth=1, label=f"{num_kept} kept")
+        title(axis, f"input of {layer(gate)}, {len(units)} units")
+        axis.set_xlabel("units, by E[π]")
+        axis.set_ylim(0, 1)
+        axis.legend(fontsize=8, frameon=False)
+        if i == 0:
+            axis.set_ylabel("keep probability π")
+    return figure
+
+
+def forest(idata: Any, gate: str | None = None, num_units: int = 40) -> Figure:
+    """Intervals of single units: the largest E[π], the smallest that is still kept, and the smallest of all.
+
+    Args:
+        idata: what :func:`bbpyro.to_arviz` returned.
+        gate: which; by default the first.
+        num_units: how many in each panel. A gate with no more than that is one panel.
+
+    Raises:
+        ValueError: there is no such gate.
+    """
+    names = gates(idata)
+    gate = gate or names[0]
+    if gate not in names:
+        raise ValueError(f"gate is {gate!r}, wanted one of {', '.join(names)}")
+    units, kept = order(idata, gate), kept_of(idata, gate)
+    shown = {"all units": units}
+    if len(units) > num_units:
+        least = units[kept[units]][-num_units:]
+        shown = {"largest E[π]": units[:num_units], "least, of those kept": least, "least of all": units[-num_units:]}
+    figure = new_figure(3.2 * len(shown) + 0.6, 1.2 + 0.16 * min(len(units), num_units))
+    for axis, (text, chosen) in zip(panels(figure, 1, len(shown), sharex=True), shown.items(), strict=True):
+        _forest_panel(axis, idata, gate, chosen, color(names.index(gate)))
+        title(axis, text)
+        axis.set_xlabel("keep probability π")
+    figure.axes[0].set_ylabel("unit (row, column)" if f"{gate}_row" in group(idata, "posterior").coords else "unit")
+    figure.suptitle(f"input of {layer(gate)}: dot E[π], thick 50%, thin 90% of the posterior", fontsize=10)
+    return figure
+
+
+def _forest_panel(axis: Axes, idata: Any, gate: str, units: Any, shade: str) -> None:
+    rows = np.arange(len(units))
+    low, q1, q3, high = np.quantile(draws_of(idata, gate)[:, units], (0.05, 0.25, 0.75, 0.95), axis=0)
+    axis.hlines(rows, low, high, color=shade, linewidth=1)
+    axis.hlines(rows, q1, q3, color=shade, linewidth=3)
+    axis.plot(keep_probability_of(idata, gate)[units], rows, "o", color="black", markersize=3)
+    coords = group(idata, "posterior").coords
+    labels = [str(unit) for unit in units]
+    if f"{gate}_row" in coords:
+        row, column = (coords[f"{gate}_{name}"].values[units] for name in ("row", "column"))
+        labels = [f"{unit} ({r}, {c})" for unit, r, c in zip(units, row, column, strict=True)]
+    axis.set_yticks(rows, labels, fontsize=6)
+    axis.set_ylim(len(units) - 0.3, -0.7)
+    axis.set_xlim(-0.02, 1.02)
+
+
+def prior_posterior(idata: Any) -> Figure:
+    """How much of the prior, and of the posterior of all units of a gate, lies above each value of π."""
+    names = gates(idata)
+    figure = new_figure(max(4.5, 3.2 * len(names)), 3.4)
+    axes = panels(figure, 1, len(names), sharey=True)
+    at = 1 / (1 + np.exp(-np.linspace(np.log(1e-6), -np.log(1e-2), 300)))
+    for i, (axis, gate) in enumerate(zip(axes, names, strict=True)):
+        threshold = threshold_of(idata, gate)
+        for name, shade, style in (("prior", GREY, "--"), ("posterior", color(i), "-")):
+            draws = np.sort(draws_of(idata, gate, name).ravel())
+            share = 1 - np.searchsorted(draws, at, side="right") / len(draws)
+            label = f"{name}: {(draws > threshold).mean():.2%} above threshold"
+            axis.plot(at, share, color=shade, linestyle=style, label=label, linewidth=2)
+        log_odds_axis(axis, 1e-6, 0.99)
+        mark_threshold(axis, threshold)
+        title(axis, f"input of {layer(gate)}")
+        axis.set_xlabel("keep probability π")
+        axis.set_ylim(-0.02, 1)
+        axis.tick_params("x", labelrotation=45)
+        axis.legend(fontsize=8, frameon=False)
+    axes[0].set_ylabel("share of π above")
+    figure.suptitle(f"prior: {group(idata, 'prior').attrs.get('prior', '')}", fontsize=10)
+    return figure
+
+
+def _colors(highest: float = 1.0, name: str = COLORMAP) -> dict[str, Any]:
+    return {"vmin": 0.0, "vmax": highest, "cmap": matplotlib.colormaps[name].with_extremes(bad=DROPPED)}

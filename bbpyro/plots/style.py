@@ -1,0 +1,90 @@
+"""What the figures share: colours that the colour-blind can tell apart, and how a layer is named."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from bbpyro.posterior import group
+
+# Okabe and Ito's palette, in the order in which neighbours differ most.
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+GREY = "#8a8580"
+DROPPED = "#e4e0dc"  # a light grey: viridis, which is safe for the colour-blind, has none
+COLORMAP = "viridis"
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure, in inches, that belongs to no window."""
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def panels(figure: Figure, rows: int, columns: int, **options: Any) -> Sequence[Axes]:
+    """Axes in reading order, without the frame's upper and right edge."""
+    axes: list[Axes] = list(figure.subplots(rows, columns, squeeze=False, **options).ravel())
+    for axis in axes:
+        axis.spines[["top", "right"]].set_visible(False)
+    return axes
+
+
+def title(axis: Axes, text: str) -> None:
+    """A title at the left edge."""
+    axis.set_title(text, fontsize=10, loc="left")
+
+
+def layer(gate: str) -> str:
+    """What a reader calls a gate: the layer whose input it is on."""
+    return gate.removesuffix(".gate")
+
+
+def color(index: int) -> str:
+    """The colour of the index-th layer."""
+    return COLORS[index % len(COLORS)]
+
+
+def keep_probability_of(idata: Any, gate: str) -> Any:
+    """The exact E[π] of each unit, averaged over the chains."""
+    return group(idata, "guide")[f"{gate}.keep_probability"].mean("chain").values
+
+
+def threshold_of(idata: Any, gate: str) -> float:
+    """The gate's threshold."""
+    return float(group(idata, "guide")[f"{gate}.threshold"].mean())
+
+
+def kept_of(idata: Any, gate: str) -> Any:
+    """Which units have E[π] > threshold."""
+    return keep_probability_of(idata, gate) > threshold_of(idata, gate)
+
+
+def draws_of(idata: Any, gate: str, name: str = "posterior") -> Any:
+    """Draws of π `[S, K]`, all chains together."""
+    pi = group(idata, name)[f"{gate}.pi"].values
+    return pi.reshape(-1, pi.shape[-1])
+
+
+def mark_threshold(axis: Axes, threshold: float, label: str = "threshold") -> None:
+    """A vertical line where units are cut."""
+    axis.axvline(threshold, color="black", linestyle=":", linewidth=1, label=f"{label} {threshold:g}")
+
+
+def log_odds_axis(axis: Axes, low: float = 1e-5, high: float = 0.99) -> None:
+    """A horizontal axis of probabilities on which both ends can be seen."""
+    axis.set_xscale("logit")
+    axis.set_xlim(low, high)
+    ticks = [t for t in (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.1, 0.5, 0.9, 0.99) if low <= t <= high]
+    axis.set_xticks(ticks, [f"{t:g}" for t in ticks])
+    axis.set_xticks([], minor=True)
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure as a PNG."""
+    figure.savefig(path, dpi=150)
+
+
+def masked(values: Any, shown: Any) -> Any:
+    """The values that are shown; the others are left blank."""
+    return np.ma.masked_array(values, ~shown)

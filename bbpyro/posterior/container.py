@@ -1,0 +1,71 @@
+"""ArviZ of either major: its container is an InferenceData where it is 0.x, an xarray.DataTree where it is 1.x."""
+
+import importlib
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import xarray as xr
+
+from bbpyro import checkpoint
+
+OLDEST_ARVIZ = (0, 21)
+
+
+def import_arviz() -> Any:
+    """The arviz module, imported when it is first needed: it takes a second.
+
+    Raises:
+        ImportError: it is missing or older than 0.21.
+    """
+    remedy = "install it with: pip install -U 'arviz>=0.21'"
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="\\s*ArviZ is undergoing a major refactor", category=FutureWarning)
+        try:
+            arviz = importlib.import_module("arviz")
+        except ImportError as error:
+            raise ImportError(f"ArviZ cannot be imported ({error}); {remedy}") from error
+    if _version(arviz) < OLDEST_ARVIZ:
+        raise ImportError(f"ArviZ {arviz.__version__} is too old for bbpyro; {remedy}")
+    return arviz
+
+
+def _version(arviz: Any) -> tuple[int, ...]:
+    return tuple(int(number) for number in arviz.__version__.split(".")[:2])
+
+
+def make(groups: Mapping[str, xr.Dataset], attrs: Mapping[str, Any]) -> Any:
+    """Groups in the container of the installed ArviZ."""
+    arviz = import_arviz()
+    if _version(arviz) < (1, 0):
+        return arviz.InferenceData(attrs=dict(attrs), **groups)
+    return xr.DataTree.from_dict({"/": xr.Dataset(attrs=dict(attrs)), **groups})
+
+
+def group(idata: Any, name: str) -> xr.Dataset:
+    """A group of either container.
+
+    Raises:
+        ValueError: it is not there; the message says what would have put it there.
+    """
+    try:
+        found = idata[name]
+    except KeyError:
+        remedy = {
+            "training": "give bbpyro.to_arviz history=, what fit returned",
+            "prior": "make it with bbpyro.to_arviz(bnn)",
+            "guide": "make it with bbpyro.to_arviz(bnn)",
+        }.get(name, "give bbpyro.to_arviz data: x, and y where labels are wanted")
+        raise ValueError(f"idata: it has no group {name!r}; {remedy}") from None
+    return found.to_dataset() if isinstance(found, xr.DataTree) else found
+
+
+def elpd(loo: Any) -> float:
+    """The expected log predictive density that az.loo found, summed over the data, nats."""
+    return float(loo.elpd_loo if _version(import_arviz()) < (1, 0) else loo.elpd)
+
+
+def save(idata: Any, path: Path) -> None:
+    """Write `idata` as netCDF, whole or not at all; az.from_netcdf reads it."""
+    checkpoint.replace_atomic(path, lambda temporary: idata.to_netcdf(str(temporary)))

@@ -1,0 +1,119 @@
+"""Inspecting a trained run: its posterior as netCDF and figures, and how far it can be believed."""
+
+import dataclasses
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+from rich.console import Console
+
+from bbpyro import plots, posterior
+from bbpyro.checkpoint import CheckpointError, clear_unfinished
+from bbpyro.posterior import container
+from bbpyro.prediction import Evaluation, score
+from bbpyro.runs.run import Run, training_figures, write_figures
+
+POSTERIOR = "posterior.nc"
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What was found.
+
+    Attributes:
+        idata: the posterior, with predictions of the held-out data.
+        scores: of the held-out data, by "mean mask" and by "Monte Carlo".
+        loo: az.loo of some training data, with its Pareto k.
+        elpd_loo: the expected log predictive density that it finds, nats a datum; the held-out data's is minus
+            their NLL by Monte Carlo.
+    """
+
+    idata: Any
+    scores: dict[str, Evaluation]
+    loo: Any
+    elpd_loo: float
+
+
+def inspect(
+    runs: Sequence[Run],
+    folder: Path,
+    num_samples: int = 1000,
+    num_predictive_samples: int = 100,
+    console: Console | None = None,
+) -> Inspection:
+    """Draw the posterior of a run, or of restarts as chains, and write posterior.nc and figures/ into `folder`.
+
+    Raises:
+        ValueError: the runs differ in more than their seed, or one has not begun SVI, or a number is out of range.
+    """
+    first = runs[0]
+    for run in runs:
+        if not run.svi_history:
+            raise CheckpointError(f"{run.folder} is still in pretraining: it has no posterior yet")
+        if dataclasses.replace(run.config, seed=first.config.seed) != first.config:
+            raise ValueError(
+                f"{run.folder} and {first.folder} differ in more than their seed; chains are restarts of one model"
+            )
+    networks, data = [run.bnn for run in runs], first.dataset
+    idata = posterior.to_arviz(
+        networks,
+        data.x_test,
+        data.y_test,
+        num_samples,
+        num_predictive_samples=num_predictive_samples,
+        history=[run.svi_history for run in runs],
+        attrs={
+            "dataset": data.name,
+            "predicted": f"{first.config.scored_on} data",
+            "run_seeds": [run.config.seed for run in runs],
+        },
+        seed=first.config.seed,
+        progress=console or False,
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    clear_unfinished(folder, POSTERIOR)
+    posterior.save(idata, folder / POSTERIOR)
+    write_figures(folder, {**training_figures(idata, data.x.shape[1:]), **_figures(idata, data.x.dim() == 3)})
+    probs = posterior.group(idata, "class_probability").mean("chain")
+    scores = {
+        label: score(torch.from_numpy(probs[name].values), data.y_test)
+        for name, label in (("mean_mask", "mean mask"), ("monte_carlo", "Monte Carlo"))
+    }
+    loo, num_loo_data = _leave_one_out(runs, num_predictive_samples, console)
+    return Inspection(idata, scores, loo, container.elpd(loo) / num_loo_data)
+
+
+def _figures(idata: Any, are_images: bool) -> dict[str, Figure]:
+    figures = {
+        "intervals": plots.intervals(idata),
+        "prior_posterior": plots.prior_posterior(idata),
+        "threshold_sweep": plots.threshold_sweep(idata),
+        "reliability": plots.reliability(idata),
+    }
+    for gate in posterior.gates(idata):
+        figures[f"forest_{gate.removesuffix('.gate')}"] = plots.forest(idata, gate)
+    if are_images:
+        figures["predictions"] = plots.predictions(idata)
+    return figures
+
+
+def _leave_one_out(runs: Sequence[Run], num_samples: int, console: Console | None) -> tuple[Any, int]:
+    """az.loo of up to 250 training data, z averaged out by 16 masks (one mask a datum makes its Pareto k useless)."""
+    data = runs[0].dataset
+    chosen = torch.randperm(len(data.x), generator=torch.Generator().manual_seed(0))[:250]
+    idata = posterior.to_arviz(
+        [run.bnn for run in runs],
+        data.x[chosen],
+        data.y[chosen],
+        num_samples,
+        num_masks=16,
+        seed=runs[0].config.seed,
+        progress=console or False,
+    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Estimated shape parameter of Pareto")  # its table says so too
+        return container.import_arviz().loo(idata, pointwise=True), len(chosen)
