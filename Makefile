@@ -1,9 +1,10 @@
 # make train   trains LeNet-500-300 on MNIST (installs first, into .venv, if need be)
-# make test    runs the whole test suite, ruff and mypy
+# make test    runs the whole test suite, the notebooks among it, ruff and mypy
+# make notebooks   runs the notebooks again and keeps their outputs
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
-.PHONY: train test clean
+.PHONY: train test notebooks clean
 .DELETE_ON_ERROR:
 
 train: .venv/installed
@@ -14,6 +15,9 @@ test: .venv/installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/pytest
+
+notebooks: .venv/installed-dev
+	$(BIN)/python notebooks/execute.py --write notebooks/*.ipynb
 
 clean:
 	rm -rf .venv build dist *.egg-info

@@ -5,7 +5,7 @@ from bbpyro.distributions import Kumaraswamy, RelaxedBernoulli
 from bbpyro.layers import BetaBernoulliDropout, insert_dropout
 from bbpyro.model import BetaBernoulliNetwork
 from bbpyro.posterior import to_arviz
-from bbpyro.prediction import evaluate, predict
+from bbpyro.prediction import evaluate, predict, score
 from bbpyro.training import fit, pretrain
 from bbpyro.version import __version__
 
@@ -26,5 +26,6 @@ __all__ = [
     "predict",
     "pretrain",
     "priors",
+    "score",
     "to_arviz",
 ]

@@ -9,7 +9,7 @@ from bbpyro import mcmc, plots, posterior
 from bbpyro.prediction import score
 
 NUM_DATA = 60
-ALL = [name for name in plots.__all__ if name not in ("save", "guide_check")]
+ALL = [name for name in plots.__all__ if name not in ("COLORS", "save", "guide_check")]
 
 
 def make_network() -> bbpyro.BetaBernoulliNetwork:

@@ -114,6 +114,7 @@ def print_inspection(console: Console, found: runs.Inspection) -> None:
         for column in table.columns[1:]:
             column.justify = "right"
     console.print(extremes)
+    console.print()
     console.print(decisions)
     print_line(console, "kept: E[π] above the threshold; surely: with 95% of the posterior of π on that side of it\n")
     print_line(console, posterior.in_words(found.idata) + "\n")

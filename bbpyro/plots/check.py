@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from bbpyro.plots.style import COLORS, draws_of, new_figure, panels, title
+from bbpyro.plots.style import COLORS, draws_of, legend, new_figure, panels, title
 from bbpyro.posterior import gates
 
 _GUIDE, _EXACT = COLORS[1], COLORS[0]
@@ -41,7 +41,7 @@ def guide_check(idata: Any, exact: Any, gate: str | None = None) -> Figure:
         title(axis, f"unit {unit}")
         axis.set_xlabel("keep probability π")
         axis.set_ylabel("density")
-        axis.legend(fontsize=7, frameon=False)
+        legend(axis)
     if num_units > 1:
         _dependence(axes[num_units], q, p)
     for axis in axes[num_panels:]:
@@ -64,4 +64,4 @@ def _dependence(axis: Axes, q: Any, p: Any) -> None:
     axis.set_xlim(-0.02, 1.02)
     axis.set_ylim(-0.02, 1.3)
     axis.set_yticks([0, 0.5, 1])
-    axis.legend(fontsize=7, frameon=False, loc="upper left", markerscale=4, ncols=2)
+    legend(axis, loc="upper left", markerscale=4, ncols=2)

@@ -16,6 +16,7 @@ from bbpyro.plots.style import (
     keep_probability_of,
     kept_of,
     layer,
+    legend,
     log_odds_axis,
     mark_threshold,
     masked,
@@ -57,7 +58,7 @@ def input_map(idata: Any, shape: tuple[int, int] | None = None) -> Figure:
     shape = shape or _image_shape(idata, gate)
     if shape[0] * shape[1] != len(mean):
         raise ValueError(f"shape {shape} has {shape[0] * shape[1]} pixels, the first gate {len(mean)} units")
-    figure = new_figure(9, 4.2)
+    figure = new_figure(9, 3.9)
     axes = figure.subplots(1, 2)
     sd = draws_of(idata, gate).std(0)
     shown = (
@@ -74,13 +75,13 @@ def input_map(idata: Any, shape: tuple[int, int] | None = None) -> Figure:
 
 
 def _image_shape(idata: Any, gate: str) -> tuple[int, int]:
-    posterior = group(idata, "posterior")
-    if f"{gate}_row" not in posterior.coords or f"{gate}_channel" in posterior.coords:
+    coords = group(idata, "guide").coords
+    if f"{gate}_row" not in coords or f"{gate}_channel" in coords:
         raise ValueError(
             f"shape: the rows and columns of {gate!r} are not known; give shape=(rows, columns), "
             "or give to_arviz x as images [N, rows, columns]"
         )
-    return int(posterior[f"{gate}_row"].max()) + 1, int(posterior[f"{gate}_column"].max()) + 1
+    return int(coords[f"{gate}_row"].max()) + 1, int(coords[f"{gate}_column"].max()) + 1
 
 
 def intervals(idata: Any, probability: float = 0.9) -> Figure:
@@ -101,7 +102,7 @@ def intervals(idata: Any, probability: float = 0.9) -> Figure:
         title(axis, f"input of {layer(gate)}, {len(units)} units")
         axis.set_xlabel("units, by E[π]")
         axis.set_ylim(0, 1)
-        axis.legend(fontsize=8, frameon=False)
+        legend(axis)
         if i == 0:
             axis.set_ylabel("keep probability π")
     return figure
@@ -132,7 +133,7 @@ def forest(idata: Any, gate: str | None = None, num_units: int = 40) -> Figure:
         _forest_panel(axis, idata, gate, chosen, color(names.index(gate)))
         title(axis, text)
         axis.set_xlabel("keep probability π")
-    figure.axes[0].set_ylabel("unit (row, column)" if f"{gate}_row" in group(idata, "posterior").coords else "unit")
+    figure.axes[0].set_ylabel("unit (row, column)" if f"{gate}_row" in group(idata, "guide").coords else "unit")
     figure.suptitle(f"input of {layer(gate)}: dot E[π], thick 50%, thin 90% of the posterior", fontsize=10)
     return figure
 
@@ -143,7 +144,7 @@ def _forest_panel(axis: Axes, idata: Any, gate: str, units: Any, shade: str) -> 
     axis.hlines(rows, low, high, color=shade, linewidth=1)
     axis.hlines(rows, q1, q3, color=shade, linewidth=3)
     axis.plot(keep_probability_of(idata, gate)[units], rows, "o", color="black", markersize=3)
-    coords = group(idata, "posterior").coords
+    coords = group(idata, "guide").coords
     labels = [str(unit) for unit in units]
     if f"{gate}_row" in coords:
         row, column = (coords[f"{gate}_{name}"].values[units] for name in ("row", "column"))
@@ -172,7 +173,7 @@ def prior_posterior(idata: Any) -> Figure:
         axis.set_xlabel("keep probability π")
         axis.set_ylim(-0.02, 1)
         axis.tick_params("x", labelrotation=45)
-        axis.legend(fontsize=8, frameon=False)
+        legend(axis)
     axes[0].set_ylabel("share of π above")
     figure.suptitle(f"prior: {group(idata, 'prior').attrs.get('prior', '')}", fontsize=10)
     return figure

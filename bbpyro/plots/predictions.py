@@ -12,6 +12,7 @@ from bbpyro.plots.style import (
     GREY,
     color,
     layer,
+    legend,
     log_odds_axis,
     mark_threshold,
     new_figure,
@@ -50,7 +51,7 @@ def threshold_sweep(idata: Any) -> Figure:
     log_odds_axis(below)
     for axis in (above, below):
         mark_threshold(axis, threshold_of(idata, gates(idata)[0]), "this network's")
-        axis.legend(fontsize=8, frameon=False)
+        legend(axis)
     return figure
 
 
@@ -77,7 +78,7 @@ def reliability(idata: Any, num_bins: int = 15) -> Figure:
     below.set_ylabel("data")
     below.set_xlabel("confidence: probability of the predicted class")
     below.set_xlim(0, 1)
-    above.legend(fontsize=8, frameon=False, loc="lower right")
+    legend(above, loc="lower right")
     return figure
 
 
@@ -94,9 +95,7 @@ def predictions(idata: Any, num_each: int = 6) -> Figure:
     label, confidence = probs.argmax(-1), probs.max(-1)
     wrong, right = np.flatnonzero(label != y), np.flatnonzero(label == y)
     rows = {
-        "most confident mistakes (green: the truth, orange: the prediction)": wrong[np.argsort(-confidence[wrong])][
-            :num_each
-        ],
+        "most confident mistakes": wrong[np.argsort(-confidence[wrong])][:num_each],
         "least confident hits": right[np.argsort(confidence[right])][:num_each],
     }
     rows = {text: chosen for text, chosen in rows.items() if len(chosen)}

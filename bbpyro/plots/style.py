@@ -1,5 +1,6 @@
 """What the figures share: colours that the colour-blind can tell apart, and how a layer is named."""
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,18 @@ DROPPED = "#e4e0dc"  # a light grey: viridis, which is safe for the colour-blind
 COLORMAP = "viridis"
 
 
+class NotebookFigure(Figure):
+    """A figure that belongs to no window, and that a notebook shows all the same, pyplot imported or not."""
+
+    def _repr_png_(self) -> bytes:
+        png = io.BytesIO()
+        self.savefig(png, format="png", dpi=80)
+        return png.getvalue()
+
+
 def new_figure(width: float, height: float) -> Figure:
-    """An empty figure, in inches, that belongs to no window."""
-    return Figure(figsize=(width, height), layout="constrained")
+    """An empty figure, in inches."""
+    return NotebookFigure(figsize=(width, height), layout="constrained")
 
 
 def panels(figure: Figure, rows: int, columns: int, **options: Any) -> Sequence[Axes]:
@@ -33,6 +43,11 @@ def panels(figure: Figure, rows: int, columns: int, **options: Any) -> Sequence[
 def title(axis: Axes, text: str) -> None:
     """A title at the left edge."""
     axis.set_title(text, fontsize=10, loc="left")
+
+
+def legend(axis: Axes, **options: Any) -> None:
+    """A small legend on white, without a frame."""
+    axis.legend(fontsize=8, edgecolor="none", framealpha=0.85, **options)
 
 
 def layer(gate: str) -> str:

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from bbpyro.plots.style import COLORS, color, layer, new_figure, panels, title
+from bbpyro.plots.style import COLORS, color, layer, legend, new_figure, panels, title
 from bbpyro.posterior import gates, group
 
 
@@ -33,7 +33,7 @@ def elbo(idata: Any) -> Figure:
                 axis.plot(training["epoch"], values.isel(chain=chain), color=shade, label=named)
         axis.set_xlabel("epoch")
         axis.set_ylabel("nats a datum")
-        axis.legend(fontsize=8, frameon=False)
+        legend(axis)
     right.set_yscale("log")
     title(left, "-ELBO/N and its parts")
     title(right, "negative log-likelihood")
@@ -54,7 +54,7 @@ def kept_units(idata: Any) -> Figure:
     axis.set_ylim(0, 102)
     axis.set_xlabel("epoch")
     axis.set_ylabel("units kept, %")
-    axis.legend(fontsize=8, frameon=False, title="at the end", title_fontsize=8, alignment="left")
+    legend(axis, title="at the end", title_fontsize=8, alignment="left")
     return figure
 
 

@@ -1,7 +1,7 @@
 """The posterior as ArviZ knows it, and how to read it."""
 
-from bbpyro.posterior.container import group, save
+from bbpyro.posterior.container import elpd, group, save
 from bbpyro.posterior.inference_data import to_arviz
 from bbpyro.posterior.reading import decisions, extremes, gates, in_words, order
 
-__all__ = ["decisions", "extremes", "gates", "group", "in_words", "order", "save", "to_arviz"]
+__all__ = ["decisions", "elpd", "extremes", "gates", "group", "in_words", "order", "save", "to_arviz"]

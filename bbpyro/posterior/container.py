@@ -40,7 +40,12 @@ def make(groups: Mapping[str, xr.Dataset], attrs: Mapping[str, Any]) -> Any:
     arviz = import_arviz()
     if _version(arviz) < (1, 0):
         return arviz.InferenceData(attrs=dict(attrs), **groups)
-    return xr.DataTree.from_dict({"/": xr.Dataset(attrs=dict(attrs)), **groups})
+    # ArviZ 1.3's summary fails on a coordinate that only some variables have, as the rows and columns of pixels are.
+    plain = {
+        name: group.reset_coords(set(group.coords) - set(group.dims), drop=True) if "draw" in group.dims else group
+        for name, group in groups.items()
+    }
+    return xr.DataTree.from_dict({"/": xr.Dataset(attrs=dict(attrs)), **plain})
 
 
 def group(idata: Any, name: str) -> xr.Dataset:

@@ -43,7 +43,8 @@ def to_arviz(
     Of S draws, a gate of K units, N data and C classes it holds these groups; variables have the model's names:
 
     - posterior, prior: `fc1.gate.pi` `[chain, S, K]`, float64, along dimension `fc1.gate_unit`. Where the gate sees
-      the pixels of x themselves, its units also have the coordinates `fc1.gate_row` and `fc1.gate_column`.
+      the pixels of x themselves, its units also have the coordinates `fc1.gate_row` and `fc1.gate_column` (where
+      ArviZ is 1.x in the guide alone: its summary fails on them).
     - guide: q(π) itself `[chain, K]`: `fc1.gate.concentration1` and `concentration0`, `keep_probability`, which is
       the exact E[π], and the gate's `threshold` `[chain]`.
     - with x: posterior_predictive (y), constant_data (x), and for classes class_probability: `[chain, N, C]` by

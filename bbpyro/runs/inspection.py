@@ -84,7 +84,7 @@ def inspect(
         for name, label in (("mean_mask", "mean mask"), ("monte_carlo", "Monte Carlo"))
     }
     loo, num_loo_data = _leave_one_out(runs, num_predictive_samples, console)
-    return Inspection(idata, scores, loo, container.elpd(loo) / num_loo_data)
+    return Inspection(idata, scores, loo, posterior.elpd(loo) / num_loo_data)
 
 
 def _figures(idata: Any, are_images: bool) -> dict[str, Figure]:

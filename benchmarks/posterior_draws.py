@@ -1,0 +1,46 @@
+"""What the posterior of LeNet-500-300 costs: draws of π, and predictions by them, beside a plain forward pass.
+
+python benchmarks/posterior_draws.py
+"""
+
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+
+import bbpyro
+from bbpyro.posterior.container import import_arviz
+
+ROUNDS, NUM_DATA, NUM_PREDICTIVE = 7, 1000, 10
+
+
+def seconds(function: Callable[[], object]) -> float:
+    """How long one call takes."""
+    started = time.perf_counter()
+    function()
+    return time.perf_counter() - started
+
+
+def main() -> None:
+    """Medians of interleaved rounds, on one thread."""
+    torch.set_num_threads(1)
+    import_arviz()  # whose import takes a second, once
+    net = bbpyro.networks.lenet_500_300()
+    bnn = bbpyro.BetaBernoulliNetwork(bbpyro.insert_dropout(net), num_data=60_000)
+    x = torch.rand(NUM_DATA, 28, 28)
+    net.requires_grad_(False)
+    cases: dict[str, Callable[[], object]] = {
+        "plain": lambda: net(x),
+        "draws": lambda: bbpyro.to_arviz(bnn, num_samples=1000),
+        "predictions": lambda: bbpyro.predict(bnn, x, NUM_PREDICTIVE),
+    }
+    rounds = [{name: seconds(case) for name, case in cases.items()} for _ in range(ROUNDS)]
+    median = {name: statistics.median(times[name] for times in rounds) for name in cases}
+    print(f"to_arviz, 1000 draws of each of 1584 π, prior and posterior: {median['draws']:.2f} s")
+    each = median["predictions"] / NUM_PREDICTIVE
+    print(f"a draw's predictions of {NUM_DATA} images: {each / median['plain']:.1f} times a plain forward pass")
+
+
+if __name__ == "__main__":
+    main()
