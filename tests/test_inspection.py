@@ -143,6 +143,12 @@ def test_several_runs_want_an_output(trained: dict[int, Path], call: Call) -> No
     assert status == 2 and "--output FOLDER" in err and err.count("\n") == 1
 
 
+def test_an_output_that_is_a_file_is_refused(run: Path, call: Call, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    status, out, err = call(run, "--output", tmp_path / "file")
+    assert status == 2 and "is a file, wanted a folder" in err and err.count("\n") == 1
+
+
 def test_runs_of_other_settings_are_no_restarts(run: Path, npz: Path, call: Call, tmp_path: Path) -> None:
     config = TrainConfig(dataset=str(npz), epochs=1, pretrain_epochs=0, batch_size=30)
     runs.create(tmp_path / "other", config)

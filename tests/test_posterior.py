@@ -57,7 +57,7 @@ def idata(bnn, x, y):
 
 
 def test_draws_have_the_mean_the_interval_and_the_distribution_of_the_exact_kumaraswamy(bnn):
-    num_samples = 4000
+    num_samples = 100_000
     idata = bbpyro.to_arviz(bnn, num_samples=num_samples, seed=1)
     p_values = []
     for name, gate in bnn.gates.items():

@@ -65,7 +65,7 @@ def to_arviz(
         num_masks: draws of z, within each draw of π, over which class probabilities and likelihoods are averaged:
             with 1 the log-likelihood is of y given π and z, with many it is of y given π.
         history: what `fit` returned, for each network.
-        attrs: anything to note beside versions, seed and priors, such as {"dataset": "mnist"}.
+        attrs: texts, numbers or lists of them to note beside versions, seed and priors, e.g. {"dataset": "mnist"}.
         seed: of the draws; by default drawn from torch's global generator, which is left as it was.
         batch_size: data predicted at once; beside the result itself, memory is that of one batch.
         progress: a progress bar for predictions, or the rich console to draw it on.

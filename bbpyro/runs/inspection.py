@@ -48,8 +48,11 @@ def inspect(
     """Draw the posterior of a run, or of restarts as chains, and write posterior.nc and figures/ into `folder`.
 
     Raises:
-        ValueError: the runs differ in more than their seed, or one has not begun SVI, or a number is out of range.
+        ValueError: the runs differ in more than their seed, one has not begun SVI, a number is out of range, or
+            `folder` is a file.
     """
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"output: {folder} is a file, wanted a folder, which is made if need be")
     first = runs[0]
     for run in runs:
         if not run.svi_history:
