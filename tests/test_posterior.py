@@ -23,7 +23,7 @@ def make_network(num_data: int = 1000, **options: object) -> bbpyro.BetaBernoull
     with torch.no_grad():
         for gate in bnn.gates.values():
             gate.unconstrained_concentration1.uniform_(-3, 3)
-            gate.unconstrained_concentration0.uniform_(-1, 3)  # any smaller, and double rounds draws to 1
+            gate.unconstrained_concentration0.uniform_(0, 3)  # any smaller, and double rounds draws to 1
     return bnn
 
 
