@@ -82,7 +82,8 @@ def draw_y(bnn: BetaBernoulliNetwork, x: Tensor, pi: Mapping[str, Tensor]) -> tu
 def _probs(distribution: Any) -> Tensor:
     if not hasattr(distribution, "probs"):
         raise ValueError(
-            f"likelihood: {type(distribution).__name__} has no class probabilities; predict wants Categorical"
+            f"likelihood: {type(distribution).__name__} has no class probabilities; predict wants Categorical "
+            "(bbpyro.to_arviz draws y of any likelihood)"
         )
     return distribution.probs
 

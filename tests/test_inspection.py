@@ -136,6 +136,9 @@ def test_restarts_become_chains_in_a_folder_of_their_own(trained: dict[int, Path
     assert idata["posterior"].sizes["chain"] == 2
     assert idata.attrs["run_seeds"].tolist() == [0, 1]
     assert not (trained[0] / runs.POSTERIOR).exists()
+    for chain, folder in trained.items():
+        kept = int(runs.load(folder).bnn.gates["fc2.gate"].kept().sum())
+        assert re.search(rf"fc2, chain {chain} │ +500 │ +{kept} │", out)
 
 
 def test_several_runs_want_an_output(trained: dict[int, Path], call: Call) -> None:

@@ -1,3 +1,4 @@
+import matplotlib.text
 import numpy as np
 import pytest
 import torch
@@ -105,25 +106,34 @@ def test_the_input_map_wants_to_know_the_shape(bnn):
 
 def test_intervals_run_from_the_largest_mean_to_the_smallest(idata, bnn):
     axis = plots.intervals(idata).axes[0]
-    (line,) = [line for line in axis.lines if line.get_label() == "E[π]"]
     mean = bnn.gates["1.gate"].keep_probability().detach().numpy()
-    np.testing.assert_allclose(line.get_ydata(), np.sort(mean)[::-1])
-    assert [line.get_xdata()[0] for line in axis.lines if line.get_label() == "10 kept"] == [10.5]
+    np.testing.assert_allclose(axis.lines[0].get_ydata(), np.sort(mean)[::-1])
+    assert axis.lines[1].get_xdata()[0] == 10.5
+    assert axis.get_title("left") == "input of 1: 10 of 12 kept"
+
+
+def named(units):
+    return [f"{unit} ({unit // 4}, {unit % 4})" for unit in units]
+
+
+def labels_of(figure):
+    return [[label.get_text() for label in axis.get_yticklabels()] for axis in figure.axes]
 
 
 def test_a_forest_shows_the_first_the_last_kept_and_the_last(idata):
     order = posterior.order(idata, "1.gate").tolist()
     figure = plots.forest(idata, num_units=3)
-    labels = [[label.get_text() for label in axis.get_yticklabels()] for axis in figure.axes]
-
-    def named(units):
-        return [f"{unit} ({unit // 4}, {unit % 4})" for unit in units]
-
-    assert labels == [named(order[:3]), named(order[7:10]), named(order[-3:])]
-    assert {order[-2], order[-1]} == {1, 7}
+    assert labels_of(figure) == [named(order[:3]), named(order[7:10]), named(order[-2:])]
+    assert {order[-2], order[-1]} == {1, 7}  # the two that are dropped
     low, high = figure.axes[0].collections[0].get_segments()[0][:, 0]
     draws = idata["posterior"]["1.gate.pi"].values[0, :, order[0]]
     np.testing.assert_allclose((low, high), np.quantile(draws, (0.05, 0.95)))
+
+
+def test_no_unit_stands_in_two_panels_of_a_forest_and_none_that_is_dropped_among_the_largest(idata):
+    order = posterior.order(idata, "1.gate").tolist()
+    assert labels_of(plots.forest(idata, num_units=7)) == [named(order[:7]), named(order[7:10]), named(order[-2:])]
+    assert labels_of(plots.forest(idata, num_units=11)) == [named(order[:10]), named(order[-2:])]
 
 
 def test_a_forest_of_few_units_is_one_panel_and_of_an_unknown_gate_an_error(idata):
@@ -133,12 +143,28 @@ def test_a_forest_of_few_units_is_one_panel_and_of_an_unknown_gate_an_error(idat
 
 
 def test_prior_and_posterior_are_shares_above(idata):
-    lines = plots.prior_posterior(idata).axes[0].lines
-    for line, group in zip(lines[:2], ("prior", "posterior"), strict=True):
+    axis = plots.prior_posterior(idata).axes[0]
+    for line, group in zip(axis.lines[:2], ("prior", "posterior"), strict=True):
         draws = idata[group]["1.gate.pi"].values
         for at, share in list(zip(line.get_xdata(), line.get_ydata(), strict=True))[::60]:
             assert share == pytest.approx((draws > at).mean())
-        assert line.get_label() == f"{group}: {(draws > 1e-3).mean():.2%} above threshold"
+        assert f"{group} {(draws > 1e-3).mean():.2%}" in axis.get_title("left")
+
+
+@pytest.mark.parametrize("name", ["keep_probability", "input_map", "intervals", "forest"])
+def test_a_chain_is_shown_at_a_time_and_named(name, history):
+    x = torch.randn(NUM_DATA, 3, 4)
+    networks = [make_network(), make_network()]
+    with torch.no_grad():
+        networks[1].gates["1.gate"].unconstrained_concentration1[[2, 3]] = -12.0
+    idata = bbpyro.to_arviz(networks, x, num_samples=20, num_predictive_samples=1, progress=False)
+    figure = getattr(plots, name)(idata, chain=1)
+    texts = [text.get_text() for text in figure.findobj(matplotlib.text.Text)]
+    assert any("chain 1 of 2" in text for text in texts)
+    if name != "forest":
+        assert any("8 of 12" in text for text in texts)
+    with pytest.raises(ValueError, match="chain is 2, wanted 0 to 1"):
+        getattr(plots, name)(idata, chain=2)
 
 
 def test_the_sweep_is_in_percent(idata):
@@ -193,7 +219,7 @@ def test_a_figure_of_what_was_not_asked_for_says_how_to_ask(bnn):
     idata = bbpyro.to_arviz(bnn, num_samples=5)
     with pytest.raises(ValueError, match="no group 'training'; give bbpyro.to_arviz history="):
         plots.elbo(idata)
-    with pytest.raises(ValueError, match="no group 'class_probability'; give bbpyro.to_arviz data"):
+    with pytest.raises(ValueError, match="no group 'class_probability'; give bbpyro.to_arviz x"):
         plots.reliability(idata)
 
 

@@ -194,7 +194,7 @@ def test_predictions_agree_with_predict_and_drawn_labels_with_their_probabilitie
     by_draws = bbpyro.predict(bnn, x, num_samples=num_samples).numpy()
     assert np.abs(probs["monte_carlo"].values[0] - by_draws).max() < 4.5 * 0.5 * np.sqrt(2 / num_samples)
     drawn = idata["posterior_predictive"]["y"]
-    assert drawn.shape == (1, num_samples, 40) and drawn.dtype == np.uint8
+    assert drawn.shape == (1, num_samples, 40) and drawn.dtype == np.int8
     shares = np.stack([(drawn.values[0] == c).mean(0) for c in range(3)], -1)
     assert np.abs(shares - probs["monte_carlo"].values[0]).max() < 4.5 * 0.5 / np.sqrt(num_samples)
     density = np.exp(idata["log_likelihood"]["y"].values[0].astype(float)).mean(0)
@@ -348,6 +348,10 @@ def test_plot_forest(idata):
 few_draws = pytest.mark.filterwarnings("ignore:Estimated shape parameter of Pareto")
 
 
+def test_plot_ppc(idata):
+    assert az.plot_ppc(idata, num_pp_samples=5) is not None
+
+
 @few_draws
 def test_loo_and_its_pareto_k(idata):
     loo = az.loo(idata, pointwise=True)
@@ -363,7 +367,7 @@ def test_compare(idata, x, y):
 
 
 def test_netcdf_and_back(idata, tmp_path):
-    posterior.save(idata, tmp_path / "posterior.nc")
+    posterior.save(idata, str(tmp_path / "posterior.nc"))
     assert [path.name for path in tmp_path.iterdir()] == ["posterior.nc"]
     again = az.from_netcdf(tmp_path / "posterior.nc")
     assert set(again) == set(idata)
@@ -404,6 +408,20 @@ def test_units_are_in_out_or_undecided_by_the_mass_either_side_of_the_threshold(
         "1: of 12 units 6 are surely in, 4 surely out, 2 undecided.",
         "3: of 5 units 5 are surely in, 0 surely out, none is undecided.",
     ]
+
+
+def test_chains_are_counted_apart():
+    networks = [make_network(), make_network()]
+    set_concentrations(networks[0].gates["1.gate"], torch.full((12,), 5.0), torch.ones(12))
+    set_concentrations(networks[1].gates["1.gate"], torch.full((12,), 1e-4), torch.ones(12))
+    idata = bbpyro.to_arviz(networks, num_samples=300, seed=0)
+    rows = posterior.decisions(idata)
+    assert rows.index.tolist() == [("1.gate", 0), ("1.gate", 1), ("3.gate", 0), ("3.gate", 1)]
+    assert rows.loc[("1.gate", 0)].tolist() == [12, 12, 12, 0, 0]
+    assert rows.loc[("1.gate", 1)].tolist() == [12, 0, 0, 0, 12]
+    assert "1, chain 1: of 12 units 0 are surely in, 12 surely out" in posterior.in_words(idata)
+    assert posterior.extremes(idata, 2, chain=0)["mean"].iloc[0] > 0.7
+    assert posterior.extremes(idata, 2, chain=1)["mean"].iloc[0] < 0.1
 
 
 def test_words_about_the_threshold_are_of_the_sweep(idata):
@@ -480,7 +498,7 @@ def test_a_missing_group_is_an_error_that_says_what_would_put_it_there(bnn):
     idata = bbpyro.to_arviz(bnn, num_samples=2)
     with pytest.raises(ValueError, match="no group 'training'; give bbpyro.to_arviz history="):
         posterior.group(idata, "training")
-    with pytest.raises(ValueError, match="no group 'class_probability'; give bbpyro.to_arviz data"):
+    with pytest.raises(ValueError, match="no group 'class_probability'; give bbpyro.to_arviz x"):
         posterior.group(idata, "class_probability")
 
 

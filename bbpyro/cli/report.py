@@ -96,16 +96,14 @@ def print_summary(console: Console, summary: dict[str, Any], note: str) -> None:
 def print_inspection(console: Console, found: runs.Inspection) -> None:
     """The posterior of single units, of the layers in numbers and in words, and how far to believe it."""
     summary = posterior.extremes(found.idata, num_units=3)
-    extremes = Table(
-        "π", *map(str, summary.columns), title="units with the largest and the smallest E[π], by az.summary"
-    )
+    extremes = Table("π", *map(str, summary.columns), title="az.summary of the largest and the smallest E[π]")
     for unit, row in summary.iterrows():
-        extremes.add_row(str(unit), *(f"{value:.3f}" for value in row))
+        extremes.add_row(str(unit), *(f"{float(value):.3f}" for value in row))
     decisions = Table("layer", "units", "kept", "surely in", "undecided", "surely out", title="what is decided")
-    for gate, row in posterior.decisions(found.idata).iterrows():
-        decisions.add_row(str(gate).removesuffix(".gate"), *(str(count) for count in row))
-    scored_on = posterior.group(found.idata, "observed_data").attrs["predicted"]
-    num_scored = posterior.group(found.idata, "observed_data").sizes["datum"]
+    for label, row in posterior.decisions(found.idata).iterrows():
+        decisions.add_row(posterior.layer(label), *(str(count) for count in row))
+    observed = posterior.group(found.idata, "observed_data")
+    scored_on, num_scored = observed.attrs["predicted"], observed.sizes["datum"]
     scores = Table(f"{scored_on} ({num_scored:,})", "error", "NLL", "ECE", title="predictions")
     for label, score in found.scores.items():
         scores.add_row(label, f"{score.error:.2%}", f"{score.nll:.4f}", f"{score.ece:.4f}")
@@ -116,15 +114,20 @@ def print_inspection(console: Console, found: runs.Inspection) -> None:
     console.print(extremes)
     console.print()
     console.print(decisions)
-    print_line(console, "kept: E[π] above the threshold; surely: with 95% of the posterior of π on that side of it\n")
-    print_line(console, posterior.in_words(found.idata) + "\n")
-    console.print(scores)
-    held_out = -found.scores["Monte Carlo"].nll
-    print_line(console, f"\nPSIS-LOO on training data, z averaged out\n{found.loo}")
     print_line(
         console,
-        f"log predictive density, nats a datum: {held_out:.4f} on the {scored_on}, {found.elpd_loo:.4f} by LOO. "
-        "LOO cannot leave a datum out of W, which is one point fitted to all of them: believe the former.",
+        "kept: E[π] above the threshold; surely: 95% of the posterior of π is on that side of it. In is a low bar: "
+        "a π of 0.01 is in, and used for one datum in a hundred\n",
+    )
+    print_line(console, posterior.in_words(found.idata) + "\n")
+    console.print(scores)
+    print_line(console, f"\nPSIS-LOO on training data, with z averaged out\n{found.loo}")
+    by_loo, by_held_out = (f"{mean:.4f} ± {se:.4f}" for mean, se in (found.by_loo, found.by_held_out))
+    print_line(
+        console,
+        f"log predictive density, nats a datum: {by_loo} by LOO, {by_held_out} on the {scored_on}. LOO is no better "
+        "than its Pareto k, and cannot take a datum back out of W, which is one point fitted to all of them: where the "
+        "two differ, believe the held-out data.",
     )
 
 

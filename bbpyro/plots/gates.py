@@ -7,16 +7,15 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from bbpyro import posterior
 from bbpyro.plots.style import (
     COLORMAP,
     DROPPED,
     GREY,
+    chain_note,
     color,
     draws_of,
-    keep_probability_of,
     kept_of,
-    layer,
-    legend,
     log_odds_axis,
     mark_threshold,
     masked,
@@ -25,44 +24,53 @@ from bbpyro.plots.style import (
     threshold_of,
     title,
 )
-from bbpyro.posterior import gates, group, order
+from bbpyro.posterior import gates, group, layer, order
 
 
-def keep_probability(idata: Any) -> Figure:
-    """E[π] of every unit: one heat strip a gate, units in their own order, dropped units in grey."""
+def keep_probability(idata: Any, chain: int = 0) -> Figure:
+    """E[π] of every unit: one heat strip a gate, units in their own order, dropped units in grey.
+
+    Args:
+        idata: what :func:`bbpyro.to_arviz` returned.
+        chain: which; a hidden unit of one restart has no counterpart in another, so chains are not averaged.
+    """
     names = gates(idata)
     figure = new_figure(9, 0.9 + 0.95 * len(names))
     axes = figure.subplots(len(names), 1, squeeze=False)[:, 0]
     for axis, gate in zip(axes, names, strict=True):
-        mean, kept = keep_probability_of(idata, gate), kept_of(idata, gate)
+        mean, kept = posterior.keep_probability(idata, gate, chain), kept_of(idata, gate, chain)
         image = axis.imshow(masked(mean, kept)[None, :], aspect="auto", interpolation="nearest", **_colors())
-        title(axis, f"input of {layer(gate)}: {kept.sum()} of {len(kept)} units kept ({kept.mean():.1%})")
+        text = f"input of {layer(gate)}: {kept.sum()} of {len(kept)} units kept ({kept.mean():.1%})"
+        title(axis, text + chain_note(idata, chain))
         axis.set_yticks([])
     axes[-1].set_xlabel("unit")
     figure.colorbar(image, ax=list(axes), label="keep probability E[π]; grey: dropped", pad=0.02)
     return figure
 
 
-def input_map(idata: Any, shape: tuple[int, int] | None = None) -> Figure:
+def input_map(idata: Any, shape: tuple[int, int] | None = None, chain: int = 0) -> Figure:
     """E[π] of the input's pixels as an image, and how uncertain each is: its posterior standard deviation.
 
     Args:
         idata: what :func:`bbpyro.to_arviz` returned.
         shape: rows and columns of the input; not needed where to_arviz was given images as x.
+        chain: which.
 
     Raises:
-        ValueError: `shape` is not known, or has not as many pixels as the first gate has units.
+        ValueError: `shape` is not known, or has not as many pixels as the first gate has units, or there is no
+            such chain.
     """
     gate = gates(idata)[0]
-    mean, kept = keep_probability_of(idata, gate), kept_of(idata, gate)
+    mean, kept = posterior.keep_probability(idata, gate, chain), kept_of(idata, gate, chain)
     shape = shape or _image_shape(idata, gate)
     if shape[0] * shape[1] != len(mean):
         raise ValueError(f"shape {shape} has {shape[0] * shape[1]} pixels, the first gate {len(mean)} units")
     figure = new_figure(9, 3.9)
     axes = figure.subplots(1, 2)
-    sd = draws_of(idata, gate).std(0)
+    sd = draws_of(idata, gate, chain).std(0)
+    text = f"input pixels: {kept.sum()} of {len(kept)} kept{chain_note(idata, chain)}"
     shown = (
-        (mean, f"input pixels: {kept.sum()} of {len(kept)} kept", "keep probability E[π]", _colors()),
+        (mean, text, "keep probability E[π]", _colors()),
         (sd, "how uncertain", "standard deviation of π", _colors(max(float(sd.max()), 0.01), "cividis")),
     )
     for axis, (values, text, label, colors) in zip(axes, shown, strict=True):
@@ -84,66 +92,75 @@ def _image_shape(idata: Any, gate: str) -> tuple[int, int]:
     return int(coords[f"{gate}_row"].max()) + 1, int(coords[f"{gate}_column"].max()) + 1
 
 
-def intervals(idata: Any, probability: float = 0.9) -> Figure:
-    """E[π] of every unit from the largest to the smallest, with the central interval of its posterior."""
+def intervals(idata: Any, chain: int = 0, probability: float = 0.9) -> Figure:
+    """E[π] of every unit from the largest to the smallest, with the central interval of its posterior.
+
+    Args:
+        idata: what :func:`bbpyro.to_arviz` returned.
+        chain: which.
+        probability: of the interval.
+    """
     names = gates(idata)
-    figure = new_figure(max(4.0, 3.2 * len(names)), 3.2)
+    figure = new_figure(max(4.0, 3.2 * len(names)), 3.4)
     tail = (1 - probability) / 2
     for i, (axis, gate) in enumerate(zip(panels(figure, 1, len(names), sharey=True), names, strict=True)):
-        units = order(idata, gate)
-        low, high = np.quantile(draws_of(idata, gate)[:, units], (tail, 1 - tail), axis=0)
+        units = order(idata, gate, chain)
+        low, high = np.quantile(draws_of(idata, gate, chain)[:, units], (tail, 1 - tail), axis=0)
         rank = np.arange(1, len(units) + 1)
-        axis.fill_between(
-            rank, low, high, color=color(i), alpha=0.3, linewidth=0, step="mid", label=f"central {probability:.0%}"
-        )
-        axis.plot(rank, keep_probability_of(idata, gate)[units], color=color(i), label="E[π]")
-        num_kept = int(kept_of(idata, gate).sum())
-        axis.axvline(num_kept + 0.5, color="black", linestyle=":", linewidth=1, label=f"{num_kept} kept")
-        title(axis, f"input of {layer(gate)}, {len(units)} units")
+        axis.fill_between(rank, low, high, color=color(i), alpha=0.3, linewidth=0, step="mid")
+        axis.plot(rank, posterior.keep_probability(idata, gate, chain)[units], color=color(i))
+        num_kept = int(kept_of(idata, gate, chain).sum())
+        axis.axvline(num_kept + 0.5, color="black", linestyle=":", linewidth=1)
+        title(axis, f"input of {layer(gate)}: {num_kept} of {len(units)} kept")
         axis.set_xlabel("units, by E[π]")
         axis.set_ylim(0, 1)
-        legend(axis)
         if i == 0:
             axis.set_ylabel("keep probability π")
+    text = f"line: E[π], band: {probability:.0%} of the posterior, dotted: where units are cut"
+    figure.suptitle(text + chain_note(idata, chain), fontsize=10)
     return figure
 
 
-def forest(idata: Any, gate: str | None = None, num_units: int = 40) -> Figure:
-    """Intervals of single units: the largest E[π], the smallest that is still kept, and the smallest of all.
+def forest(idata: Any, gate: str | None = None, num_units: int = 40, chain: int = 0) -> Figure:
+    """Intervals of single units: the largest E[π], the smallest that are still kept, and the smallest of all.
 
     Args:
         idata: what :func:`bbpyro.to_arviz` returned.
         gate: which; by default the first.
         num_units: how many in each panel. A gate with no more than that is one panel.
+        chain: which.
 
     Raises:
-        ValueError: there is no such gate.
+        ValueError: there is no such gate or chain.
     """
     names = gates(idata)
     gate = gate or names[0]
     if gate not in names:
         raise ValueError(f"gate is {gate!r}, wanted one of {', '.join(names)}")
-    units, kept = order(idata, gate), kept_of(idata, gate)
+    note = chain_note(idata, chain)
+    units = order(idata, gate, chain)
+    kept = units[kept_of(idata, gate, chain)[units]]
     shown = {"all units": units}
     if len(units) > num_units:
-        least = units[kept[units]][-num_units:]
-        shown = {"largest E[π]": units[:num_units], "least, of those kept": least, "least of all": units[-num_units:]}
-    figure = new_figure(3.2 * len(shown) + 0.6, 1.2 + 0.16 * min(len(units), num_units))
+        shown = {"largest E[π]": kept[:num_units], "least, of those kept": kept[num_units:][-num_units:]}
+        shown["least of all"] = units[len(kept) :][-num_units:]
+    shown = {text: chosen for text, chosen in shown.items() if len(chosen)}
+    figure = new_figure(max(5.0, 3.2 * len(shown) + 0.6), 1.2 + 0.16 * max(map(len, shown.values())))
     for axis, (text, chosen) in zip(panels(figure, 1, len(shown), sharex=True), shown.items(), strict=True):
-        _forest_panel(axis, idata, gate, chosen, color(names.index(gate)))
+        _forest_panel(axis, idata, gate, chosen, chain, color(names.index(gate)))
         title(axis, text)
         axis.set_xlabel("keep probability π")
     figure.axes[0].set_ylabel("unit (row, column)" if f"{gate}_row" in group(idata, "guide").coords else "unit")
-    figure.suptitle(f"input of {layer(gate)}: dot E[π], thick 50%, thin 90% of the posterior", fontsize=10)
+    figure.suptitle(f"input of {layer(gate)}{note}\ndot: E[π], thick: 50%, thin: 90% of the posterior", fontsize=10)
     return figure
 
 
-def _forest_panel(axis: Axes, idata: Any, gate: str, units: Any, shade: str) -> None:
+def _forest_panel(axis: Axes, idata: Any, gate: str, units: Any, chain: int, shade: str) -> None:
     rows = np.arange(len(units))
-    low, q1, q3, high = np.quantile(draws_of(idata, gate)[:, units], (0.05, 0.25, 0.75, 0.95), axis=0)
+    low, q1, q3, high = np.quantile(draws_of(idata, gate, chain)[:, units], (0.05, 0.25, 0.75, 0.95), axis=0)
     axis.hlines(rows, low, high, color=shade, linewidth=1)
     axis.hlines(rows, q1, q3, color=shade, linewidth=3)
-    axis.plot(keep_probability_of(idata, gate)[units], rows, "o", color="black", markersize=3)
+    axis.plot(posterior.keep_probability(idata, gate, chain)[units], rows, "o", color="black", markersize=3)
     coords = group(idata, "guide").coords
     labels = [str(unit) for unit in units]
     if f"{gate}_row" in coords:
@@ -155,27 +172,27 @@ def _forest_panel(axis: Axes, idata: Any, gate: str, units: Any, shade: str) -> 
 
 
 def prior_posterior(idata: Any) -> Figure:
-    """How much of the prior, and of the posterior of all units of a gate, lies above each value of π."""
+    """How much of the prior, and of the posterior, of all units of a gate lies above each value of π."""
     names = gates(idata)
-    figure = new_figure(max(4.5, 3.2 * len(names)), 3.4)
+    figure = new_figure(max(4.5, 3.2 * len(names)), 3.6)
     axes = panels(figure, 1, len(names), sharey=True)
     at = 1 / (1 + np.exp(-np.linspace(np.log(1e-6), -np.log(1e-2), 300)))
     for i, (axis, gate) in enumerate(zip(axes, names, strict=True)):
-        threshold = threshold_of(idata, gate)
+        threshold, above = threshold_of(idata, gate), []
         for name, shade, style in (("prior", GREY, "--"), ("posterior", color(i), "-")):
-            draws = np.sort(draws_of(idata, gate, name).ravel())
+            draws = np.sort(draws_of(idata, gate, name=name).ravel())
             share = 1 - np.searchsorted(draws, at, side="right") / len(draws)
-            label = f"{name}: {(draws > threshold).mean():.2%} above threshold"
-            axis.plot(at, share, color=shade, linestyle=style, label=label, linewidth=2)
+            axis.plot(at, share, color=shade, linestyle=style, linewidth=2)
+            above.append(f"{name} {(draws > threshold).mean():.2%}")
         log_odds_axis(axis, 1e-6, 0.99)
         mark_threshold(axis, threshold)
-        title(axis, f"input of {layer(gate)}")
+        title(axis, f"input of {layer(gate)}; above {threshold:g}:\n{', '.join(above)}")
         axis.set_xlabel("keep probability π")
         axis.set_ylim(-0.02, 1)
         axis.tick_params("x", labelrotation=45)
-        legend(axis)
     axes[0].set_ylabel("share of π above")
-    figure.suptitle(f"prior: {group(idata, 'prior').attrs.get('prior', '')}", fontsize=10)
+    prior = group(idata, "prior").attrs.get("prior", "")
+    figure.suptitle(f"line: posterior, dashed: prior {prior}, dotted: threshold", fontsize=10)
     return figure
 
 

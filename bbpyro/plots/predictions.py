@@ -11,7 +11,6 @@ from bbpyro.plots.style import (
     COLORS,
     GREY,
     color,
-    layer,
     legend,
     log_odds_axis,
     mark_threshold,
@@ -20,7 +19,7 @@ from bbpyro.plots.style import (
     threshold_of,
     title,
 )
-from bbpyro.posterior import gates, group
+from bbpyro.posterior import gates, group, layer
 from bbpyro.prediction import calibration, score
 
 MIN_COUNT = 10  # a bin of fewer data says nothing

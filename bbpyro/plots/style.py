@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from bbpyro import posterior
 from bbpyro.posterior import group
 
 # Okabe and Ito's palette, in the order in which neighbours differ most.
@@ -50,35 +51,31 @@ def legend(axis: Axes, **options: Any) -> None:
     axis.legend(fontsize=8, edgecolor="none", framealpha=0.85, **options)
 
 
-def layer(gate: str) -> str:
-    """What a reader calls a gate: the layer whose input it is on."""
-    return gate.removesuffix(".gate")
-
-
 def color(index: int) -> str:
     """The colour of the index-th layer."""
     return COLORS[index % len(COLORS)]
 
 
-def keep_probability_of(idata: Any, gate: str) -> Any:
-    """The exact E[π] of each unit, averaged over the chains."""
-    return group(idata, "guide")[f"{gate}.keep_probability"].mean("chain").values
+def chain_note(idata: Any, chain: int) -> str:
+    """Which chain is shown, where there are several."""
+    num_chains = group(idata, "posterior").sizes["chain"]
+    return f", chain {chain} of {num_chains}" if num_chains > 1 else ""
 
 
 def threshold_of(idata: Any, gate: str) -> float:
     """The gate's threshold."""
-    return float(group(idata, "guide")[f"{gate}.threshold"].mean())
+    return float(group(idata, "guide")[f"{gate}.threshold"][0])
 
 
-def kept_of(idata: Any, gate: str) -> Any:
+def kept_of(idata: Any, gate: str, chain: int) -> Any:
     """Which units have E[π] > threshold."""
-    return keep_probability_of(idata, gate) > threshold_of(idata, gate)
+    return posterior.keep_probability(idata, gate, chain) > threshold_of(idata, gate)
 
 
-def draws_of(idata: Any, gate: str, name: str = "posterior") -> Any:
-    """Draws of π `[S, K]`, all chains together."""
+def draws_of(idata: Any, gate: str, chain: int | None = None, name: str = "posterior") -> Any:
+    """Draws of π `[S, K]` of one chain, or of all of them together."""
     pi = group(idata, name)[f"{gate}.pi"].values
-    return pi.reshape(-1, pi.shape[-1])
+    return pi.reshape(-1, pi.shape[-1]) if chain is None else pi[chain]
 
 
 def mark_threshold(axis: Axes, threshold: float, label: str = "threshold") -> None:

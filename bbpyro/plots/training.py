@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from bbpyro.plots.style import COLORS, color, layer, legend, new_figure, panels, title
-from bbpyro.posterior import gates, group
+from bbpyro.plots.style import COLORS, color, legend, new_figure, panels, title
+from bbpyro.posterior import gates, group, layer
 
 
 def elbo(idata: Any) -> Figure:
@@ -35,7 +35,8 @@ def elbo(idata: Any) -> Figure:
         axis.set_ylabel("nats a datum")
         legend(axis)
     right.set_yscale("log")
-    title(left, "-ELBO/N and its parts")
+    each = ", a line a chain" if training.sizes["chain"] > 1 else ""
+    title(left, f"-ELBO/N and its parts{each}")
     title(right, "negative log-likelihood")
     return figure
 

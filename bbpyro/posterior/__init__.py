@@ -2,6 +2,18 @@
 
 from bbpyro.posterior.container import elpd, group, save
 from bbpyro.posterior.inference_data import to_arviz
-from bbpyro.posterior.reading import decisions, extremes, gates, in_words, order
+from bbpyro.posterior.reading import decisions, extremes, gates, in_words, keep_probability, layer, order
 
-__all__ = ["decisions", "elpd", "extremes", "gates", "group", "in_words", "order", "save", "to_arviz"]
+__all__ = [
+    "decisions",
+    "elpd",
+    "extremes",
+    "gates",
+    "group",
+    "in_words",
+    "keep_probability",
+    "layer",
+    "order",
+    "save",
+    "to_arviz",
+]

@@ -61,6 +61,7 @@ def group(idata: Any, name: str) -> xr.Dataset:
             "training": "give bbpyro.to_arviz history=, what fit returned",
             "prior": "make it with bbpyro.to_arviz(bnn)",
             "guide": "make it with bbpyro.to_arviz(bnn)",
+            "class_probability": "give bbpyro.to_arviz x; only a likelihood of classes has it",
         }.get(name, "give bbpyro.to_arviz data: x, and y where labels are wanted")
         raise ValueError(f"idata: it has no group {name!r}; {remedy}") from None
     return found.to_dataset() if isinstance(found, xr.DataTree) else found
@@ -71,6 +72,6 @@ def elpd(loo: Any) -> float:
     return float(loo.elpd_loo if _version(import_arviz()) < (1, 0) else loo.elpd)
 
 
-def save(idata: Any, path: Path) -> None:
+def save(idata: Any, path: Path | str) -> None:
     """Write `idata` as netCDF, whole or not at all; az.from_netcdf reads it."""
-    checkpoint.replace_atomic(path, lambda temporary: idata.to_netcdf(str(temporary)))
+    checkpoint.replace_atomic(Path(path), lambda temporary: idata.to_netcdf(str(temporary)))

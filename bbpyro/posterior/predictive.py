@@ -82,7 +82,7 @@ class _Record:
             if self.class_probability is None:
                 self.class_probability = np.zeros((len(self.x), probability.shape[1]))
             self.class_probability[batch] += probability / len(self.draws)
-            values["y"] = values["y"].astype(np.min_scalar_type(probability.shape[1] - 1))  # ten classes fit a byte
+            values["y"] = values["y"].astype(np.min_scalar_type(-probability.shape[1]))  # ten classes fit a byte
         for name, value in values.items():
             if name not in self.each:
                 self.each[name] = np.empty((len(self.draws), len(self.x), *value.shape[1:]), value.dtype)

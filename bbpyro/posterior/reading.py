@@ -20,11 +20,12 @@ def decisions(idata: Any, probability: float = 0.95) -> pd.DataFrame:
     at most 1 - `probability`, and else undecided. `kept` counts E[π] > threshold, which is what compaction goes by.
 
     Args:
-        idata: what :func:`bbpyro.to_arviz` returned; its chains are pooled.
+        idata: what :func:`bbpyro.to_arviz` returned.
         probability: in (0.5, 1).
 
     Returns:
-        A row for each gate, with columns units, kept, surely_in, undecided and surely_out.
+        A row for each gate, with columns units, kept, surely_in, undecided and surely_out. Of several chains a row
+        for each gate and chain: a hidden unit of one restart has no counterpart in another.
 
     Raises:
         ValueError: `probability` is out of range.
@@ -32,29 +33,30 @@ def decisions(idata: Any, probability: float = 0.95) -> pd.DataFrame:
     if not 0.5 < probability < 1:
         raise ValueError(f"probability is {probability}, wanted a number between 0.5 and 1")
     posterior, guide = group(idata, "posterior"), group(idata, "guide")
-    rows = {}
+    rows: dict[Any, dict[str, int]] = {}
     for g in gates(idata):
         threshold = guide[f"{g}.threshold"]
-        above = (posterior[f"{g}.pi"] > threshold).mean(("chain", "draw")).values
-        kept = guide[f"{g}.keep_probability"].mean("chain") > threshold.mean("chain")
-        surely_in, surely_out = int((above >= probability).sum()), int((above <= 1 - probability).sum())
-        rows[g] = {
-            "units": len(above),
-            "kept": int(kept.sum()),
-            "surely_in": surely_in,
-            "undecided": len(above) - surely_in - surely_out,
-            "surely_out": surely_out,
-        }
+        above = (posterior[f"{g}.pi"] > threshold).mean("draw").values
+        kept = (guide[f"{g}.keep_probability"] > threshold).sum(f"{g}_unit").values
+        for chain in range(len(above)):
+            surely_in, surely_out = (above[chain] >= probability).sum(), (above[chain] <= 1 - probability).sum()
+            rows[(g, chain) if len(above) > 1 else g] = {
+                "units": above.shape[1],
+                "kept": int(kept[chain]),
+                "surely_in": int(surely_in),
+                "undecided": int(above.shape[1] - surely_in - surely_out),
+                "surely_out": int(surely_out),
+            }
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
 def in_words(idata: Any, probability: float = 0.95) -> str:
-    """:func:`decisions` in a sentence for each gate, and, where the labels were given, what the threshold matters."""
+    """:func:`decisions` in a sentence for each row, and, where labels were given, what the threshold matters."""
     sentences = []
-    for g, row in decisions(idata, probability).iterrows():
+    for label, row in decisions(idata, probability).iterrows():
         undecided = "none is undecided" if row.undecided == 0 else f"{row.undecided} undecided"
         sentences.append(
-            f"{str(g).removesuffix('.gate')}: of {row.units} units {row.surely_in} are surely in, "
+            f"{layer(label)}: of {row.units} units {row.surely_in} are surely in, "
             f"{row.surely_out} surely out, {undecided}."
         )
     sweep = group(idata, "threshold_sweep").mean("chain") if "threshold_sweep" in idata else {}
@@ -65,26 +67,44 @@ def in_words(idata: Any, probability: float = 0.95) -> str:
     return "\n".join(sentences)
 
 
-def order(idata: Any, gate: str) -> Any:
+def layer(label: Any) -> str:
+    """What a reader calls a row of :func:`decisions`: the layer whose input it is on, and the chain if it has one."""
+    gate, *chain = label if isinstance(label, tuple) else (label,)
+    return gate.removesuffix(".gate") + "".join(f", chain {number}" for number in chain)
+
+
+def keep_probability(idata: Any, gate: str, chain: int = 0) -> Any:
+    """The exact E[π] of a gate's units `[K]`, as an array.
+
+    Raises:
+        ValueError: there is no such chain.
+    """
+    mean = group(idata, "guide")[f"{gate}.keep_probability"]
+    if not 0 <= chain < mean.sizes["chain"]:
+        raise ValueError(f"chain is {chain}, wanted 0 to {mean.sizes['chain'] - 1}")
+    return mean.isel(chain=chain).values
+
+
+def order(idata: Any, gate: str, chain: int = 0) -> Any:
     """The units of a gate from the largest E[π] to the smallest, as numbers."""
-    mean = group(idata, "guide")[f"{gate}.keep_probability"].mean("chain").values
-    return np.argsort(-mean, kind="stable")
+    return np.argsort(-keep_probability(idata, gate, chain), kind="stable")
 
 
-def extremes(idata: Any, num_units: int = 5) -> pd.DataFrame:
+def extremes(idata: Any, num_units: int = 5, chain: int = 0) -> pd.DataFrame:
     """az.summary(kind="stats") of the units of each gate with the largest E[π], and with the smallest.
 
     Args:
         idata: what :func:`bbpyro.to_arviz` returned.
         num_units: how many at either end of each gate.
+        chain: which.
     """
     if num_units < 1:
         raise ValueError(f"num_units is {num_units}, wanted at least 1")
     posterior = group(idata, "posterior")
     summaries = []
     for g in gates(idata):
-        units = order(idata, g)
+        units = order(idata, g, chain)
         shown = units if len(units) <= 2 * num_units else np.concatenate([units[:num_units], units[-num_units:]])
-        part = posterior[[f"{g}.pi"]].sel({f"{g}_unit": shown})
+        part = posterior[[f"{g}.pi"]].isel(chain=[chain]).sel({f"{g}_unit": shown})
         summaries.append(import_arviz().summary(part, kind="stats"))
     return pd.concat(summaries)

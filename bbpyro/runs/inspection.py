@@ -1,5 +1,6 @@
 """Inspecting a trained run: its posterior as netCDF and figures, and how far it can be believed."""
 
+import contextlib
 import dataclasses
 import warnings
 from collections.abc import Sequence
@@ -26,16 +27,17 @@ class Inspection:
 
     Attributes:
         idata: the posterior, with predictions of the held-out data.
-        scores: of the held-out data, by "mean mask" and by "Monte Carlo".
+        scores: of the held-out data, by the name of the prediction.
         loo: az.loo of some training data, with its Pareto k.
-        elpd_loo: the expected log predictive density that it finds, nats a datum; the held-out data's is minus
-            their NLL by Monte Carlo.
+        by_loo: the log predictive density that it finds, nats a datum, and its standard error.
+        by_held_out: that of the held-out data, which it should estimate.
     """
 
     idata: Any
     scores: dict[str, Evaluation]
     loo: Any
-    elpd_loo: float
+    by_loo: tuple[float, float]
+    by_held_out: tuple[float, float]
 
 
 def inspect(
@@ -79,15 +81,22 @@ def inspect(
     )
     folder.mkdir(parents=True, exist_ok=True)
     clear_unfinished(folder, POSTERIOR)
-    posterior.save(idata, folder / POSTERIOR)
-    write_figures(folder, {**training_figures(idata, data.x.shape[1:]), **_figures(idata, data.x.dim() == 3)})
-    probs = posterior.group(idata, "class_probability").mean("chain")
-    scores = {
-        label: score(torch.from_numpy(probs[name].values), data.y_test)
-        for name, label in (("mean_mask", "mean mask"), ("monte_carlo", "Monte Carlo"))
+    with console.status("writing") if console else contextlib.nullcontext():
+        posterior.save(idata, folder / POSTERIOR)
+        write_figures(folder, {**training_figures(idata, data.x.shape[1:]), **_figures(idata, data.x.dim() == 3)})
+    probs = {
+        name: torch.from_numpy(values.values)
+        for name, values in posterior.group(idata, "class_probability").mean("chain").items()
     }
+    scores = {
+        "mean mask": score(probs["mean_mask"], data.y_test),
+        f"Monte Carlo, {num_predictive_samples} draws": score(probs["monte_carlo"], data.y_test),
+    }
+    log_probs = probs["monte_carlo"].double().clamp_min(1e-30).log().gather(-1, data.y_test[:, None])
+    by_held_out = log_probs.mean().item(), log_probs.std().item() / len(log_probs) ** 0.5
     loo, num_loo_data = _leave_one_out(runs, num_predictive_samples, console)
-    return Inspection(idata, scores, loo, posterior.elpd(loo) / num_loo_data)
+    by_loo = posterior.elpd(loo) / num_loo_data, float(loo.se) / num_loo_data
+    return Inspection(idata, scores, loo, by_loo, by_held_out)
 
 
 def _figures(idata: Any, are_images: bool) -> dict[str, Figure]:
