@@ -218,9 +218,21 @@ def _floating(value: Any) -> Tensor:
 
 
 class Beta(dist.Beta):
-    """torch's Beta, with the log-density of a remembered draw taken in log-odds."""
+    """torch's Beta in log-odds: draws remember theirs, and the log-density of such a draw is taken in them.
+
+    torch's own draw is a ratio of Gamma variables that underflow: of Beta(1e-4, 1e-4), which is all 0 and 1, it
+    makes ½ in most cases.
+    """
 
     _kept_constants: tuple[Tensor, Tensor, Tensor, bool] | None = None
+
+    def rsample(self, sample_shape: Any = ()) -> Tensor:
+        """Draws that remember their log-odds; reparameterised where the concentrations are being learnt."""
+        if self._dirichlet.concentration.requires_grad:
+            return super().rsample(sample_shape)
+        shape = self._extended_shape(torch.Size(sample_shape))
+        log_gamma1, log_gamma0 = (f.log_gamma_draw(c.expand(shape)) for c in (self.concentration1, self.concentration0))
+        return remember_log_odds(log_gamma1 - log_gamma0, self.concentration1.dtype)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Log-density of `value`, exact for a draw even where float rounds it to 0 or 1."""

@@ -74,6 +74,13 @@ class _SphericalNormalLogProb(torch.autograd.Function):
         return ctx.saved_tensors[0] * (grad * -ctx.precision), None
 
 
+def log_gamma_draw(concentration: Tensor) -> Tensor:
+    """Logarithms of Gamma(c, 1) draws, float64, of any c: G(c) = G(c + 1) U^(1/c) does not underflow in logs."""
+    c = concentration.double()
+    uniform = torch.rand_like(c).clamp_min(torch.finfo(c.dtype).tiny)
+    return torch.distributions.Gamma(c + 1, torch.ones_like(c), validate_args=False).sample().log() + uniform.log() / c
+
+
 def spherical_normal_log_prob(v: Tensor, scale: float) -> Tensor:
     """Log N(v; 0, scale² I) over all elements of v: one number."""
     result: Tensor = _SphericalNormalLogProb.apply(v, scale)

@@ -14,6 +14,8 @@ from torch import Tensor
 from bbpyro.distributions import remember_log_odds
 from bbpyro.model import BetaBernoulliNetwork
 from bbpyro.posterior import container
+from bbpyro.posterior.arguments import check_data
+from bbpyro.prediction import in_eval_mode
 
 MAX_UNITS = 10
 
@@ -30,15 +32,17 @@ class SummedOut:
         y: what was observed there, `[N, ...]`.
 
     Raises:
-        ValueError: there are more than 10 units, or not `bnn.num_data` data.
+        TypeError: x or y is no tensor.
+        ValueError: there are more than 10 units, not `bnn.num_data` data, or they do not fit the network.
     """
 
     def __init__(self, bnn: BetaBernoulliNetwork, x: Tensor, y: Tensor) -> None:
         num_units = sum(gate.num_features for gate in bnn.gates.values())
         if num_units > MAX_UNITS:
             raise ValueError(f"bnn has {num_units} units, so 2^{num_units} masks a datum; wanted at most {MAX_UNITS}")
-        if not len(x) == len(y) == bnn.num_data:
-            raise ValueError(f"x and y: lengths are {len(x)} and {len(y)}, wanted num_data, {bnn.num_data}")
+        check_data([bnn], x, y)
+        if len(x) != bnn.num_data:
+            raise ValueError(f"x: it holds {len(x)} data but the network was made for num_data={bnn.num_data}")
         self.bnn, self.num_data = bnn, len(x)
         self.masks = torch.tensor(list(itertools.product((0.0, 1.0), repeat=num_units)), dtype=x.dtype)
         self.x, self.y = (tensor.repeat(len(self.masks), *[1] * (tensor.dim() - 1)) for tensor in (x, y))
@@ -82,7 +86,7 @@ def nuts(
         bnn: the network; its parameters are left as they are.
         x: inputs `[N, ...]`.
         y: what was observed there, `[N, ...]`.
-        num_samples: draws of each chain, after warm-up.
+        num_samples: draws of each chain, after warm-up; at least 4.
         warmup_steps: steps of adaptation.
         num_chains: how many, one after the other.
         seed: of starting points and draws; torch's global generator is left as it was.
@@ -92,8 +96,17 @@ def nuts(
         What ArviZ works on, with a posterior group like that of :func:`bbpyro.to_arviz`, and the weights in it.
 
     Raises:
-        ValueError: the network has more than 10 units, or there are not `bnn.num_data` data.
+        TypeError: x or y is no tensor.
+        ValueError: the network has more than 10 units, there are not `bnn.num_data` data, they do not fit the
+            network, or a number is out of range.
     """
+    for name, number, least in (
+        ("num_samples", num_samples, 4),
+        ("warmup_steps", warmup_steps, 0),
+        ("num_chains", num_chains, 1),
+    ):
+        if number < least:
+            raise ValueError(f"{name} is {number}, wanted at least {least}")
     potential = SummedOut(bnn, x, y)
     sizes = {
         **{name: w.shape for name, w in bnn.weights.items()},
@@ -101,7 +114,7 @@ def nuts(
     }
     chains: list[dict[str, Tensor]] = []
     num_divergences = 0
-    with torch.random.fork_rng(), pyro.validation_enabled(False):
+    with torch.random.fork_rng(), pyro.validation_enabled(False), in_eval_mode(bnn), torch.enable_grad():
         torch.manual_seed(seed)
         for _ in range(num_chains):
             start = {name: torch.empty(shape, dtype=x.dtype).uniform_(-2, 2) for name, shape in sizes.items()}

@@ -53,13 +53,14 @@ def predict(bnn: BetaBernoulliNetwork, x: Tensor, num_samples: int | None = 100,
 
 @contextlib.contextmanager
 def in_eval_mode(net: nn.Module) -> Iterator[None]:
-    """Have a module in evaluation mode for a while."""
-    was_training = net.training
+    """Have a module, and all in it, in evaluation mode for a while."""
+    was_training = {module: module.training for module in net.modules()}
     net.eval()
     try:
         yield
     finally:
-        net.train(was_training)
+        for module, training in was_training.items():
+            module.training = training
 
 
 def _predict_batch(bnn: BetaBernoulliNetwork, x: Tensor, num_samples: int | None) -> Tensor:

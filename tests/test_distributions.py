@@ -736,3 +736,22 @@ def test_delta_passes_the_gradient_to_its_point():
     v = torch.ones(3, requires_grad=True)
     (2 * Delta(v, event_dim=1).rsample()).sum().backward()
     assert v.grad.tolist() == [2.0, 2.0, 2.0]
+
+
+@pytest.mark.parametrize(("c1", "c0"), [(1e-4, 1.0), (1e-4, 1e-4), (1e-3, 0.5), (0.7, 1.3), (40.0, 3.0)])
+def test_betas_draws_follow_their_law_in_log_odds(c1: float, c0: float) -> None:
+    """Of tiny concentrations nearly all π are 0 or 1 in any float; the law of their log-odds is tested instead."""
+    odds = Beta(torch.tensor(c1), torch.tensor(c0)).sample((20_000,))._log_odds.numpy()
+    at = np.quantile(odds, (0.02, 0.2, 0.4, 0.6, 0.8, 0.98))
+    with mpmath.workdps(60):
+        for w in at:
+            pi = 1 / (1 + mpmath.exp(-mpmath.mpf(float(w))))
+            below = mpmath.betainc(c1, c0, 0, pi, regularized=True)
+            empirical = (odds < w).mean()
+            assert abs(float(below) - empirical) < 4.5 * math.sqrt(empirical * (1 - empirical) / 20_000)
+
+
+def test_betas_draws_are_reparameterised_where_its_concentrations_are_learnt() -> None:
+    c1 = torch.tensor(2.0, requires_grad=True)
+    Beta(c1, torch.tensor(3.0)).rsample((5,)).sum().backward()
+    assert c1.grad is not None and c1.grad != 0

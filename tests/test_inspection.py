@@ -141,6 +141,11 @@ def test_restarts_become_chains_in_a_folder_of_their_own(trained: dict[int, Path
         assert re.search(rf"fc2, chain {chain} │ +500 │ +{kept} │", out)
 
 
+def test_a_run_is_one_chain_and_not_two(run: Path, call: Call, tmp_path: Path) -> None:
+    status, out, err = call(run, run, "--output", tmp_path / "both")
+    assert status == 2 and "named twice" in err and err.count("\n") == 1
+
+
 def test_several_runs_want_an_output(trained: dict[int, Path], call: Call) -> None:
     status, out, err = call(*trained.values())
     assert status == 2 and "--output FOLDER" in err and err.count("\n") == 1
@@ -199,7 +204,7 @@ def test_a_run_in_pretraining_has_no_posterior_yet(npz: Path, tmp_path: Path, ca
     ("flags", "mention"),
     [
         (["--num-samples", "0"], "num_samples is 0"),
-        (["--num-predictive-samples", "0"], "num_predictive_samples is 0"),
+        (["--num-predictive-samples", "9"], "num_predictive_samples is 9, wanted at least 10, for az.loo"),
         (["--num-samples", "10", "--num-predictive-samples", "11"], "between 1 and num_samples, 10"),
     ],
 )

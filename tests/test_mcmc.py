@@ -96,10 +96,38 @@ def test_what_comes_back_is_for_arviz_and_the_network_is_left_alone():
     ("num_units", "num_data", "message"),
     [
         (11, 6, r"bnn has 11 units, so 2\^11 masks a datum; wanted at most 10"),
-        (2, 7, "lengths are 7 and 7, wanted num_data, 6"),
+        (2, 7, "it holds 7 data but the network was made for num_data=6"),
     ],
 )
 def test_what_is_too_large_or_does_not_fit_is_refused(num_units, num_data, message):
     x, y = torch.randn(num_data, num_units), torch.zeros(num_data).long()
     with pytest.raises(ValueError, match=message):
         mcmc.nuts(make_network(num_units), x, y)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_samples": 3}, "num_samples is 3, wanted at least 4"),
+        ({"warmup_steps": -1}, "warmup_steps is -1, wanted at least 0"),
+        ({"num_chains": 0}, "num_chains is 0, wanted at least 1"),
+        ({"y": torch.full((6,), 2)}, "y holds labels 2 to 2, wanted 0 to 1"),
+        ({"x": torch.full((6, 2), math.nan)}, "x: it holds nan or inf"),
+    ],
+)
+def test_what_is_out_of_range_is_named(options, message):
+    data = {"x": torch.randn(6, 2), "y": torch.zeros(6).long()}
+    with pytest.raises(ValueError, match=message):
+        mcmc.nuts(make_network(), **{**data, **options})
+
+
+def test_the_network_is_in_evaluation_mode_meanwhile_and_batch_norm_is_left_alone():
+    net = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2), nn.Dropout(0.5), nn.Linear(2, 2))
+    bnn = bbpyro.BetaBernoulliNetwork(bbpyro.insert_dropout(net), num_data=6, prior=priors.Beta(0.7, 1.3))
+    bnn.net[1].requires_grad_(False)
+    bnn.train()
+    before = {name: tensor.clone() for name, tensor in bnn.state_dict().items()}
+    with torch.no_grad():  # which a caller may be in
+        mcmc.nuts(bnn, torch.randn(6, 2), torch.zeros(6).long(), num_samples=4, warmup_steps=2, progress=False)
+    assert bnn.training and bnn.net[2].training
+    assert all(torch.equal(tensor, before[name]) for name, tensor in bnn.state_dict().items())

@@ -201,6 +201,35 @@ def test_predictions_want_images():
         plots.predictions(idata)
 
 
+def test_counts_below_one_are_refused_and_one_will_do(idata):
+    assert plots.predictions(idata, num_each=1).axes
+    for name, option in (("predictions", "num_each"), ("reliability", "num_bins"), ("forest", "num_units")):
+        with pytest.raises(ValueError, match=f"{option} is 0, wanted at least 1"):
+            getattr(plots, name)(idata, **{option: 0})
+
+
+def test_twelve_layers_with_dollars_in_their_names_have_twelve_colours_and_fit(tmp_path):
+    net = nn.Sequential(nn.Flatten(), *(nn.Linear(12, 12) for _ in range(12)))
+    named = nn.Sequential()
+    for i, module in enumerate(net):
+        named.add_module(f"a$^$b{i}", module)
+    bnn = bbpyro.BetaBernoulliNetwork(bbpyro.insert_dropout(named), num_data=NUM_DATA)
+    x, y = torch.randn(NUM_DATA, 3, 4), torch.randint(12, (NUM_DATA,))
+    history = bbpyro.fit(bnn, x, y, num_epochs=1, progress=False)
+    idata = bbpyro.to_arviz(bnn, x, y, 10, history=history, progress=False)
+    assert len({tuple(np.atleast_1d(line.get_color())) for line in plots.kept_units(idata).axes[0].lines}) == 12
+    for name in ALL:
+        figure = getattr(plots, name)(idata)
+        plots.save(figure, tmp_path / f"{name}.png")
+        assert figure.get_size_inches().max() < 15
+
+
+def test_chains_of_different_length_are_counted_at_their_own_ends(history):
+    networks = [make_network(), make_network()]
+    idata = bbpyro.to_arviz(networks, num_samples=2, history=[history, history[:2]])
+    assert plots.kept_units(idata).axes[0].lines[0].get_label() == "input of 1: 10-11 of 12"
+
+
 def test_the_parts_of_the_elbo_are_per_datum(idata):
     lines = {line.get_label(): line.get_ydata() for line in plots.elbo(idata).axes[0].lines}
     np.testing.assert_allclose(lines["-ELBO"], [3, 1.5, 1, 0.75])
@@ -239,3 +268,6 @@ def test_the_guide_check_names_both_spreads_and_the_most_dependent_pair():
     assert figure.axes[3].get_title("left") == f"unit {pair[1]} against unit {pair[0]}"
     with pytest.raises(ValueError, match="gate is 'fc9'"):
         plots.guide_check(idata, exact, "fc9")
+    wide = bbpyro.BetaBernoulliNetwork(bbpyro.insert_dropout(nn.Sequential(nn.Linear(4, 2))), num_data=8)
+    with pytest.raises(ValueError, match=r"gate '0\.gate' has 4 units in idata and 3 in exact"):
+        plots.guide_check(bbpyro.to_arviz(wide, num_samples=5), exact)

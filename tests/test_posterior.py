@@ -99,6 +99,13 @@ def test_prior_draws_are_of_the_prior():
         assert scipy.stats.kstest(draws, scipy.stats.beta(5.0 / num_units, 1).cdf).pvalue > 1e-4
 
 
+def test_a_prior_that_is_all_0_and_1_is_drawn_so():
+    bnn = make_network(prior=lambda k: dist.Beta(torch.full((k,), 1e-4), 1e-4))
+    draws = bbpyro.to_arviz(bnn, num_samples=2000, seed=0)["prior"]["1.gate.pi"].values
+    assert abs((draws > 0.5).mean() - 0.5) < 4.5 * 0.5 / np.sqrt(draws.size)
+    assert ((draws > 0.01) & (draws < 0.99)).mean() < 0.002  # 2e-4 log(0.99/0.01) / 2 = 0.0009
+
+
 def test_the_guide_group_is_exact(bnn):
     guide = bbpyro.to_arviz(bnn, num_samples=2)["guide"]
     for name, gate in bnn.gates.items():
@@ -121,6 +128,20 @@ def test_a_gate_that_is_as_wide_as_the_input_but_does_not_see_it_has_no_places(x
     net = nn.Sequential(nn.Flatten(), nn.Linear(12, 12), nn.Tanh(), nn.Linear(12, 3))
     bnn = bbpyro.BetaBernoulliNetwork(bbpyro.insert_dropout(net), num_data=10)
     coords = bbpyro.to_arviz(bnn, x, num_samples=2, progress=False)["posterior"].coords
+    assert "1.gate_row" in coords and "3.gate_row" not in coords
+
+
+def test_a_sequence_whose_last_dimension_is_gated_is_no_image():
+    net = nn.Sequential(nn.Linear(4, 2), nn.Flatten(), nn.Linear(6, 3))
+    bnn = bbpyro.BetaBernoulliNetwork(bbpyro.insert_dropout(net), num_data=10)
+    assert "0.gate_row" not in bbpyro.to_arviz(bnn, torch.randn(5, 3, 4), num_samples=2, progress=False)["guide"].coords
+
+
+def test_hidden_units_that_are_0_where_the_image_is_black_are_no_pixels():
+    net = nn.Sequential(nn.Flatten(), nn.Linear(12, 12), nn.ReLU(), nn.Linear(12, 3))
+    nn.init.constant_(net[1].bias, -0.01)
+    bnn = bbpyro.BetaBernoulliNetwork(bbpyro.insert_dropout(net), num_data=10)
+    coords = bbpyro.to_arviz(bnn, torch.zeros(5, 3, 4), num_samples=2, progress=False)["guide"].coords
     assert "1.gate_row" in coords and "3.gate_row" not in coords
 
 
@@ -270,7 +291,7 @@ def test_the_sweep_scores_the_mean_mask_at_each_threshold_and_leaves_the_network
 
 def test_restarts_are_chains(x, y):
     networks = [make_network(), make_network()]
-    history = [[{"phase": "SVI", "epoch": 1, "loss": float(i), "kl": {"1.gate": 2.0}}] for i in range(2)]
+    history = [[{"phase": "SVI", "epoch": 1, "loss": float(i), "kl": {"1.gate": 2.0, "3.gate": 1.0}}] for i in range(2)]
     idata = bbpyro.to_arviz(networks, x, y, 50, history=history, seed=0, progress=False)
     assert idata["posterior"].sizes["chain"] == 2
     for c, bnn in enumerate(networks):
@@ -321,10 +342,17 @@ def test_a_seed_decides_the_draws_and_the_global_generator_is_left_alone(bnn, x,
     assert not np.array_equal(other["posterior"]["1.gate.pi"], first["posterior"]["1.gate.pi"])
 
 
-def test_the_network_stays_in_its_mode(bnn, x, y):
+def test_each_module_stays_in_its_mode(bnn, x, y):
     bnn.train()
+    bnn.net[2].eval()
     bbpyro.to_arviz(bnn, x, y, 2, progress=False)
-    assert bnn.training and bnn.net[1].gate.training
+    assert bnn.training and bnn.net[1].gate.training and not bnn.net[2].training
+
+
+def test_half_precision(x, y):
+    bnn = make_network().to(torch.bfloat16)
+    idata = bbpyro.to_arviz(bnn, x.to(torch.bfloat16), y, 5, progress=False)
+    assert np.isfinite(idata["log_likelihood"]["y"]).all()
 
 
 # --- ArviZ -------------------------------------------------------------------------------------------------
@@ -464,7 +492,16 @@ def test_extremes_are_the_summary_of_the_first_and_the_last(idata):
         ({"x": torch.zeros(40, 3, 4), "y": torch.full((40,), 3)}, "y holds labels 3 to 3, wanted 0 to 2"),
         ({"x": torch.zeros(40, 3, 4), "y": torch.zeros(40, 2).long()}, "y: two data of it have shape"),
         ({"x": torch.zeros(40, 3, 4).double()}, "float64, which the network cannot take"),
+        ({"x": torch.full((40, 3, 4), torch.nan)}, "x: it holds nan or inf"),
+        ({"x": torch.zeros(40, 3, 4), "y": torch.full((40,), 1.5)}, "y holds labels that are no whole numbers"),
+        ({"attrs": {"num_data": 1}}, r"attrs: 'num_data' is noted anyway \(1000\)"),
+        ({"attrs": {"note": None}}, "attrs: 'note' is None, wanted a text, a number, or a list of them"),
+        ({"attrs": {"note": {"a": 1}}}, "attrs: 'note' is"),
         ({"history": []}, "history: it is empty"),
+        (
+            {"history": [{"epoch": 1, "loss": 1.0}]},
+            r"history: it is of the gates \[\].*returned for \['1.gate', '3.gate'\]",
+        ),
         ({"history": [[{"epoch": 1}], [{"epoch": 1}]]}, "history: it is of 2 networks, wanted one for each of 1"),
     ],
 )
@@ -478,11 +515,43 @@ def test_arrays_that_are_no_tensors_are_refused_with_the_way_to_make_them(bnn):
         bbpyro.to_arviz(bnn, np.zeros((2, 3, 4)))
 
 
-def test_chains_must_be_of_one_model(bnn):
-    with pytest.raises(ValueError, match="restarts of one model.*IndianBuffet"):
-        bbpyro.to_arviz([bnn, make_network(prior=bbpyro.priors.IndianBuffet())])
+def narrow() -> bbpyro.BetaBernoulliNetwork:
+    net = nn.Sequential(nn.Flatten(), nn.Linear(12, 4), nn.Tanh(), nn.Linear(4, 3))
+    return bbpyro.BetaBernoulliNetwork(bbpyro.insert_dropout(net), num_data=1000)
+
+
+def five_classes() -> bbpyro.BetaBernoulliNetwork:
+    net = nn.Sequential(nn.Flatten(), nn.Linear(12, 5), nn.Tanh(), nn.Linear(5, 5))
+    return bbpyro.BetaBernoulliNetwork(bbpyro.insert_dropout(net), num_data=1000)
+
+
+@pytest.mark.parametrize(
+    ("make", "what"),
+    [
+        (lambda: make_network(prior=bbpyro.priors.IndianBuffet()), "log prior densities"),
+        (lambda: make_network(num_data=999), "num_data"),
+        (lambda: make_network(temperature=0.2), "temperature"),
+        (narrow, "gates"),
+        (five_classes, r"Categorical of an output of shape \[N, 3\] and Categorical of an output of shape \[N, 5\]"),
+    ],
+)
+def test_chains_must_be_of_one_model(bnn, x, make, what):
+    with pytest.raises(ValueError, match=f"restarts of one model.*{what}"):
+        bbpyro.to_arviz([bnn, make()], x, progress=False)
+
+
+def test_chains_are_different_networks_and_are_networks(bnn):
     with pytest.raises(ValueError, match="empty list"):
         bbpyro.to_arviz([])
+    with pytest.raises(ValueError, match="it holds a network twice"):
+        bbpyro.to_arviz([bnn, bnn])
+    with pytest.raises(TypeError, match="bnn is a Linear, wanted a BetaBernoulliNetwork"):
+        bbpyro.to_arviz(nn.Linear(2, 3))
+
+
+def test_priors_that_are_the_same_function_made_twice_are_the_same_prior():
+    networks = (make_network(prior=lambda k: dist.Beta(torch.full((k,), 0.5), 0.5)) for _ in range(2))
+    assert bbpyro.to_arviz(networks, num_samples=3)["posterior"].sizes["chain"] == 2
 
 
 def test_an_arviz_that_is_too_old_or_missing_is_an_import_error_with_the_remedy(bnn, monkeypatch):

@@ -10,6 +10,7 @@ from typing import NoReturn
 
 import tyro
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from bbpyro import data, runs
@@ -137,7 +138,7 @@ def _evaluate(command: Evaluate) -> None:
     console = new_console()
     scores = []
     for folder in command.runs:
-        with console.status(f"scoring {folder}"):
+        with console.status(escape(f"scoring {folder}")):
             run = runs.load(folder)
             scores.append(runs.score(run, command.num_samples))
         if not run.is_complete:

@@ -5,6 +5,7 @@ import sys
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from bbpyro import posterior, runs
@@ -49,7 +50,7 @@ def print_comparison(console: Console, scores: dict[str, dict[str, Any]]) -> Non
         for s in scores.values()
     ]
     for name, row in zip(scores, rows, strict=True):
-        table.add_row(name, *_cells(row))
+        table.add_row(escape(name), *_cells(row))
     if len({len(row) for row in rows}) == 1:
         columns = list(zip(*rows, strict=True))
         table.add_section()
@@ -108,7 +109,7 @@ def print_inspection(console: Console, found: runs.Inspection) -> None:
     for label, score in found.scores.items():
         scores.add_row(label, f"{score.error:.2%}", f"{score.nll:.4f}", f"{score.ece:.4f}")
     for table in (extremes, decisions, scores):
-        table.title_justify = "left"
+        table.title_justify, table.columns[0].overflow = "left", "fold"
         for column in table.columns[1:]:
             column.justify = "right"
     console.print(extremes)

@@ -28,6 +28,8 @@ def guide_check(idata: Any, exact: Any, gate: str | None = None) -> Figure:
     if gate not in gates(idata) or f"{gate}.pi" not in exact["posterior"]:
         raise ValueError(f"gate is {gate!r}, wanted one that idata and exact both have: {', '.join(gates(idata))}")
     q, p = draws_of(idata, gate), draws_of(exact, gate)
+    if q.shape[1] != p.shape[1]:
+        raise ValueError(f"gate {gate!r} has {q.shape[1]} units in idata and {p.shape[1]} in exact; wanted one network")
     num_units = q.shape[1]
     num_panels = num_units + (num_units > 1)
     columns = min(num_panels, 3)

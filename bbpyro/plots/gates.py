@@ -13,14 +13,17 @@ from bbpyro.plots.style import (
     DROPPED,
     GREY,
     chain_note,
-    color,
+    check_positive,
+    colors,
     draws_of,
     kept_of,
     log_odds_axis,
     mark_threshold,
     masked,
     new_figure,
+    panel_each,
     panels,
+    super_title,
     threshold_of,
     title,
 )
@@ -39,7 +42,7 @@ def keep_probability(idata: Any, chain: int = 0) -> Figure:
     axes = figure.subplots(len(names), 1, squeeze=False)[:, 0]
     for axis, gate in zip(axes, names, strict=True):
         mean, kept = posterior.keep_probability(idata, gate, chain), kept_of(idata, gate, chain)
-        image = axis.imshow(masked(mean, kept)[None, :], aspect="auto", interpolation="nearest", **_colors())
+        image = axis.imshow(masked(mean, kept)[None, :], aspect="auto", interpolation="nearest", **_scale())
         text = f"input of {layer(gate)}: {kept.sum()} of {len(kept)} units kept ({kept.mean():.1%})"
         title(axis, text + chain_note(idata, chain))
         axis.set_yticks([])
@@ -70,11 +73,11 @@ def input_map(idata: Any, shape: tuple[int, int] | None = None, chain: int = 0) 
     sd = draws_of(idata, gate, chain).std(0)
     text = f"input pixels: {kept.sum()} of {len(kept)} kept{chain_note(idata, chain)}"
     shown = (
-        (mean, text, "keep probability E[π]", _colors()),
-        (sd, "how uncertain", "standard deviation of π", _colors(max(float(sd.max()), 0.01), "cividis")),
+        (mean, text, "keep probability E[π]", _scale()),
+        (sd, "how uncertain", "standard deviation of π", _scale(max(float(sd.max()), 0.01), "cividis")),
     )
-    for axis, (values, text, label, colors) in zip(axes, shown, strict=True):
-        image = axis.imshow(masked(values, kept).reshape(shape), interpolation="nearest", **colors)
+    for axis, (values, text, label, scale) in zip(axes, shown, strict=True):
+        image = axis.imshow(masked(values, kept).reshape(shape), interpolation="nearest", **scale)
         title(axis, text)
         axis.set_xlabel("pixel column")
         axis.set_ylabel("pixel row")
@@ -101,23 +104,23 @@ def intervals(idata: Any, chain: int = 0, probability: float = 0.9) -> Figure:
         probability: of the interval.
     """
     names = gates(idata)
-    figure = new_figure(max(4.0, 3.2 * len(names)), 3.4)
+    figure, axes = panel_each(len(names), 3.2)
     tail = (1 - probability) / 2
-    for i, (axis, gate) in enumerate(zip(panels(figure, 1, len(names), sharey=True), names, strict=True)):
+    for axis, gate, shade in zip(axes, names, colors(len(names)), strict=True):
         units = order(idata, gate, chain)
         low, high = np.quantile(draws_of(idata, gate, chain)[:, units], (tail, 1 - tail), axis=0)
         rank = np.arange(1, len(units) + 1)
-        axis.fill_between(rank, low, high, color=color(i), alpha=0.3, linewidth=0, step="mid")
-        axis.plot(rank, posterior.keep_probability(idata, gate, chain)[units], color=color(i))
+        axis.fill_between(rank, low, high, color=shade, alpha=0.3, linewidth=0, step="mid")
+        mean = posterior.keep_probability(idata, gate, chain)[units]
+        axis.plot(rank, mean, color=shade, marker="o" if len(units) == 1 else "")
         num_kept = int(kept_of(idata, gate, chain).sum())
         axis.axvline(num_kept + 0.5, color="black", linestyle=":", linewidth=1)
         title(axis, f"input of {layer(gate)}: {num_kept} of {len(units)} kept")
         axis.set_xlabel("units, by E[π]")
         axis.set_ylim(0, 1)
-        if i == 0:
-            axis.set_ylabel("keep probability π")
+    axes[0].set_ylabel("keep probability π")
     text = f"line: E[π], band: {probability:.0%} of the posterior, dotted: where units are cut"
-    figure.suptitle(text + chain_note(idata, chain), fontsize=10)
+    super_title(figure, text + chain_note(idata, chain))
     return figure
 
 
@@ -133,6 +136,7 @@ def forest(idata: Any, gate: str | None = None, num_units: int = 40, chain: int 
     Raises:
         ValueError: there is no such gate or chain.
     """
+    check_positive("num_units", num_units)
     names = gates(idata)
     gate = gate or names[0]
     if gate not in names:
@@ -147,11 +151,11 @@ def forest(idata: Any, gate: str | None = None, num_units: int = 40, chain: int 
     shown = {text: chosen for text, chosen in shown.items() if len(chosen)}
     figure = new_figure(max(5.0, 3.2 * len(shown) + 0.6), 1.2 + 0.16 * max(map(len, shown.values())))
     for axis, (text, chosen) in zip(panels(figure, 1, len(shown), sharex=True), shown.items(), strict=True):
-        _forest_panel(axis, idata, gate, chosen, chain, color(names.index(gate)))
+        _forest_panel(axis, idata, gate, chosen, chain, colors(len(names))[names.index(gate)])
         title(axis, text)
         axis.set_xlabel("keep probability π")
     figure.axes[0].set_ylabel("unit (row, column)" if f"{gate}_row" in group(idata, "guide").coords else "unit")
-    figure.suptitle(f"input of {layer(gate)}{note}\ndot: E[π], thick: 50%, thin: 90% of the posterior", fontsize=10)
+    super_title(figure, f"input of {layer(gate)}{note}\ndot: E[π], thick: 50%, thin: 90% of the posterior")
     return figure
 
 
@@ -174,12 +178,11 @@ def _forest_panel(axis: Axes, idata: Any, gate: str, units: Any, chain: int, sha
 def prior_posterior(idata: Any) -> Figure:
     """How much of the prior, and of the posterior, of all units of a gate lies above each value of π."""
     names = gates(idata)
-    figure = new_figure(max(4.5, 3.2 * len(names)), 3.6)
-    axes = panels(figure, 1, len(names), sharey=True)
+    figure, axes = panel_each(len(names), 3.4)
     at = 1 / (1 + np.exp(-np.linspace(np.log(1e-6), -np.log(1e-2), 300)))
-    for i, (axis, gate) in enumerate(zip(axes, names, strict=True)):
+    for axis, gate, line in zip(axes, names, colors(len(names)), strict=True):
         threshold, above = threshold_of(idata, gate), []
-        for name, shade, style in (("prior", GREY, "--"), ("posterior", color(i), "-")):
+        for name, shade, style in (("prior", GREY, "--"), ("posterior", line, "-")):
             draws = np.sort(draws_of(idata, gate, name=name).ravel())
             share = 1 - np.searchsorted(draws, at, side="right") / len(draws)
             axis.plot(at, share, color=shade, linestyle=style, linewidth=2)
@@ -192,9 +195,9 @@ def prior_posterior(idata: Any) -> Figure:
         axis.tick_params("x", labelrotation=45)
     axes[0].set_ylabel("share of π above")
     prior = group(idata, "prior").attrs.get("prior", "")
-    figure.suptitle(f"line: posterior, dashed: prior {prior}, dotted: threshold", fontsize=10)
+    super_title(figure, f"line: posterior, dotted: threshold, dashed: prior\n{prior}")
     return figure
 
 
-def _colors(highest: float = 1.0, name: str = COLORMAP) -> dict[str, Any]:
+def _scale(highest: float = 1.0, name: str = COLORMAP) -> dict[str, Any]:
     return {"vmin": 0.0, "vmax": highest, "cmap": matplotlib.colormaps[name].with_extremes(bad=DROPPED)}

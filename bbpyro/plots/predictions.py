@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 from bbpyro.plots.style import (
     COLORS,
     GREY,
-    color,
+    check_positive,
+    colors,
     legend,
     log_odds_axis,
     mark_threshold,
@@ -32,16 +33,17 @@ def threshold_sweep(idata: Any) -> Figure:
     figure = new_figure(6.5, 5.2)
     above, below = panels(figure, 2, 1, sharex=True)
     at = sweep["threshold"].values
-    for i, gate in enumerate(gates(idata)):
+    names = gates(idata)
+    for gate, shade in zip(names, colors(len(names)), strict=True):
         kept = sweep[f"{gate}.kept"].values
         units = group(idata, "posterior").sizes[f"{gate}_unit"]
-        above.plot(at, 100 * kept / units, color=color(i), label=f"input of {layer(gate)}, {units} units")
+        above.plot(at, 100 * kept / units, color=shade, label=f"input of {layer(gate)}, {units} units")
     above.set_ylabel("units kept, %")
     above.set_ylim(0, 102)
     if "error" in sweep:
         error = 100 * sweep["error"].values
         below.plot(at, error, color="black")
-        below.set_ylim(0, 4 * error.min() + 1)
+        below.set_ylim(0, min(4 * error.min() + 1, 102))
         below.set_ylabel("error of the mean mask, %")
     else:
         below.plot(at, sweep["nll"].values, color="black")
@@ -49,13 +51,14 @@ def threshold_sweep(idata: Any) -> Figure:
     below.set_xlabel("threshold on E[π]")
     log_odds_axis(below)
     for axis in (above, below):
-        mark_threshold(axis, threshold_of(idata, gates(idata)[0]), "this network's")
+        mark_threshold(axis, threshold_of(idata, names[0]), "this network's")
         legend(axis)
     return figure
 
 
 def reliability(idata: Any, num_bins: int = 15) -> Figure:
     """How often the network is right where it is sure, and the expected calibration error (arXiv 1706.04599)."""
+    check_positive("num_bins", num_bins)
     probs, y = group(idata, "class_probability").mean("chain"), _labels(idata)
     figure = new_figure(5, 5.4)
     above, below = panels(figure, 2, 1, sharex=True, height_ratios=(3, 1))
@@ -87,6 +90,7 @@ def predictions(idata: Any, num_each: int = 6) -> Figure:
     Raises:
         ValueError: idata has no images, [N, rows, columns], or no labels.
     """
+    check_positive("num_each", num_each)
     x = group(idata, "constant_data")["x"].values
     if x.ndim != 3:
         raise ValueError(f"idata: x has shape {x.shape}, wanted images [N, rows, columns]")
@@ -98,11 +102,11 @@ def predictions(idata: Any, num_each: int = 6) -> Figure:
         "least confident hits": right[np.argsort(confidence[right])][:num_each],
     }
     rows = {text: chosen for text, chosen in rows.items() if len(chosen)}
-    figure = new_figure(1.55 * num_each, 2.75 * len(rows))
+    figure = new_figure(max(5.5, 1.55 * num_each), 2.75 * len(rows))
     parts = figure.subfigures(len(rows), 1, squeeze=False)[:, 0]
     for part, (text, chosen) in zip(parts, rows.items(), strict=True):
         part.suptitle(f"{text} (green: the truth, orange: a wrong prediction)", fontsize=10)
-        axes = part.subplots(2, num_each, height_ratios=(3, 2))
+        axes = part.subplots(2, num_each, height_ratios=(3, 2), squeeze=False)
         for image, bars in axes.T[len(chosen) :]:
             image.set_visible(False)
             bars.set_visible(False)

@@ -1,15 +1,17 @@
 """What the figures share: colours that the colour-blind can tell apart, and how a layer is named."""
 
 import io
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from bbpyro import posterior
+from bbpyro import checkpoint, posterior
 from bbpyro.posterior import group
 
 # Okabe and Ito's palette, in the order in which neighbours differ most.
@@ -43,17 +45,38 @@ def panels(figure: Figure, rows: int, columns: int, **options: Any) -> Sequence[
 
 def title(axis: Axes, text: str) -> None:
     """A title at the left edge."""
-    axis.set_title(text, fontsize=10, loc="left")
+    axis.set_title(text, fontsize=10, loc="left", parse_math=False)
+
+
+def super_title(figure: Figure, text: str) -> None:
+    """A title over all panels."""
+    figure.suptitle(text, fontsize=10, parse_math=False)
 
 
 def legend(axis: Axes, **options: Any) -> None:
-    """A small legend on white, without a frame."""
-    axis.legend(fontsize=8, edgecolor="none", framealpha=0.85, **options)
+    """A small legend on white, without a frame; of many lines, beside the axes."""
+    if len(axis.get_legend_handles_labels()[1]) > len(COLORS) + 1:
+        options |= {"loc": "center left", "bbox_to_anchor": (1, 0.5)}
+    shown = axis.legend(fontsize=8, edgecolor="none", framealpha=0.85, **options)
+    for text in shown.get_texts():
+        text.set_parse_math(False)
 
 
-def color(index: int) -> str:
-    """The colour of the index-th layer."""
-    return COLORS[index % len(COLORS)]
+def colors(count: int) -> Sequence[Any]:
+    """A colour for each layer, of so many."""
+    if count <= len(COLORS):
+        return COLORS[:count]
+    return list(matplotlib.colormaps[COLORMAP](np.linspace(0, 0.95, count)))
+
+
+def panel_each(count: int, height: float) -> tuple[Figure, Sequence[Axes]]:
+    """A figure with a panel for each layer, four in a row."""
+    columns, rows = min(count, 4), math.ceil(count / 4)
+    figure = new_figure(max(5.5, 3.2 * columns), height * rows)
+    axes = panels(figure, rows, columns, sharey=True)
+    for axis in axes[count:]:
+        axis.set_visible(False)
+    return figure, axes[:count]
 
 
 def chain_note(idata: Any, chain: int) -> str:
@@ -92,9 +115,15 @@ def log_odds_axis(axis: Axes, low: float = 1e-5, high: float = 0.99) -> None:
     axis.set_xticks([], minor=True)
 
 
-def save(figure: Figure, path: Path) -> None:
-    """Write a figure as a PNG."""
-    figure.savefig(path, dpi=150)
+def save(figure: Figure, path: Path | str) -> None:
+    """Write a figure as a PNG, whole or not at all."""
+    checkpoint.replace_atomic(Path(path), lambda temporary: figure.savefig(temporary, dpi=150, format="png"))
+
+
+def check_positive(name: str, number: int) -> None:
+    """Raise a ValueError unless a count is at least 1."""
+    if number < 1:
+        raise ValueError(f"{name} is {number}, wanted at least 1")
 
 
 def masked(values: Any, shown: Any) -> Any:

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from bbpyro.plots.style import COLORS, color, legend, new_figure, panels, title
+from bbpyro.plots.style import COLORS, colors, legend, new_figure, panels, title
 from bbpyro.posterior import gates, group, layer
 
 
@@ -46,12 +46,13 @@ def kept_units(idata: Any) -> Figure:
     training = group(idata, "training")
     figure = new_figure(6.5, 3.6)
     (axis,) = panels(figure, 1, 1)
-    for i, gate in enumerate(gates(idata)):
+    names = gates(idata)
+    for gate, shade in zip(names, colors(len(names)), strict=True):
         units = group(idata, "posterior").sizes[f"{gate}_unit"]
         kept = training[f"{gate}.active"]
         for chain in range(kept.sizes["chain"]):
             label = f"input of {layer(gate)}: {_range(kept)} of {units}" if chain == 0 else None
-            axis.plot(training["epoch"], 100 * kept.isel(chain=chain) / units, color=color(i), label=label)
+            axis.plot(training["epoch"], 100 * kept.isel(chain=chain) / units, color=shade, label=label)
     axis.set_ylim(0, 102)
     axis.set_xlabel("epoch")
     axis.set_ylabel("units kept, %")
@@ -60,5 +61,5 @@ def kept_units(idata: Any) -> Figure:
 
 
 def _range(kept: Any) -> str:
-    last = np.unique(kept.isel(epoch=-1).values.astype(int))
+    last = np.unique([chain[np.isfinite(chain)][-1] for chain in kept.values]).astype(int)
     return str(last[0]) if len(last) == 1 else f"{last[0]}-{last[-1]}"

@@ -10,17 +10,22 @@ import pyro
 import torch
 import xarray as xr
 from rich.console import Console
-from torch import Tensor
+from torch import Tensor, nn
 
-from bbpyro.distributions import remembered_log_odds
+from bbpyro.distributions import remembered_log_odds, with_exact_tails
 from bbpyro.model import BetaBernoulliNetwork
 from bbpyro.posterior import container
-from bbpyro.posterior.predictive import predictive_groups, sweep_thresholds
+from bbpyro.posterior.arguments import (
+    History,
+    check_attrs,
+    check_chains,
+    check_data,
+    check_histories,
+    check_numbers,
+)
+from bbpyro.posterior.predictive import predictive_groups, sweep_thresholds, to_numpy
 from bbpyro.prediction import in_eval_mode
-from bbpyro.training.epochs import check_likelihood
 from bbpyro.version import __version__
-
-History = Sequence[Mapping[str, Any]]
 
 
 @torch.no_grad()
@@ -53,8 +58,9 @@ def to_arviz(
       the kept units, and the NLL and error of the mean mask, at 33 thresholds.
     - with history: training, the records of :func:`bbpyro.fit` along dimension `epoch`.
 
-    az.loo leaves out data that q was fitted to, so give it training data; and num_masks of 16 or more, because
-    importance weights of one draw of z a datum are too wild for it (see its Pareto k).
+    az.loo leaves out data that q was fitted to, so give it training data; num_masks of 16 or more, because importance
+    weights of one draw of z a datum are too wild for it (see its Pareto k); and reff=1.0, since draws of q are
+    independent (of several chains ArviZ would estimate it, wrongly where num_predictive_samples is smaller than S).
 
     Args:
         bnn: the network; or several, restarts of the same model, each of which becomes a chain.
@@ -72,17 +78,22 @@ def to_arviz(
 
     Raises:
         ImportError: ArviZ is missing or older than 0.21.
-        TypeError: x or y is no tensor.
-        ValueError: a number is out of range, x or y does not fit the network, y is given without x, or the
-            networks are not restarts of one model.
+        TypeError: x or y is no tensor, or bnn no network.
+        ValueError: a number is out of range, x or y is not finite or does not fit the network, y is given without
+            x, the networks are not restarts of one model, a history is not of its network, or an attribute is none
+            that a file holds or is noted anyway.
     """
     container.import_arviz()  # so that its absence is known before minutes of drawing
-    chains = [bnn] if isinstance(bnn, BetaBernoulliNetwork) else list(bnn)
+    chains = [bnn] if isinstance(bnn, nn.Module) else list(bnn)
+    histories = [] if history is None else _by_chain(history)
     num_predictive = num_samples if num_predictive_samples is None else num_predictive_samples
-    _check_numbers(num_samples, num_predictive, num_masks, batch_size)
-    _check_chains(chains, history)
-    _check_data(chains[0], x, y)
-    seed = int(torch.randint(2**31, ())) if seed is None else seed
+    check_numbers(num_samples, num_predictive, num_masks, batch_size)
+    check_chains(chains)
+    if history is not None:
+        check_histories(histories, chains)
+    check_data(chains, x, y)
+    seed = int(torch.randint(2**31, ()) if seed is None else seed)
+    described = {**check_attrs(attrs or {}, _describe(chains, seed)), **_describe(chains, seed)}
     with torch.random.fork_rng(), contextlib.ExitStack() as stack, pyro.validation_enabled(False):
         for network in chains:
             stack.enter_context(in_eval_mode(network))
@@ -101,9 +112,8 @@ def to_arviz(
             groups |= _of_data(x, y)
         if x is not None and y is not None:
             groups["threshold_sweep"] = _stack([sweep_thresholds(network, x, y, batch_size) for network in chains])
-    if history is not None:
-        groups["training"] = _stack([_of_history(records) for records in _by_chain(history)])
-    described = {**_describe(chains, seed), **(attrs or {})}
+    if histories:
+        groups["training"] = _stack([_of_history(records) for records in histories])
     return container.make({name: group.assign_attrs(described) for name, group in groups.items()}, described)
 
 
@@ -128,7 +138,12 @@ def _draw_log_odds(bnn: BetaBernoulliNetwork, num_samples: int) -> dict[str, Ten
 
 
 def _draw_prior(bnn: BetaBernoulliNetwork, num_samples: int) -> dict[str, Tensor]:
-    return {g: bnn.prior(gate.num_features).sample((num_samples,)).double() for g, gate in bnn.gates.items()}
+    draws = {}
+    for g, gate in bnn.gates.items():
+        draw = with_exact_tails(bnn.prior(gate.num_features)).sample((num_samples,))
+        exact = remembered_log_odds(draw)
+        draws[g] = draw.double() if exact is None else torch.sigmoid(exact)
+    return draws
 
 
 def _of_guide(bnn: BetaBernoulliNetwork, coords: dict[str, Any]) -> xr.Dataset:
@@ -136,7 +151,7 @@ def _of_guide(bnn: BetaBernoulliNetwork, coords: dict[str, Any]) -> xr.Dataset:
     for g, gate in bnn.gates.items():
         q = gate.posterior()
         named = {"concentration1": q.concentration1, "concentration0": q.concentration0, "keep_probability": q.mean}
-        variables |= {f"{g}.{name}": ((f"{g}_unit",), value.cpu().numpy()) for name, value in named.items()}
+        variables |= {f"{g}.{name}": ((f"{g}_unit",), to_numpy(value)) for name, value in named.items()}
         variables[f"{g}.threshold"] = ((), gate.threshold)
     return xr.Dataset(variables, coords)
 
@@ -144,7 +159,7 @@ def _of_guide(bnn: BetaBernoulliNetwork, coords: dict[str, Any]) -> xr.Dataset:
 def _of_data(x: Tensor, y: Tensor | None) -> dict[str, xr.Dataset]:
     def of(name: str, value: Tensor) -> xr.Dataset:
         dims = ("datum", *(f"{name}_dim_{i}" for i in range(value.dim() - 1)))
-        return xr.Dataset({name: (dims, value.cpu().numpy())}, {"datum": np.arange(len(value))})
+        return xr.Dataset({name: (dims, to_numpy(value))}, {"datum": np.arange(len(value))})
 
     return {"constant_data": of("x", x)} | ({} if y is None else {"observed_data": of("y", y)})
 
@@ -167,7 +182,9 @@ def _of_history(records: History) -> xr.Dataset:
 
 
 def _by_chain(history: Any) -> list[History]:
-    return [history] if isinstance(history[0], Mapping) else list(history)
+    """One list of records a network, of what may be just one such list."""
+    records = list(history)
+    return [records] if not records or isinstance(records[0], Mapping) else [list(each) for each in records]
 
 
 def _stack(chains: list[xr.Dataset]) -> xr.Dataset:
@@ -181,7 +198,9 @@ def _unit_coords(bnn: BetaBernoulliNetwork, x: Tensor | None) -> dict[str, Any]:
     coords: dict[str, Any] = {f"{g}_unit": np.arange(gate.num_features) for g, gate in bnn.gates.items()}
     if x is None or x.dim() not in (3, 4):
         return coords
-    for g in _gates_on_input(bnn, x[:1]):
+    # Any input tells, but of two units that are both 0 for one of the data, the noise tells which is which.
+    probe = torch.rand_like(x[:1]) if x.is_floating_point() else x[:1]
+    for g in _gates_on_input(bnn, probe):
         places = np.unravel_index(coords[f"{g}_unit"], tuple(x.shape[1:]))
         for name, place in zip(("column", "row", "channel"), reversed(places), strict=False):
             coords[f"{g}_{name}"] = (f"{g}_unit", place)
@@ -194,7 +213,7 @@ def _gates_on_input(bnn: BetaBernoulliNetwork, x: Tensor) -> list[str]:
     for name, gate in bnn.gates.items():
 
         def look(module: Any, args: tuple[Tensor, ...], name: str = name) -> None:
-            if torch.equal(args[0].flatten(), x.flatten()):
+            if bnn.gates[name].num_features == x.numel() and torch.equal(args[0].flatten(), x.flatten()):
                 found.append(name)
 
         handle = gate.register_forward_pre_hook(look)
@@ -222,58 +241,3 @@ def _describe(chains: list[BetaBernoulliNetwork], seed: int) -> dict[str, Any]:
         "temperature": bnn.temperature,
         "num_data": bnn.num_data,
     }
-
-
-# --- what may be wrong with the arguments ------------------------------------------------------------------
-
-
-def _check_numbers(num_samples: int, num_predictive_samples: int, num_masks: int, batch_size: int) -> None:
-    for name, number in (("num_samples", num_samples), ("num_masks", num_masks), ("batch_size", batch_size)):
-        if number < 1:
-            raise ValueError(f"{name} is {number}, wanted at least 1")
-    if not 1 <= num_predictive_samples <= num_samples:
-        raise ValueError(
-            f"num_predictive_samples is {num_predictive_samples}, wanted between 1 and num_samples, {num_samples}"
-        )
-
-
-def _check_chains(chains: list[BetaBernoulliNetwork], history: Any) -> None:
-    if not chains:
-        raise ValueError("bnn: it is an empty list, wanted a network, or several")
-    units = [{g: gate.num_features for g, gate in bnn.gates.items()} for bnn in chains]
-    for other, bnn in zip(units, chains, strict=True):
-        if other != units[0] or repr(bnn.prior) != repr(chains[0].prior):
-            raise ValueError(
-                f"bnn: chains must be restarts of one model, but one has the gates {units[0]} under {chains[0].prior} "
-                f"and another {other} under {bnn.prior}"
-            )
-    if history is not None and len(history) == 0:
-        raise ValueError("history: it is empty, wanted what bbpyro.fit returned")
-    if history is not None and len(_by_chain(history)) != len(chains):
-        raise ValueError(f"history: it is of {len(_by_chain(history))} networks, wanted one for each of {len(chains)}")
-
-
-def _check_data(bnn: BetaBernoulliNetwork, x: Any, y: Any) -> None:
-    for name, value in (("x", x), ("y", y)):
-        if value is not None and not isinstance(value, Tensor):
-            raise TypeError(f"{name} is a {type(value).__name__}, wanted a tensor; torch.as_tensor makes one")
-    if x is None:
-        if y is not None:
-            raise ValueError("y was given without x; give both, or x alone for predictions")
-        return
-    if x.dim() < 1 or len(x) == 0:
-        raise ValueError(f"x has shape {tuple(x.shape)}, wanted at least one datum, [N, ...]")
-    if y is not None and (y.dim() < 1 or len(y) != len(x)):
-        raise ValueError(f"y has shape {tuple(y.shape)}, wanted one row for each of the {len(x)} data of x")
-    try:
-        with in_eval_mode(bnn):
-            bnn(x[:1])
-    except RuntimeError as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(
-            f"x has shape {tuple(x.shape)} and dtype {x.dtype}, which the network cannot take ({reason}); "
-            "wanted data like those it was trained on, [N, ...]"
-        ) from error
-    if y is not None:
-        with in_eval_mode(bnn):
-            check_likelihood(bnn.likelihood, bnn, x, y)

@@ -67,6 +67,11 @@ def _draw(
     return result
 
 
+def to_numpy(tensor: Tensor) -> Any:
+    """An array of a tensor anywhere; NumPy has no bfloat16."""
+    return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).detach().cpu().numpy()
+
+
 class _Record:
     """Arrays for all draws and data of one chain, filled batch by batch."""
 
@@ -76,7 +81,7 @@ class _Record:
         self.class_probability: Any = None  # of all draws together
 
     def add(self, s: int, batch: slice, drawn: dict[str, Tensor]) -> None:
-        values = {name: tensor.cpu().numpy() for name, tensor in drawn.items()}
+        values = {name: to_numpy(tensor) for name, tensor in drawn.items()}
         probability = values.pop("class_probability", None)
         if probability is not None:
             if self.class_probability is None:
@@ -97,7 +102,7 @@ class _Record:
             log_likelihood = ("draw", "datum"), self.each["log_likelihood"]
             groups["log_likelihood"] = xr.Dataset({"y": log_likelihood}, {"draw": self.draws, **datum})
         if self.class_probability is not None:
-            by_mean = predict(self.bnn, self.x, None, batch_size).cpu().numpy()
+            by_mean = to_numpy(predict(self.bnn, self.x, None, batch_size))
             by = {"mean_mask": by_mean, "monte_carlo": self.class_probability.astype(np.float32)}
             groups["class_probability"] = xr.Dataset(
                 {name: (("datum", "class"), probability) for name, probability in by.items()},

@@ -19,6 +19,7 @@ from bbpyro.prediction import Evaluation, score
 from bbpyro.runs.run import Run, training_figures, write_figures
 
 POSTERIOR = "posterior.nc"
+MIN_PREDICTIVE_SAMPLES = 10
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,12 @@ def inspect(
     """
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"output: {folder} is a file, wanted a folder, which is made if need be")
+    if num_predictive_samples < MIN_PREDICTIVE_SAMPLES:
+        raise ValueError(
+            f"num_predictive_samples is {num_predictive_samples}, wanted at least {MIN_PREDICTIVE_SAMPLES}, for az.loo"
+        )
+    if len({run.folder.resolve() for run in runs}) < len(runs):
+        raise ValueError("a run is named twice; chains are different restarts of one model")
     first = runs[0]
     for run in runs:
         if not run.svi_history:
@@ -63,6 +70,7 @@ def inspect(
             raise ValueError(
                 f"{run.folder} and {first.folder} differ in more than their seed; chains are restarts of one model"
             )
+    (folder / "figures").mkdir(parents=True, exist_ok=True)  # what cannot be written is found before minutes of work
     networks, data = [run.bnn for run in runs], first.dataset
     idata = posterior.to_arviz(
         networks,
@@ -79,7 +87,6 @@ def inspect(
         seed=first.config.seed,
         progress=console or False,
     )
-    folder.mkdir(parents=True, exist_ok=True)
     clear_unfinished(folder, POSTERIOR)
     with console.status("writing") if console else contextlib.nullcontext():
         posterior.save(idata, folder / POSTERIOR)
@@ -93,7 +100,7 @@ def inspect(
         f"Monte Carlo, {num_predictive_samples} draws": score(probs["monte_carlo"], data.y_test),
     }
     log_probs = probs["monte_carlo"].double().clamp_min(1e-30).log().gather(-1, data.y_test[:, None])
-    by_held_out = log_probs.mean().item(), log_probs.std().item() / len(log_probs) ** 0.5
+    by_held_out = log_probs.mean().item(), log_probs.std(correction=0).item() / len(log_probs) ** 0.5
     loo, num_loo_data = _leave_one_out(runs, num_predictive_samples, console)
     by_loo = posterior.elpd(loo) / num_loo_data, float(loo.se) / num_loo_data
     return Inspection(idata, scores, loo, by_loo, by_held_out)
@@ -128,4 +135,4 @@ def _leave_one_out(runs: Sequence[Run], num_samples: int, console: Console | Non
     )
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Estimated shape parameter of Pareto")  # its table says so too
-        return container.import_arviz().loo(idata, pointwise=True), len(chosen)
+        return container.import_arviz().loo(idata, pointwise=True, reff=1.0), len(chosen)

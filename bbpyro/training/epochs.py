@@ -220,7 +220,7 @@ def check_data(x: Tensor, y: Tensor, num_data: int) -> None:
 def check_likelihood(likelihood: Likelihood, net: nn.Module, x: Tensor, y: Tensor) -> None:
     """Raise a ValueError unless the likelihood of `net`'s output describes one datum a row of y, labels in range."""
     if torch.is_inference_mode_enabled():
-        raise ValueError("training cannot run under torch.inference_mode(); leave it first")
+        raise ValueError("this cannot run under torch.inference_mode(); leave it first")
     net.eval()
     with pyro.validation_enabled(False):  # what is not finite is for the first step to report
         distribution: Any = likelihood(net(x[:2]))
@@ -232,6 +232,8 @@ def check_likelihood(likelihood: Likelihood, net: nn.Module, x: Tensor, y: Tenso
         )
     if is_classification(distribution):
         last = distribution.logits.shape[-1] - 1
+        if not bool((y == y.long()).all()):
+            raise ValueError("y holds labels that are no whole numbers; a regression wants another likelihood")
         if not bool(((y >= 0) & (y <= last)).all()):
             raise ValueError(f"y holds labels {y.min()} to {y.max()}, wanted 0 to {last}")
 

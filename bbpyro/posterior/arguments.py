@@ -1,0 +1,121 @@
+"""What may be wrong with the arguments of to_arviz, each told with its remedy."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bbpyro.model import BetaBernoulliNetwork
+from bbpyro.prediction import in_eval_mode
+from bbpyro.training import epochs
+
+History = Sequence[Mapping[str, Any]]
+
+
+def check_numbers(num_samples: int, num_predictive_samples: int, num_masks: int, batch_size: int) -> None:
+    """Raise a ValueError that names a number out of range."""
+    for name, number in (("num_samples", num_samples), ("num_masks", num_masks), ("batch_size", batch_size)):
+        if number < 1:
+            raise ValueError(f"{name} is {number}, wanted at least 1")
+    if not 1 <= num_predictive_samples <= num_samples:
+        raise ValueError(
+            f"num_predictive_samples is {num_predictive_samples}, wanted between 1 and num_samples, {num_samples}"
+        )
+
+
+def check_chains(chains: Sequence[Any]) -> None:
+    """Raise a TypeError or ValueError unless these are networks of one model."""
+    if not chains:
+        raise ValueError("bnn: it is an empty list, wanted a network, or several")
+    for bnn in chains:
+        if not isinstance(bnn, BetaBernoulliNetwork):
+            raise TypeError(f"bnn is a {type(bnn).__name__}, wanted a BetaBernoulliNetwork, or a list of them")
+    if len({id(bnn) for bnn in chains}) < len(chains):
+        raise ValueError("bnn: it holds a network twice; chains are different restarts of one model")
+    models = [_model(bnn) for bnn in chains]
+    for name, first in models[0].items():
+        for other in models[1:]:
+            if other[name] != first:
+                raise ValueError(
+                    f"bnn: chains must be restarts of one model, but their {name} differ: {first} and {other[name]}"
+                )
+
+
+def _model(bnn: BetaBernoulliNetwork) -> dict[str, Any]:
+    """What must be the same in all restarts."""
+    at = torch.tensor([0.1, 0.5, 0.9])[:, None]
+    densities = {g: bnn.prior(m.num_features).log_prob(at.expand(3, m.num_features)) for g, m in bnn.gates.items()}
+    return {
+        "gates": {g: gate.num_features for g, gate in bnn.gates.items()},
+        "thresholds": {g: gate.threshold for g, gate in bnn.gates.items()},
+        "log prior densities at 0.1, 0.5 and 0.9": {
+            g: [round(v, 4) for v in d[:, 0].tolist()] for g, d in densities.items()
+        },
+        "num_data": bnn.num_data,
+        "temperature": bnn.temperature,
+    }
+
+
+def check_histories(histories: list[History], chains: list[BetaBernoulliNetwork]) -> None:
+    """Raise a ValueError unless these are the records of the chains."""
+    if len(histories) != len(chains):
+        raise ValueError(f"history: it is of {len(histories)} networks, wanted one for each of {len(chains)}")
+    for records, bnn in zip(histories, chains, strict=True):
+        if not records:
+            raise ValueError("history: it is empty, wanted what bbpyro.fit returned")
+        gates = set(records[-1].get("kl", {}))
+        if gates != set(bnn.gates):
+            raise ValueError(
+                f"history: it is of the gates {sorted(gates)}, wanted what bbpyro.fit returned for {sorted(bnn.gates)}"
+            )
+
+
+def check_data(chains: list[BetaBernoulliNetwork], x: Any, y: Any) -> None:
+    """Raise a TypeError or ValueError unless the networks can take x, and their likelihood y."""
+    for name, value in (("x", x), ("y", y)):
+        if value is not None and not isinstance(value, Tensor):
+            raise TypeError(f"{name} is a {type(value).__name__}, wanted a tensor; torch.as_tensor makes one")
+    if x is None:
+        if y is not None:
+            raise ValueError("y was given without x; give both, or x alone for predictions")
+        return
+    if x.dim() < 1 or len(x) == 0:
+        raise ValueError(f"x has shape {tuple(x.shape)}, wanted at least one datum, [N, ...]")
+    if y is not None and (y.dim() < 1 or len(y) != len(x)):
+        raise ValueError(f"y has shape {tuple(y.shape)}, wanted one row for each of the {len(x)} data of x")
+    epochs.check_data(x, x if y is None else y, len(x))
+    described = [_describe(bnn, x[:1]) for bnn in chains]
+    for other in described:
+        if other != described[0]:
+            raise ValueError(f"bnn: chains must be restarts of one model, but they predict {described[0]} and {other}")
+    if y is not None:
+        with in_eval_mode(chains[0]):
+            epochs.check_likelihood(chains[0].likelihood, chains[0], x, y)
+
+
+def _describe(bnn: BetaBernoulliNetwork, x: Tensor) -> str:
+    """What the network predicts for x: which distribution, of which shape."""
+    try:
+        with in_eval_mode(bnn):
+            output = bnn(x)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(
+            f"x has shape [{', '.join(['N', *map(str, x.shape[1:])])}] and dtype {x.dtype}, which the network cannot "
+            f"take ({reason}); wanted data like those it was trained on, [N, ...]"
+        ) from error
+    shape = ", ".join(["N", *map(str, output.shape[1:])])
+    return f"{type(bnn.likelihood(output)).__name__} of an output of shape [{shape}]"
+
+
+def check_attrs(attrs: Mapping[str, Any], noted: Mapping[str, Any]) -> dict[str, Any]:
+    """The attributes; raise a ValueError where one is noted anyway, or is nothing that a netCDF file holds."""
+    for name, value in attrs.items():
+        if name in noted:
+            raise ValueError(f"attrs: {name!r} is noted anyway ({noted[name]!r}); choose another name")
+        elements = value if isinstance(value, list | tuple) else [value]
+        if not all(isinstance(e, str | int | float | np.number) and not isinstance(e, bool) for e in elements):
+            raise ValueError(f"attrs: {name!r} is {value!r}, wanted a text, a number, or a list of them")
+    return dict(attrs)
