@@ -745,8 +745,9 @@ def test_betas_draws_follow_their_law_in_log_odds(c1: float, c0: float) -> None:
     at = np.quantile(odds, (0.02, 0.2, 0.4, 0.6, 0.8, 0.98))
     with mpmath.workdps(60):
         for w in at:
-            pi = 1 / (1 + mpmath.exp(-mpmath.mpf(float(w))))
-            below = mpmath.betainc(c1, c0, 0, pi, regularized=True)
+            smaller = 1 / (1 + mpmath.exp(abs(mpmath.mpf(float(w)))))  # π, or where that is nearly 1, its complement
+            tail = mpmath.betainc(*((c1, c0) if w < 0 else (c0, c1)), 0, smaller, regularized=True)
+            below = tail if w < 0 else 1 - tail
             empirical = (odds < w).mean()
             assert abs(float(below) - empirical) < 4.5 * math.sqrt(empirical * (1 - empirical) / 20_000)
 
