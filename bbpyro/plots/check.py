@@ -64,6 +64,6 @@ def _dependence(axis: Axes, q: Any, p: Any) -> None:
     axis.set_xlabel(f"π of unit {first}")
     axis.set_ylabel(f"π of unit {second}")
     axis.set_xlim(-0.02, 1.02)
-    axis.set_ylim(-0.02, 1.3)
+    axis.set_ylim(-0.02, 1.5)
     axis.set_yticks([0, 0.5, 1])
-    legend(axis, loc="upper left", markerscale=4, ncols=2)
+    legend(axis, loc="upper left", markerscale=4)
