@@ -1,6 +1,7 @@
 """Beta-Bernoulli dropout with Pyro: learn which units of a network are needed, and keep only those."""
 
 from bbpyro import likelihoods, mcmc, networks, plots, posterior, priors
+from bbpyro.compaction import compact
 from bbpyro.distributions import Kumaraswamy, RelaxedBernoulli
 from bbpyro.layers import BetaBernoulliDropout, insert_dropout
 from bbpyro.model import BetaBernoulliNetwork
@@ -15,6 +16,7 @@ __all__ = [
     "BetaBernoulliNetwork",
     "Kumaraswamy",
     "RelaxedBernoulli",
+    "compact",
     "evaluate",
     "fit",
     "insert_dropout",

@@ -131,3 +131,12 @@ def _apply_gate(
 ) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
     gate = linear.get_submodule("gate")
     return (gate(args[0] if args else kwargs["input"]),), {}
+
+
+def remove_dropout(linear: nn.Module) -> None:
+    """Take the gate that :func:`insert_dropout` made off a layer again, in place."""
+    del linear.gate
+    for key, hook in list(linear._forward_pre_hooks.items()):
+        if hook is _apply_gate:
+            del linear._forward_pre_hooks[key]
+            linear._forward_pre_hooks_with_kwargs.pop(key, None)

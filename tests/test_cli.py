@@ -398,7 +398,7 @@ def test_a_run_folder_that_exists_is_never_overwritten(cli: Cli, run: Path, npz:
     assert read_files(run) == before
 
 
-@pytest.mark.parametrize("command", [["train", "--resume"], ["evaluate"]])
+@pytest.mark.parametrize("command", [["train", "--resume"], ["evaluate"], ["posterior"], ["compact"]])
 def test_a_folder_that_is_no_run_is_a_users_error(cli: Cli, tmp_path: Path, command: list[str]) -> None:
     for folder in (tmp_path, tmp_path / "nothing"):
         assert_user_error(cli(*command, folder), str(folder), "no bbpyro run")
@@ -428,7 +428,7 @@ def replace_with_weights(path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [truncate, flip_a_bit, empty, replace_with_weights])
-@pytest.mark.parametrize("command", [["train", "--resume"], ["evaluate"]])
+@pytest.mark.parametrize("command", [["train", "--resume"], ["evaluate"], ["posterior"], ["compact"]])
 def test_a_damaged_checkpoint_is_a_users_error_and_left_as_it_is(
     cli: Cli, run: Path, command: list[str], damage: Callable[[Path], None]
 ) -> None:
@@ -596,6 +596,7 @@ def test_a_file_of_settings_that_is_not_there_is_a_users_error(cli: Cli) -> None
         (["train"], ["bbpyro train --dataset bars", "bbpyro train --resume runs/", "--gate-learning-rate", "--force"]),
         (["evaluate"], ["bbpyro evaluate runs/", "--num-samples"]),
         (["posterior"], ["bbpyro posterior runs/", "--num-predictive-samples", "arviz.from_netcdf"]),
+        (["compact"], ["bbpyro compact runs/", "torch.export.load"]),
         (["data"], ["bbpyro data fetch mnist", "list"]),
         (["data", "list"], ["--data-dir", "BBPYRO_DATA"]),
         (["data", "fetch"], ["bbpyro data fetch mnist", "--data-dir", "fashion-mnist"]),

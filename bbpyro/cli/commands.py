@@ -59,6 +59,14 @@ class Posterior:
 
 
 @dataclass(frozen=True)
+class Compact:
+    """`bbpyro compact`."""
+
+    run: tyro.conf.Positional[Path]
+    """The run folder."""
+
+
+@dataclass(frozen=True)
 class DataList:
     """List the data sets, and which of them are on this machine."""
 
@@ -119,9 +127,23 @@ examples:
   python -c "import arviz; print(arviz.from_netcdf('runs/seed-0/posterior.nc'))"
 """,
 )
+COMPACT = tyro.conf.subcommand(
+    "compact",
+    description="""Remove the dead units of a run's network, check that it still predicts what the mean mask
+does, write it as compact.pt2, which torch alone can load, and print what it costs.
+
+examples:
+  bbpyro compact runs/mnist-20260101-120000
+  python -c "import torch; print(torch.export.load('runs/seed-0/compact.pt2').module())"
+""",
+)
 DATA = tyro.conf.subcommand("data", description="List the data sets, or fetch one.")
 Command = (
-    Annotated[Train, TRAIN] | Annotated[Evaluate, EVALUATE] | Annotated[Posterior, POSTERIOR] | Annotated[Data, DATA]
+    Annotated[Train, TRAIN]
+    | Annotated[Evaluate, EVALUATE]
+    | Annotated[Posterior, POSTERIOR]
+    | Annotated[Compact, COMPACT]
+    | Annotated[Data, DATA]
 )
 PARSER: dict[str, Any] = {
     "prog": "bbpyro",

@@ -14,13 +14,14 @@ from rich.markup import escape
 from rich.table import Table
 
 from bbpyro import data, runs
-from bbpyro.cli.commands import PARSER, Command, Data, DataFetch, DataList, Evaluate, Posterior, Train
+from bbpyro.cli.commands import PARSER, Command, Compact, Data, DataFetch, DataList, Evaluate, Posterior, Train
 from bbpyro.cli.report import (
     EpochPrinter,
     new_console,
     print_comparison,
     print_inspection,
     print_line,
+    print_shrunk,
     print_summary,
 )
 from bbpyro.training import NonFiniteLossError
@@ -41,6 +42,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             _evaluate(command)
         elif isinstance(command, Posterior):
             _posterior(command)
+        elif isinstance(command, Compact):
+            _compact(command)
         elif isinstance(command.action, DataList):
             _list_data(command.action)
         else:
@@ -56,8 +59,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         _fail(str(error), 1)
 
 
-def _parse(args: list[str]) -> Train | Evaluate | Posterior | Data:
-    command: Train | Evaluate | Posterior | Data = tyro.cli(Command, args=args, **PARSER)
+def _parse(args: list[str]) -> Train | Evaluate | Posterior | Compact | Data:
+    command: Train | Evaluate | Posterior | Compact | Data = tyro.cli(Command, args=args, **PARSER)
     if not isinstance(command, Train) or command.config is None:
         return command
     try:
@@ -165,6 +168,15 @@ def _posterior(command: Posterior) -> None:
     found = runs.inspect(loaded, folder, command.num_samples, command.num_predictive_samples, console)
     print_inspection(console, found)
     print_line(console, f"\nwrote {folder}: {runs.POSTERIOR}, figures/")
+
+
+def _compact(command: Compact) -> None:
+    console = new_console()
+    with console.status("compacting"):
+        run = runs.load(command.run)
+        shrunk = runs.shrink(run)
+    print_shrunk(console, run, shrunk)
+    print_line(console, f"\nwrote {command.run}/{runs.COMPACT}")
 
 
 def _list_data(command: DataList) -> None:

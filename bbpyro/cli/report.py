@@ -132,6 +132,33 @@ def print_inspection(console: Console, found: runs.Inspection) -> None:
     )
 
 
+def print_shrunk(console: Console, run: runs.Run, shrunk: runs.Shrunk) -> None:
+    """What a compacted run keeps, costs and predicts."""
+    kept = [f"{int(gate.kept().sum())} of {gate.num_features}" for gate in run.bnn.gates.values()]
+    print_line(console, f"units kept on the input of each layer: {', '.join(kept)}\n")
+    original, small = shrunk.sizes["original"], shrunk.sizes["compact"]
+    sizes = Table("", "original", "compact", "saved", title="size")
+    for label, before, after in (
+        ("parameters", original.parameters, small.parameters),
+        ("FLOPs a datum", original.flops, small.flops),
+    ):
+        sizes.add_row(label, f"{before:,}", f"{after:,}", f"{before / after:.2f}x")
+    sizes.add_row("compact.pt2, bytes", "", f"{shrunk.file_bytes:,}", "")
+    times = Table("batch", *shrunk.seconds, "saved", title="milliseconds a call, one thread, medians")
+    for size in runs.BATCH_SIZES:
+        of = {name: seconds[size] for name, seconds in shrunk.seconds.items()}
+        saved = f"{of['original'] / of['compact']:.2f}x"
+        times.add_row(str(size), *(f"{1000 * seconds:.3f}" for seconds in of.values()), saved)
+    scores = Table(f"{run.config.scored_on} data ({len(run.dataset.y_test):,})", "error", "NLL", "ECE", title="scores")
+    for label, score in shrunk.scores.items():
+        scores.add_row(label, f"{score.error:.2%}", f"{score.nll:.4f}", f"{score.ece:.4f}")
+    for table in (sizes, times, scores):
+        table.title_justify = "left"
+        for column in table.columns[1:]:
+            column.justify = "right"
+        console.print(table)
+
+
 def new_console() -> Console:
     """Of the terminal's width; where there is no terminal, wide enough for every table."""
     return Console() if sys.stdout.isatty() else Console(width=120)

@@ -78,7 +78,7 @@ def create(folder: Path, config: TrainConfig, force: bool = False) -> None:
         raise ValueError(f"run folder {folder} is no run, so it is not replaced, with --force or without")
     dataset = _load_data(config)
     if config.pretrained is not None:
-        _load_pretrained(config.pretrained, _plain_network(config, dataset))
+        _load_pretrained(config.pretrained, plain_network(config, dataset))
     config = config.with_absolute_paths()
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -107,7 +107,7 @@ def load(folder: Path) -> Run:
         raise CheckpointError(
             f"run {folder} has no checkpoint yet; start it again with bbpyro train --resume {shlex.quote(str(folder))}"
         )
-    bnn = _network(config, _plain_network(config, dataset), dataset)
+    bnn = _network(config, plain_network(config, dataset), dataset)
     if saved.phase == "SVI":
         saved.load_into(bnn.net, folder)
     return Run(folder, config, dataset, bnn.eval(), saved.history)
@@ -142,7 +142,7 @@ def train(folder: Path, console: Console | None = None, on_epoch: OnEpoch | None
     saved = _Saved.read(folder, config)
     if saved:
         saved.write_metrics(folder)
-    plain = _plain_network(config, dataset)
+    plain = plain_network(config, dataset)
     settings: dict[str, Any] = {
         "batch_size": config.batch_size,
         "learning_rate": config.learning_rate,
@@ -333,7 +333,8 @@ def _load_data(config: TrainConfig) -> data.Dataset:
     return dataset.with_validation(config.validation_size) if config.validation_size else dataset
 
 
-def _plain_network(config: TrainConfig, dataset: data.Dataset) -> nn.Module:
+def plain_network(config: TrainConfig, dataset: data.Dataset) -> nn.Module:
+    """The run's network without gates, as it is before any training."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         return NETWORKS[config.network](dataset.num_features, dataset.num_classes)
