@@ -16,7 +16,9 @@ from bbpyro.model import BetaBernoulliNetwork
 
 TOLERANCE = 1e-5  # of the largest output
 # What a unit may pass through and still be itself: a layer norm mixes units, and an output has a shape to keep.
-_FOLLOWED = {OPTYPE.LINEAR, OPTYPE.BN, OPTYPE.PRELU, OPTYPE.ELEMENTWISE, OPTYPE.RESHAPE}
+_FOLLOWED = {OPTYPE.LINEAR, OPTYPE.CONV, OPTYPE.BN, OPTYPE.PRELU, OPTYPE.ELEMENTWISE, OPTYPE.RESHAPE}
+_Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
+_BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
 
 
 class UnsupportedModuleError(ValueError):
@@ -53,15 +55,16 @@ def compact(
 ) -> nn.Module:
     """A plain network that computes what the mean-mask network does, without its dead units and without gates.
 
-    E[π] is folded into the weights of the layer that reads the unit. A dead unit is removed there and, where no other
-    layer needs it, from the layer that makes it and the batch norms between (by torch-pruning's dependency graph).
-    Where it must stay, because it is an input of the network or another layer reads it, a :class:`SelectUnits` in
-    front of the reader leaves it out. Of a layer whose inputs all died one input stays, with weights of zero.
+    E[π] is folded into the weights of the layer that the gate belongs to. A dead unit that no other layer needs is
+    removed from the layer that makes it, from the batch norms between and from the layers that read it (by
+    torch-pruning's dependency graph). Where it must stay, because it is an input of the network or another layer reads
+    it, a :class:`SelectUnits` in front of a dense reader leaves it out. Of a layer whose units all died one stays, of
+    zeros. Units that a layer norm, a softmax or an addition ties to living ones stay too.
 
     Args:
         bnn: the network, of gates made by :func:`bbpyro.insert_dropout`.
         example_input: inputs `[N, ...]`, at least two of them, on which the structure is traced and the equality is
-            checked; by default random numbers `[2, K]`, K the units of the first gate.
+            checked; by default random numbers `[2, K]`, K the units of the first gate, if that is of a dense layer.
         threshold: a unit is kept when E[π] exceeds it; by default each gate's own.
 
     Returns:
@@ -83,12 +86,12 @@ def compact(
     if dtype in (torch.float16, torch.bfloat16):  # whose rounding hides what is wrong
         masked, example = masked.float(), example.float()
     wanted = _Wanted(masked, example)
-    plain, readers = _fold(masked)
+    plain, gated = _fold(masked)
     trainable = {name for name, parameter in plain.named_parameters() if parameter.requires_grad}
     plain.requires_grad_(True)  # or torch-pruning would not see a frozen layer
-    for name in readers:
-        plain = _remove_from_makers(plain, name, wanted)
-    for name in readers:
+    for name in [name for name, module in plain.named_modules() if isinstance(module, nn.Linear | _Convolution)]:
+        plain = _remove_units(plain, name, gated, wanted)
+    for name in gated:
         plain = _select_inputs(plain, name)
         if not wanted.equals(plain):
             raise UnsupportedModuleError(
@@ -105,8 +108,8 @@ class Size:
 
     Attributes:
         parameters: how many numbers it has learnt.
-        flops: of one datum, dense layers with their activations, counted as in arXiv 1805.10896's tables:
-            2·in·out - out, and out each for the bias and for the activation.
+        flops: of one datum, dense layers and convolutions with their activations, counted as in arXiv 1805.10896's
+            tables: 2·in·out - out, and out each for the bias and for the activation; of a convolution for each pixel.
     """
 
     parameters: int
@@ -115,7 +118,7 @@ class Size:
 
 @torch.no_grad()
 def measure(net: nn.Module, example_input: Tensor) -> Size:
-    """Parameters, and FLOPs a datum, of a plain network of dense layers.
+    """Parameters, and FLOPs a datum, of a plain network's dense layers and convolutions.
 
     Args:
         net: the network.
@@ -123,13 +126,15 @@ def measure(net: nn.Module, example_input: Tensor) -> Size:
     """
     flops = 0
 
-    def count(layer: nn.Linear, args: Any, output: Tensor) -> None:
+    def count(layer: Any, args: Any, output: Tensor) -> None:
         nonlocal flops
-        uses = output.numel() // layer.out_features // len(example_input)
-        bias = layer.out_features if layer.bias is not None else 0
-        flops += uses * (2 * layer.in_features * layer.out_features + bias)
+        of_one = layer.weight[0].numel()  # the numbers that one output is made of
+        num_outputs = output.numel() // len(example_input)
+        # 2·in·out - out of the products and their sum, out of the activation, and out of the bias
+        flops += num_outputs * (2 * of_one + (layer.bias is not None))
 
-    handles = [module.register_forward_hook(count) for module in net.modules() if isinstance(module, nn.Linear)]
+    counted = nn.Linear | _Convolution
+    handles = [module.register_forward_hook(count) for module in net.modules() if isinstance(module, counted)]
     try:
         net(example_input)
     finally:
@@ -179,71 +184,89 @@ def _example(bnn: BetaBernoulliNetwork, example_input: Tensor | None) -> Tensor:
 
 def _fold(masked: nn.Module) -> tuple[nn.Module, list[str]]:
     """The network with its mean masks multiplied into the weights, and the names of the layers that had a gate."""
-    plain, readers = copy.deepcopy(masked), []
+    plain, gated = copy.deepcopy(masked), []
     for name, gate in _gates(masked).items():
-        reader = name.removesuffix("gate").removesuffix(".")
-        linear = plain.get_submodule(reader)
-        if not isinstance(linear, nn.Linear) or not name.endswith("gate"):
+        owner = name.removesuffix("gate").removesuffix(".")
+        layer: Any = plain.get_submodule(owner)
+        mask = gate.mean_mask()
+        if isinstance(layer, nn.Linear):
+            layer.weight.mul_(mask)
+        elif isinstance(layer, _BatchNorm | _Convolution):
+            if layer.weight is None:
+                raise UnsupportedModuleError(f"{owner}: a batch norm without weights has nothing to fold E[π] into")
+            layer.weight.mul_(mask.reshape(-1, *[1] * (layer.weight.dim() - 1)))
+            if layer.bias is not None:
+                layer.bias.mul_(mask)
+        else:
             raise UnsupportedModuleError(f"{name}: a gate that stands by itself has no layer to fold it into")
-        mean = gate.keep_probability()
-        linear.weight.mul_(torch.where(mean > gate.threshold, mean, 0.0))
-        remove_dropout(linear)
-        readers.append(reader)
-    return plain, readers
+        remove_dropout(layer)
+        gated.append(owner)
+    return plain, gated
 
 
-def _dead(linear: nn.Linear) -> Tensor:
-    """The inputs whose weights are all zero, but for one where all are."""
-    dead = (linear.weight == 0).all(0).nonzero()[:, 0]
-    return dead[1:] if len(dead) == linear.in_features else dead
-
-
-def _remove_from_makers(plain: nn.Module, name: str, wanted: _Wanted) -> nn.Module:
-    """Without the units that layer `name` does not need, where no other layer does; unchanged where that cannot be."""
-    trial = copy.deepcopy(plain)
-    linear = trial.get_submodule(name)
-    assert isinstance(linear, nn.Linear)
-    if len(_dead(linear)) == 0:
-        return plain
+def _remove_units(plain: nn.Module, maker: str, gated: list[str], wanted: _Wanted) -> nn.Module:
+    """Without the units of layer `maker` that nothing needs; unchanged where there are none, or that cannot be."""
+    layer: Any = plain.get_submodule(maker)
+    num_units = layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels
     try:
-        with torch.enable_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch-pruning's, of parameters outside of layers
-            graph = tp.DependencyGraph().build_dependency(trial, example_inputs=wanted.example)
-        removable = _removable(
-            graph.get_pruning_group(linear, tp.prune_linear_in_channels, _dead(linear).tolist()), linear
-        )
-        if removable:
-            group = graph.get_pruning_group(linear, tp.prune_linear_in_channels, removable)
-            if graph.check_pruning_group(group):
-                group.prune()
-    except (
-        Exception
-    ) as error:  # whatever a graph beyond torch-pruning makes it raise: the selection is right all the same
-        warnings.warn(f"{name}: the units it does not need stay where they are made ({error})", stacklevel=3)
-        return plain
-    return trial if wanted.equals(trial) else plain
+        unread, zero = _unneeded(_group(plain, maker, list(range(num_units)), wanted), plain, gated)
+        for dead in (unread | zero, unread):
+            removed = sorted(dead)[len(dead) == num_units :]  # one stays
+            trial = copy.deepcopy(plain)
+            if removed:
+                _group(trial, maker, removed, wanted).prune()
+                if wanted.equals(trial):
+                    return trial
+    except Exception as error:  # a network beyond torch-pruning may make it raise anything
+        warnings.warn(f"{maker}: the units that nothing needs stay where they are made ({error})", stacklevel=3)
+    return plain
 
 
-def _removable(group: Any, reader: nn.Linear) -> list[int]:
-    """Those inputs of `reader` in `group` that every other layer does without, too."""
+def _group(net: nn.Module, maker: str, units: list[int], wanted: _Wanted) -> Any:
+    """Everything that goes with these units of a layer."""
+    with torch.enable_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch-pruning's, of parameters outside of layers
+        graph = tp.DependencyGraph().build_dependency(net, example_inputs=wanted.example)
+    layer = net.get_submodule(maker)
+    prune = tp.prune_linear_out_channels if isinstance(layer, nn.Linear) else tp.prune_conv_out_channels
+    return graph.get_pruning_group(layer, prune, units)
+
+
+def _unneeded(group: Any, net: nn.Module, gated: list[str]) -> tuple[set[int], set[int]]:
+    """The units that every reader multiplies by zero, and those that every gated maker makes zero."""
+    units = set(group.items[0].idxs)
+    makers = [net.get_submodule(name) for name in gated]
     needed: set[int] = set()
+    nonzero: set[int] = set()
+    num_readers = num_makers = 0
     for item in group.items:
-        target = item.dep.target
-        if target.type not in _FOLLOWED:
-            return []
-        reads = item.dep.handler.__name__ == "prune_in_channels" and isinstance(target.module, nn.Linear)
-        if reads and target.module is not reader:
-            zero = (target.module.weight == 0).all(0)
-            needed |= {root for at, root in zip(item.idxs, item.root_idxs, strict=True) if not zero[at]}
-    return [k for k in group.items[0].idxs if k not in needed]
+        target, layer = item.dep.target, item.dep.target.module
+        if target.type not in _FOLLOWED or getattr(layer, "groups", 1) != 1:
+            return set(), set()
+        pairs = list(zip(item.idxs, item.root_idxs, strict=True))
+        if item.dep.handler.__name__ == "prune_in_channels" and isinstance(layer, nn.Linear | _Convolution):
+            num_readers += 1
+            used = layer.weight.transpose(0, 1).flatten(1).any(1)
+            needed |= {root for at, root in pairs if used[at]}
+        elif any(layer is maker for maker in makers) and not isinstance(layer, nn.Linear):
+            num_makers += 1
+            made = layer.weight.flatten(1).any(1) if layer.weight.dim() > 1 else layer.weight != 0
+            made = made if layer.bias is None else made | (layer.bias != 0)
+            nonzero |= {root for at, root in pairs if made[at]}
+    return units - needed if num_readers else set(), units - nonzero if num_makers else set()
+
+
+def _dead_inputs(linear: nn.Linear) -> set[int]:
+    """The inputs whose weights are all zero, but for one where all are."""
+    dead: list[int] = (linear.weight == 0).all(0).nonzero()[:, 0].tolist()
+    return set(dead[1:] if len(dead) == linear.in_features else dead)
 
 
 def _select_inputs(plain: nn.Module, name: str) -> nn.Module:
-    """Layer `name` without its dead inputs, and a selection of the others in front of it."""
+    """Dense layer `name` without its dead inputs, and a selection of the others in front of it."""
     linear = plain.get_submodule(name)
-    assert isinstance(linear, nn.Linear)
-    dead = set(_dead(linear).tolist())
-    if not dead:
+    dead = _dead_inputs(linear) if isinstance(linear, nn.Linear) else set()
+    if not isinstance(linear, nn.Linear) or not dead:
         return plain
     kept = torch.tensor([k for k in range(linear.in_features) if k not in dead], device=linear.weight.device)
     small = nn.Linear(len(kept), linear.out_features, linear.bias is not None).to(linear.weight)

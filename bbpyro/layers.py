@@ -1,7 +1,10 @@
 """The layer that multiplies by z, and how to put it into a network."""
 
 import copy
+import fnmatch
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -20,16 +23,18 @@ class BetaBernoulliDropout(nn.Module):
     exceeds the threshold and by 0 elsewhere, so a trained network is usable as it stands.
 
     Args:
-        num_features: number of units K, the size of the input's last dimension.
+        num_features: number of units K, the size of the input's dimension `dim`.
         threshold: a unit is kept when E[π] > threshold; in [0, 1).
         concentration1: starting value of a (the source's is softplus(-1)).
         concentration0: starting value of b.
+        dim: the dimension of the units: -1, or 1 for the channels of a convolution.
 
-    Shapes: input and output `[N, ..., K]`; z, where bound, `[N, K]`: one mask a datum, shared by dimensions between.
+    Shapes: input and output `[N, ..., K]`, of channels `[N, K, ...]`; z, where bound, `[N, K]`: one mask a datum,
+    shared by the other dimensions.
 
     Raises:
-        ValueError: num_features < 1, a threshold outside [0, 1), a concentration that is not positive, or an
-            input whose last dimension is not `num_features`.
+        ValueError: num_features < 1, a threshold outside [0, 1), a concentration that is not positive, a dim that is
+            neither -1 nor 1, or an input whose dimension `dim` is not of size `num_features`.
     """
 
     z: Tensor | None
@@ -42,13 +47,16 @@ class BetaBernoulliDropout(nn.Module):
         threshold: float = 1e-3,
         concentration1: float = math.log1p(math.exp(-1.0)),
         concentration0: float = 1.0,
+        dim: int = -1,
     ) -> None:
         super().__init__()
         if num_features < 1:
             raise ValueError(f"num_features is {num_features}, wanted at least 1")
         if not 0 <= threshold < 1:
             raise ValueError(f"threshold is {threshold}, wanted a keep probability in [0, 1)")
-        self.num_features, self.threshold = num_features, threshold
+        if dim not in (-1, 1):
+            raise ValueError(f"dim is {dim}, wanted -1, or 1 for the channels of a convolution")
+        self.num_features, self.threshold, self.dim = num_features, threshold, dim
         self._start: list[float] = []
         for name, start in (("concentration1", concentration1), ("concentration0", concentration0)):
             if not MIN_CONCENTRATION < start < math.inf:
@@ -82,47 +90,100 @@ class BetaBernoulliDropout(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`x` times z where z is bound, times the thresholded E[π] elsewhere."""
-        if x.shape[-1] != self.num_features:
+        if x.dim() < 2 - (self.dim == -1) or x.shape[self.dim] != self.num_features:
             raise ValueError(
                 f"BetaBernoulliDropout({self.num_features}) got an input of shape {tuple(x.shape)}; "
-                f"its last dimension must be {self.num_features}"
+                f"its {'last' if self.dim == -1 else 'channel'} dimension must be {self.num_features}"
             )
-        if self.z is None:
-            mean = self.keep_probability()
-            return x * torch.where(mean > self.threshold, mean, 0.0)
-        between = max(0, x.dim() - self.z.dim())
-        return x * self.z.reshape(*self.z.shape[:-1], *[1] * between, self.num_features)
+        mask = self.mean_mask() if self.z is None else self.z
+        others = max(0, x.dim() - max(2, mask.dim()))
+        if self.dim == 1:
+            return x * mask.reshape(*mask.shape, *[1] * others)
+        return x * mask.reshape(*mask.shape[:-1], *[1] * (others if mask.dim() > 1 else 0), self.num_features)
+
+    def mean_mask(self) -> Tensor:
+        """E[π] of the units that are kept, 0 of the others, `[K]`."""
+        mean = self.keep_probability()
+        return torch.where(mean > self.threshold, mean, 0.0)
 
     def extra_repr(self) -> str:
         """What print(net) shows."""
         return f"{self.num_features}, threshold={self.threshold:g}"
 
 
-def insert_dropout(net: nn.Module, threshold: float = 1e-3) -> nn.Module:
-    """A copy of `net` with a gate on the input of each `nn.Linear`; the original is left as it is.
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
-    The gate of layer `fc1` is the submodule `fc1.gate` and acts as a forward pre-hook, so the weights keep their
-    names and any forward() works. Subclasses of `nn.Linear` and other layers are left alone.
+
+def insert_dropout(
+    net: nn.Module, threshold: float = 1e-3, *, only: Sequence[str] = ("*",), exclude: Sequence[str] = ()
+) -> nn.Module:
+    """A copy of `net` with a gate on the input of each `nn.Linear`, and on the output channels of each convolution.
+
+    The gate of a dense layer `fc1` is the submodule `fc1.gate` and acts on its input. That of a convolution acts on
+    its output, or, where the next layer in the order of definition is a batch norm of its channels, on the output of
+    that, `bn1.gate`; before the activation, which for ReLU (and max pooling after it) is the same as after. A
+    convolution that is the last layer is left alone: its channels are the answer. Weights keep their names and any
+    forward() works. Subclasses, transposed convolutions and other layers are left alone.
 
     Args:
-        net: any module with at least one `nn.Linear`.
+        net: any module with at least one `nn.Linear`, `nn.Conv1d`, `nn.Conv2d` or `nn.Conv3d`.
         threshold: a unit is kept when E[π] > threshold.
+        only: names of the layers to gate, with * for any characters.
+        exclude: names of layers not to gate.
 
     Returns:
         The gated copy, with gates on the same device and of the same dtype as the layer they belong to.
 
     Raises:
-        ValueError: there is no `nn.Linear` in `net`, or it already has gates.
+        ValueError: there is no such layer in `net`, a name is of none, or it already has gates.
     """
     if any(isinstance(module, BetaBernoulliDropout) for module in net.modules()):
         raise ValueError("net: it already has BetaBernoulliDropout gates; insert_dropout wants a plain network")
     gated = copy.deepcopy(net)
-    linears = [module for module in gated.modules() if type(module) is nn.Linear]
-    if not linears:
-        raise ValueError("net: it has no nn.Linear layer to gate; place BetaBernoulliDropout layers by hand")
-    for linear in linears:
-        linear.add_module("gate", BetaBernoulliDropout(linear.in_features, threshold).to(linear.weight))
-        linear.register_forward_pre_hook(_apply_gate, with_kwargs=True)
+    layers = {name: m for name, m in gated.named_modules() if type(m) in (nn.Linear, *_CONVOLUTIONS, *_BATCH_NORMS)}
+    weighted = [name for name, module in layers.items() if type(module) not in _BATCH_NORMS]
+    for argument, patterns in (("only", only), ("exclude", exclude)):
+        for pattern in patterns:
+            if weighted and not fnmatch.filter(weighted, pattern):
+                raise ValueError(f"{argument}: {pattern!r} is none of the layers {', '.join(weighted)}")
+    chosen = [n for n in weighted if _matches(n, only) and not _matches(n, exclude)]
+    places = [_place(layers, name) for name in chosen if name != weighted[-1] or type(layers[name]) is nn.Linear]
+    if not places:
+        raise ValueError(
+            "net: it has no nn.Linear layer to gate, nor a convolution before its last layer; place "
+            "BetaBernoulliDropout layers by hand"
+        )
+    for place in places:
+        _add_gate(place, threshold)
+    return gated
+
+
+def _matches(name: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _place(layers: dict[str, nn.Module], name: str) -> nn.Module:
+    """The module that holds a layer's gate: itself, or the batch norm that follows a convolution."""
+    layer, after = layers[name], list(layers.values())[list(layers).index(name) + 1 :]
+    follows = isinstance(layer, _CONVOLUTIONS) and after and isinstance(after[0], _BATCH_NORMS)
+    return after[0] if follows and after[0].num_features == layer.out_channels else layer
+
+
+def _add_gate(place: Any, threshold: float) -> None:
+    if isinstance(place, nn.Linear):
+        gate = BetaBernoulliDropout(place.in_features, threshold)
+        place.register_forward_pre_hook(_apply_gate, with_kwargs=True)
+    else:
+        channels = place.num_features if isinstance(place, _BATCH_NORMS) else place.out_channels
+        gate = BetaBernoulliDropout(channels, threshold, dim=1)
+        place.register_forward_hook(_gate_output)
+    tensor = next((t for t in (*place.parameters(), *place.buffers()) if t.is_floating_point()), torch.empty(0))
+    place.add_module("gate", gate.to(tensor))
+
+
+def _gate_output(place: nn.Module, args: Any, output: Tensor) -> Tensor:
+    gated: Tensor = place.get_submodule("gate")(output)
     return gated
 
 
@@ -133,10 +194,11 @@ def _apply_gate(
     return (gate(args[0] if args else kwargs["input"]),), {}
 
 
-def remove_dropout(linear: nn.Module) -> None:
+def remove_dropout(place: nn.Module) -> None:
     """Take the gate that :func:`insert_dropout` made off a layer again, in place."""
-    del linear.gate
-    for key, hook in list(linear._forward_pre_hooks.items()):
-        if hook is _apply_gate:
-            del linear._forward_pre_hooks[key]
-            linear._forward_pre_hooks_with_kwargs.pop(key, None)
+    del place.gate
+    for hooks in (place._forward_pre_hooks, place._forward_hooks):
+        for key, hook in list(hooks.items()):
+            if hook in (_apply_gate, _gate_output):
+                del hooks[key]
+                place._forward_pre_hooks_with_kwargs.pop(key, None)

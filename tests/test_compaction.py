@@ -29,8 +29,13 @@ def assert_same(small: nn.Module, bnn: bbpyro.BetaBernoulliNetwork, x: torch.Ten
 
 
 def shapes(net: nn.Module) -> dict[str, tuple[int, int]]:
-    found = {name: m for name, m in net.named_modules() if isinstance(m, nn.Linear)}
-    return {name.removesuffix(".linear"): (m.in_features, m.out_features) for name, m in found.items()}
+    found: dict[str, tuple[int, int]] = {}
+    for name, module in net.named_modules():
+        if isinstance(module, nn.Linear):
+            found[name.removesuffix(".linear")] = (module.in_features, module.out_features)
+        elif isinstance(module, nn.Conv2d):
+            found[name] = (module.in_channels, module.out_channels)
+    return found
 
 
 ACTIVATIONS = (nn.ReLU, nn.Tanh, nn.Sigmoid, nn.GELU)
@@ -250,3 +255,114 @@ def test_flops_and_parameters_are_counted_as_the_published_tables_do() -> None:
 def test_a_layer_that_is_used_at_many_places_counts_at_each() -> None:
     once, often = (measure(nn.Linear(4, 3), x).flops for x in (torch.rand(2, 4), torch.rand(2, 5, 4)))
     assert (once, often) == (2 * 4 * 3 - 3 + 3 + 3, 5 * once)
+
+
+# --- convolutions ------------------------------------------------------------------------------------------
+
+
+def shake(norm: nn.BatchNorm2d) -> nn.BatchNorm2d:
+    """Statistics and weights that are not those of a new batch norm."""
+    nn.init.uniform_(norm.weight, 0.5, 2)
+    nn.init.normal_(norm.bias)
+    assert norm.running_mean is not None and norm.running_var is not None
+    norm.running_mean.normal_()
+    norm.running_var.uniform_(0.5, 2)
+    return norm
+
+
+@st.composite
+def conv_stacks(draw: st.DrawFn) -> tuple[nn.Module, float, int]:
+    """Convolutions with batch norm and pooling here and there, and a dense layer at the end."""
+    torch.manual_seed(draw(st.integers(0, 2**31)))
+    layers: list[nn.Module] = []
+    channels = draw(st.integers(1, 3))
+    first = channels
+    for _ in range(draw(st.integers(1, 3))):
+        out = draw(st.integers(1, 6))
+        layers.append(nn.Conv2d(channels, out, 3, padding=1, bias=draw(st.booleans())))
+        if draw(st.booleans()):
+            layers.append(shake(nn.BatchNorm2d(out)))
+        layers.append(draw(st.sampled_from(ACTIVATIONS))())
+        channels = out
+    pooled = draw(st.booleans())
+    if pooled:
+        layers.append(nn.AvgPool2d(2))
+    side = 3 if pooled else 6
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(channels * side * side, 3)), draw(st.floats(0, 1)), first
+
+
+@hypothesis.settings(deadline=None, max_examples=40)
+@hypothesis.given(conv_stacks())
+def test_any_stack_of_convolutions_computes_what_its_mean_mask_does(made) -> None:
+    net, kept, channels = made
+    bnn, x = make_network(net, kept), torch.randn(4, channels, 6, 6)
+    assert_same(compact(bnn, x), bnn, x)
+
+
+def test_lenet5_is_small_by_its_masks() -> None:
+    bnn = make_network(bbpyro.networks.lenet5_caffe(), 0.5)
+    kept = {name: gate.kept() for name, gate in bnn.gates.items()}
+    small = compact(bnn, torch.rand(2, 28, 28))
+    assert_same(small, bnn, torch.rand(20, 28, 28))
+    read = kept["fc1.gate"].reshape(50, 16)
+    channels = kept["conv2.gate"] & read.any(1)  # one that no dense unit reads goes, too
+    assert shapes(small) == {
+        "conv1": (1, int(kept["conv1.gate"].sum())),
+        "conv2": (int(kept["conv1.gate"].sum()), int(channels.sum())),
+        "fc1": (int(read[channels].sum()), int(kept["fc2.gate"].sum())),
+        "fc2": (int(kept["fc2.gate"].sum()), 10),
+    }
+
+
+def test_dead_channels_that_a_sigmoid_lifts_to_a_half_stay_but_where_nothing_reads_them() -> None:
+    net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Sigmoid(), nn.Conv2d(4, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(48, 2))
+    kept = {"0.gate": [True, False, True, False], "2.gate": [True, True, False], "5.gate": [True] * 48}
+    bnn, x = make_network(net, kept), torch.randn(5, 1, 8, 8)
+    small = compact(bnn, x)
+    assert_same(small, bnn, x)
+    assert shapes(small) == {"0": (1, 4), "2": (4, 2), "5": (32, 2)}
+
+
+class Block(nn.Module):
+    """A residual block: its second convolution is added to its input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter = nn.Conv2d(2, 6, 3, padding=1)
+        self.conv1, self.norm1 = nn.Conv2d(6, 6, 3, padding=1), shake(nn.BatchNorm2d(6))
+        self.conv2, self.norm2 = nn.Conv2d(6, 6, 3, padding=1), shake(nn.BatchNorm2d(6))
+        self.head = nn.Linear(6, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = torch.relu(self.enter(x))
+        inside = self.norm2(self.conv2(torch.relu(self.norm1(self.conv1(h)))))
+        return self.head(torch.relu(h + inside).mean((2, 3)))
+
+
+def test_inside_a_residual_block_channels_go_and_at_the_addition_only_together() -> None:
+    kept = {
+        "enter.gate": [True, False, True, False, False, True],
+        "norm1.gate": [True, False, False, False, True, True],
+        "norm2.gate": [False, True, True, False, False, True],
+        "head.gate": [True, True, True, True, True, False],
+    }
+    bnn, x = make_network(Block(), kept), torch.randn(5, 2, 6, 6)
+    small = compact(bnn, x)
+    assert_same(small, bnn, x)
+    # 3 and 4 are dead on both sides of the addition; 5, which the head does not read, is selected away there.
+    assert shapes(small) == {"enter": (2, 4), "conv1": (4, 3), "conv2": (3, 4), "head": (3, 3)}
+
+
+@pytest.mark.parametrize("groups", [2, 4])
+def test_grouped_and_depthwise_convolutions_stay_whole_and_right(groups: int) -> None:
+    net = nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 8, 3, groups=groups), nn.ReLU(), nn.Flatten(), nn.Linear(128, 2)
+    )
+    bnn, x = make_network(net, 0.5), torch.randn(5, 1, 8, 8)
+    small = compact(bnn, x)
+    assert_same(small, bnn, x)
+    assert shapes(small)["2"] == (4, 8)
+
+
+def test_flops_of_a_convolution_are_counted_for_each_pixel() -> None:
+    assert measure(nn.Conv2d(2, 5, 3), torch.rand(4, 2, 8, 8)).flops == 36 * (2 * 18 * 5 - 5 + 5 + 5)

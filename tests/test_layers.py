@@ -7,7 +7,7 @@ from torch import nn
 from torch.func import functional_call
 
 import bbpyro
-from bbpyro.layers import BetaBernoulliDropout
+from bbpyro.layers import BetaBernoulliDropout, remove_dropout
 
 
 def set_concentrations(gate, a, b=1.0):
@@ -142,3 +142,65 @@ def test_a_gate_is_untrained_until_a_parameter_moves(dtype):
     with torch.no_grad():
         gate.unconstrained_concentration0[1] += 0.1
     assert not gate.is_untrained
+
+
+def test_a_gate_on_channels_multiplies_whole_channels():
+    gate, x, z = BetaBernoulliDropout(3, dim=1), torch.randn(5, 3, 2, 4), torch.rand(5, 3)
+    torch.testing.assert_close(functional_call(gate, {"z": z}, (x,)), x * z[:, :, None, None])
+    torch.testing.assert_close(gate(x), x * gate.mean_mask()[None, :, None, None])
+    with pytest.raises(ValueError, match=r"\(5, 4, 3\); its channel dimension must be 3"):
+        gate(torch.randn(5, 4, 3))
+    with pytest.raises(ValueError, match="dim is 2"):
+        BetaBernoulliDropout(3, dim=2)
+
+
+def conv_net():
+    return nn.Sequential(
+        OrderedDict(
+            conv1=nn.Conv2d(1, 4, 3),
+            norm1=nn.BatchNorm2d(4),
+            relu1=nn.ReLU(),
+            conv2=nn.Conv2d(4, 3, 3),
+            relu2=nn.ReLU(),
+            flatten=nn.Flatten(),
+            fc=nn.Linear(48, 2),
+        )
+    )
+
+
+def gates_of(net):
+    return {name: m.num_features for name, m in net.named_modules() if isinstance(m, BetaBernoulliDropout)}
+
+
+def test_a_convolution_is_gated_on_its_channels_after_its_batch_norm():
+    gated, x = bbpyro.insert_dropout(conv_net()).eval(), torch.randn(5, 1, 8, 8)
+    assert gates_of(gated) == {"norm1.gate": 4, "conv2.gate": 3, "fc.gate": 48}
+    z = {"norm1.gate.z": torch.rand(5, 4), "conv2.gate.z": torch.rand(5, 3), "fc.gate.z": torch.rand(5, 48)}
+    h = nn.functional.conv2d(x, gated.conv1.weight, gated.conv1.bias) / (1 + 1e-5) ** 0.5
+    h = torch.relu(h * z["norm1.gate.z"][:, :, None, None])
+    h = nn.functional.conv2d(h, gated.conv2.weight, gated.conv2.bias)
+    h = torch.relu(h) * z["conv2.gate.z"][:, :, None, None]  # before or after a ReLU is the same
+    expected = nn.functional.linear(h.flatten(1) * z["fc.gate.z"], gated.fc.weight, gated.fc.bias)
+    torch.testing.assert_close(functional_call(gated, z, (x,)), expected)
+
+
+def test_only_and_exclude_choose_layers_by_name():
+    assert set(gates_of(bbpyro.insert_dropout(conv_net(), only=["conv*"]))) == {"norm1.gate", "conv2.gate"}
+    assert set(gates_of(bbpyro.insert_dropout(conv_net(), exclude=["conv1", "fc"]))) == {"conv2.gate"}
+    for option in ("only", "exclude"):
+        with pytest.raises(ValueError, match=rf"{option}: 'fc9' is none of the layers conv1, conv2, fc"):
+            bbpyro.insert_dropout(conv_net(), **{option: ["fc9"]})
+
+
+def test_a_convolution_that_is_the_answer_is_left_alone():
+    net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 10, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    assert gates_of(bbpyro.insert_dropout(net)) == {"0.gate": 4}
+
+
+def test_remove_dropout_undoes_insert_dropout():
+    net, x = conv_net().eval(), torch.randn(2, 1, 8, 8)
+    gated = bbpyro.insert_dropout(net)
+    for name in ("norm1", "conv2", "fc"):
+        remove_dropout(gated.get_submodule(name))
+    assert gates_of(gated) == {}
+    torch.testing.assert_close(gated(x), net(x))

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -77,3 +78,19 @@ def test_a_small_network_that_predicts_otherwise_is_not_written(
     err = capsys.readouterr().err
     assert stop.value.code == 2 and "off on the held-out data" in err and err.count("\n") == 1
     assert not (run / runs.COMPACT).exists()
+
+
+def test_a_run_of_a_convolutional_network_is_trained_inspected_and_compacted(tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, y = torch.rand(130, 28, 28, generator=generator), torch.arange(130) % 3
+    np.savez(tmp_path / "images.npz", x=x.numpy(), y=y.numpy())
+    folder = str(tmp_path / "run")
+    short = ["--epochs", "1", "--pretrain-epochs", "1", "--num-samples", "2"]
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        main(["train", "--dataset", str(tmp_path / "images.npz"), "--network", "lenet5-caffe", "--run", folder, *short])
+        main(["posterior", folder, "--num-samples", "20", "--num-predictive-samples", "10"])
+        main(["compact", folder])
+    assert "units kept on the input of each layer" in out.getvalue() and "conv1" in out.getvalue()
+    assert not (tmp_path / "run" / "figures" / "input_map.png").exists()
+    assert (tmp_path / "run" / "figures" / "forest_conv2.png").exists()
+    assert (tmp_path / "run" / runs.COMPACT).exists()

@@ -12,7 +12,10 @@ from torch import nn
 
 from bbpyro import networks, priors, training
 
-NETWORKS: dict[str, Callable[[int, int], nn.Module]] = {"lenet-500-300": networks.lenet_500_300}
+NETWORKS: dict[str, Callable[[int, int], nn.Module]] = {
+    "lenet-500-300": networks.lenet_500_300,
+    "lenet5-caffe": networks.lenet5_caffe,
+}
 
 
 PRIORS: dict[str, tuple[Callable[[float], priors.Prior], float]] = {
@@ -28,7 +31,7 @@ class TrainConfig:
     dataset: str = "mnist"
     """mnist, fashion-mnist, bars, or the path of a .npz file with arrays x, y and, optionally, x_test, y_test."""
     network: str = "lenet-500-300"
-    """The network; lenet-500-300 takes any number of inputs and classes."""
+    """The network: lenet-500-300 takes any number of inputs, lenet5-caffe images of 28x28; either any classes."""
     prior: str = "beta"
     """Prior on the keep probabilities π: beta is Beta(alpha, 1); indian-buffet is Beta(alpha/K, 1), K its width."""
     alpha: float | None = None

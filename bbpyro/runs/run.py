@@ -20,12 +20,11 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from torch import Tensor, nn
 
-from bbpyro import checkpoint, data, plots, training
+from bbpyro import checkpoint, data, plots, posterior, training
 from bbpyro.checkpoint import CheckpointError
 from bbpyro.layers import insert_dropout
 from bbpyro.likelihoods import Categorical
 from bbpyro.model import BetaBernoulliNetwork
-from bbpyro.posterior import to_arviz
 from bbpyro.prediction import evaluate
 from bbpyro.runs.config import NETWORKS, TrainConfig
 from bbpyro.version import __version__
@@ -212,7 +211,7 @@ def score(run: Run, num_samples: int = 100) -> dict[str, Any]:
 def summarize(run: Run, num_samples: int = 100) -> dict[str, Any]:
     """Score a trained run, draw its figures, and write summary.json; returns what that holds."""
     scores = score(run, num_samples)
-    idata = to_arviz(run.bnn, history=run.svi_history, seed=run.config.seed)
+    idata = posterior.to_arviz(run.bnn, history=run.svi_history, seed=run.config.seed)
     write_figures(run.folder, training_figures(idata, run.dataset.x.shape[1:]))
     summary = {
         **scores,
@@ -238,7 +237,8 @@ def training_figures(idata: Any, input_shape: Sequence[int]) -> dict[str, Figure
         "elbo": plots.elbo(idata),
         "kept_units": plots.kept_units(idata),
     }
-    if len(input_shape) == 2:
+    num_units = posterior.group(idata, "guide").sizes[f"{posterior.gates(idata)[0]}_unit"]
+    if len(input_shape) == 2 and num_units == input_shape[0] * input_shape[1]:
         figures["input_map"] = plots.input_map(idata, (input_shape[0], input_shape[1]))
     return figures
 
