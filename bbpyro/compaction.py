@@ -1,6 +1,7 @@
 """compact(): from a gated network to a plain one, from which the dead units are physically gone."""
 
 import copy
+import re
 import warnings
 from collections import OrderedDict
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from torch_pruning.ops import OPTYPE
 
 from bbpyro.layers import BetaBernoulliDropout, remove_dropout
 from bbpyro.model import BetaBernoulliNetwork
+from bbpyro.prediction import in_eval_mode
 
 TOLERANCE = 1e-5  # of the largest output
 # What a unit may pass through and still be itself: a layer norm mixes units, and an output has a shape to keep.
@@ -73,33 +75,38 @@ def compact(
 
     Raises:
         ValueError: the threshold is outside [0, 1), or the network cannot take the example input.
-        UnsupportedModuleError: the network has gates that stand by themselves, or the result does not equal the
-            mean-mask network to 1e-5 of its largest output.
+        UnsupportedModuleError: the network has gates that stand by themselves, its output is no tensor or random, or
+            the result does not equal the mean-mask network to 1e-5 of its largest output, on the example and on noise.
+            (What a forward does on other data alone, by an `if`, cannot be seen.)
     """
     if threshold is not None and not 0 <= threshold < 1:
         raise ValueError(f"threshold is {threshold}, wanted a keep probability in [0, 1)")
     masked = copy.deepcopy(bnn.net).eval()
     for gate in _gates(masked).values():
         gate.threshold = gate.threshold if threshold is None else threshold
+        gate.z = gate.mean_mask()  # fixed, whatever the precision from here on
     example = _example(bnn, example_input)
     dtype = next(iter(bnn.gates.values())).unconstrained_concentration1.dtype
-    if dtype in (torch.float16, torch.bfloat16):  # whose rounding hides what is wrong
+    is_half = dtype in (torch.float16, torch.bfloat16)
+    if is_half:  # whose rounding would hide what is wrong
         masked, example = masked.float(), example.float()
     wanted = _Wanted(masked, example)
     plain, gated = _fold(masked)
-    trainable = {name for name, parameter in plain.named_parameters() if parameter.requires_grad}
-    plain.requires_grad_(True)  # or torch-pruning would not see a frozen layer
+    trainable = {name: parameter.requires_grad for name, parameter in plain.named_parameters()}
+    for parameter in plain.parameters():
+        if parameter.is_floating_point():
+            parameter.requires_grad_(True)  # or torch-pruning would not see a frozen layer
     for name in [name for name, module in plain.named_modules() if isinstance(module, nn.Linear | _Convolution)]:
         plain = _remove_units(plain, name, gated, wanted)
+    for name, parameter in plain.named_parameters():
+        parameter.requires_grad_(trainable[name])
     for name in gated:
         plain = _select_inputs(plain, name)
         if not wanted.equals(plain):
             raise UnsupportedModuleError(
-                f"{name}: selecting its inputs changes the network's output; is its weight used outside of it?"
+                f"{name}: selecting its inputs changes the network's output; is its weight used outside of its forward?"
             )
-    for name, parameter in plain.named_parameters():
-        parameter.requires_grad_(name.replace(".linear.", ".") in trainable or name in trainable)
-    return plain.eval().to(dtype)
+    return plain.eval().to(dtype) if is_half else plain.eval()
 
 
 @dataclass(frozen=True)
@@ -136,7 +143,8 @@ def measure(net: nn.Module, example_input: Tensor) -> Size:
     counted = nn.Linear | _Convolution
     handles = [module.register_forward_hook(count) for module in net.modules() if isinstance(module, counted)]
     try:
-        net(example_input)
+        with in_eval_mode(net):
+            net(example_input)
     finally:
         for handle in handles:
             handle.remove()
@@ -144,14 +152,25 @@ def measure(net: nn.Module, example_input: Tensor) -> Size:
 
 
 class _Wanted:
-    """The outputs of the mean-mask network, and whether another network has the same."""
+    """The outputs of the mean-mask network on the example and on noise, and whether another network has the same."""
 
     def __init__(self, masked: nn.Module, example: Tensor) -> None:
-        self.example, self.inputs = example, [example]
-        if example.is_floating_point():
-            noise = torch.randn(example.shape, generator=torch.Generator().manual_seed(0))
-            self.inputs.append(noise.to(example))
-        self.outputs = [masked(x) for x in self.inputs]
+        output = masked(example)
+        if not isinstance(output, Tensor) or not output.is_floating_point():
+            raise UnsupportedModuleError(f"the network's output is a {type(output).__name__}, wanted one real tensor")
+        if not torch.equal(output, masked(example)):
+            raise UnsupportedModuleError("the network's forward is random, in evaluation mode too")
+        self.example, self.inputs, self.outputs = example, [example], [output]
+        generator = torch.Generator().manual_seed(0)
+        for scale in (1.0, 10.0) if example.is_floating_point() else ():
+            noise = (scale * torch.randn(example.shape, generator=generator)).to(example)
+            try:
+                output = masked(noise)
+            except Exception:  # a network may refuse what is no data
+                continue
+            if output.shape == self.outputs[0].shape and bool(output.isfinite().all()):
+                self.inputs.append(noise)
+                self.outputs.append(output)
 
     def equals(self, net: nn.Module) -> bool:
         try:
@@ -188,7 +207,7 @@ def _fold(masked: nn.Module) -> tuple[nn.Module, list[str]]:
     for name, gate in _gates(masked).items():
         owner = name.removesuffix("gate").removesuffix(".")
         layer: Any = plain.get_submodule(owner)
-        mask = gate.mean_mask()
+        mask: Any = gate.z
         if isinstance(layer, nn.Linear):
             layer.weight.mul_(mask)
         elif isinstance(layer, _BatchNorm | _Convolution):
@@ -235,25 +254,45 @@ def _group(net: nn.Module, maker: str, units: list[int], wanted: _Wanted) -> Any
 def _unneeded(group: Any, net: nn.Module, gated: list[str]) -> tuple[set[int], set[int]]:
     """The units that every reader multiplies by zero, and those that every gated maker makes zero."""
     units = set(group.items[0].idxs)
-    makers = [net.get_submodule(name) for name in gated]
+    channels = [m for m in map(net.get_submodule, gated) if isinstance(m, _Convolution | _BatchNorm)]
+    num_readers = num_gated = 0
     needed: set[int] = set()
-    nonzero: set[int] = set()
-    num_readers = num_makers = 0
+    alive = dict.fromkeys(units, 0)  # convolutions that make something of a unit, less the norms that make it zero
     for item in group.items:
         target, layer = item.dep.target, item.dep.target.module
-        if target.type not in _FOLLOWED or getattr(layer, "groups", 1) != 1:
+        known = isinstance(layer, nn.Linear | _Convolution | _BatchNorm | nn.PReLU) or _keeps_units(target)
+        if target.type not in _FOLLOWED or not known or getattr(layer, "groups", 1) != 1:
             return set(), set()
         pairs = list(zip(item.idxs, item.root_idxs, strict=True))
         if item.dep.handler.__name__ == "prune_in_channels" and isinstance(layer, nn.Linear | _Convolution):
             num_readers += 1
             used = layer.weight.transpose(0, 1).flatten(1).any(1)
             needed |= {root for at, root in pairs if used[at]}
-        elif any(layer is maker for maker in makers) and not isinstance(layer, nn.Linear):
-            num_makers += 1
+        elif isinstance(layer, nn.Linear | _Convolution) or any(layer is m for m in channels):
+            num_gated += any(layer is m for m in channels)
             made = layer.weight.flatten(1).any(1) if layer.weight.dim() > 1 else layer.weight != 0
             made = made if layer.bias is None else made | (layer.bias != 0)
-            nonzero |= {root for at, root in pairs if made[at]}
-    return units - needed if num_readers else set(), units - nonzero if num_makers else set()
+            for at, root in pairs:
+                alive[root] += int(made[at]) if not isinstance(layer, _BatchNorm) else -int(not made[at])
+    zero = {unit for unit, count in alive.items() if count <= 0}
+    return units - needed if num_readers else set(), zero if num_gated else set()
+
+
+# Operations that leave a unit where it is and by itself, as autograd names them; a softmax, say, is not among them.
+_ELEMENTWISE = frozenset(
+    "Abs Add AdaptiveAvgPool2D AdaptiveMaxPool2D AvgPool2D Clamp ClampMin Clone Copy Div Elu Exp Gelu Hardsigmoid "
+    "Hardswish Hardtanh LeakyRelu MaxPool1D MaxPool2DWithIndices MaxPool3DWithIndices Mean Mish Mul NativeDropout Neg "
+    "Pow Relu Sigmoid Silu Softplus Sqrt Squeeze Sub Sum T Tanh Threshold ToCopy UpsampleBilinear2D UpsampleNearest2D "
+    "View UnsafeView Reshape ReshapeAlias".split()
+)
+
+
+def _keeps_units(target: Any) -> bool:
+    """Whether an operation between layers leaves units where they are and by themselves."""
+    if target.type == OPTYPE.RESHAPE:
+        return True
+    found = re.search(r"\((\w+?)Backward\d*\)", str(target.name))
+    return found is not None and found[1] in _ELEMENTWISE
 
 
 def _dead_inputs(linear: nn.Linear) -> set[int]:
@@ -270,9 +309,11 @@ def _select_inputs(plain: nn.Module, name: str) -> nn.Module:
         return plain
     kept = torch.tensor([k for k in range(linear.in_features) if k not in dead], device=linear.weight.device)
     small = nn.Linear(len(kept), linear.out_features, linear.bias is not None).to(linear.weight)
-    small.weight.copy_(linear.weight[:, kept])
-    if linear.bias is not None:
-        small.bias.copy_(linear.bias)
+    for into, of in ((small.weight, linear.weight[:, kept]), (small.bias, linear.bias)):
+        if of is not None:
+            into.copy_(of)
+    for (_, into), (_, of) in zip(small.named_parameters(), linear.named_parameters(), strict=True):
+        into.requires_grad_(of.requires_grad)
     selected = nn.Sequential(OrderedDict(select=SelectUnits(kept), linear=small))
     if not name:
         return selected

@@ -143,12 +143,15 @@ def insert_dropout(
     gated = copy.deepcopy(net)
     layers = {name: m for name, m in gated.named_modules() if type(m) in (nn.Linear, *_CONVOLUTIONS, *_BATCH_NORMS)}
     weighted = [name for name, module in layers.items() if type(module) not in _BATCH_NORMS]
+    only, exclude = ([names] if isinstance(names, str) else list(names) for names in (only, exclude))
     for argument, patterns in (("only", only), ("exclude", exclude)):
         for pattern in patterns:
             if weighted and not fnmatch.filter(weighted, pattern):
                 raise ValueError(f"{argument}: {pattern!r} is none of the layers {', '.join(weighted)}")
     chosen = [n for n in weighted if _matches(n, only) and not _matches(n, exclude)]
     places = [_place(layers, name) for name in chosen if name != weighted[-1] or type(layers[name]) is nn.Linear]
+    if weighted and not places:
+        raise ValueError(f"only and exclude leave none of the layers {', '.join(weighted)} that can have a gate")
     if not places:
         raise ValueError(
             "net: it has no nn.Linear layer to gate, nor a convolution before its last layer; place "
@@ -166,8 +169,12 @@ def _matches(name: str, patterns: Sequence[str]) -> bool:
 def _place(layers: dict[str, nn.Module], name: str) -> nn.Module:
     """The module that holds a layer's gate: itself, or the batch norm that follows a convolution."""
     layer, after = layers[name], list(layers.values())[list(layers).index(name) + 1 :]
-    follows = isinstance(layer, _CONVOLUTIONS) and after and isinstance(after[0], _BATCH_NORMS)
-    return after[0] if follows and after[0].num_features == layer.out_channels else layer
+    norms = [isinstance(module, _BATCH_NORMS) for module in after[:2]]
+    if (
+        isinstance(layer, _CONVOLUTIONS) and norms[:1] == [True] and norms != [True, True]
+    ):  # of two, whose is the first?
+        return after[0] if after[0].num_features == layer.out_channels else layer
+    return layer
 
 
 def _add_gate(place: Any, threshold: float) -> None:

@@ -366,3 +366,131 @@ def test_grouped_and_depthwise_convolutions_stay_whole_and_right(groups: int) ->
 
 def test_flops_of_a_convolution_are_counted_for_each_pixel() -> None:
     assert measure(nn.Conv2d(2, 5, 3), torch.rand(4, 2, 8, 8)).flops == 36 * (2 * 18 * 5 - 5 + 5 + 5)
+
+
+# --- what two inputs would not have told -------------------------------------------------------------------
+
+
+class Shortcut(nn.Module):
+    """A gated convolution beside one without a gate, nearly but not quite silent."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.short, self.fc = nn.Conv2d(1, 8, 3, padding=1), nn.Conv2d(1, 8, 1), nn.Linear(8, 3)
+        nn.init.constant_(self.short.bias, -8.0)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc(torch.relu(self.a(x) + self.short(x)).mean((2, 3)))
+
+
+class Transposed(nn.Module):
+    """A transposed convolution that reads the same channels, and hardly ever says so."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.c, self.ct, self.fc = nn.Conv2d(1, 6, 3), nn.ConvTranspose2d(6, 3, 3), nn.Linear(6, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = torch.relu(self.c(x))
+        return self.fc(h.mean((2, 3))) + torch.relu(self.ct(h) - 50).mean((2, 3))
+
+
+@pytest.mark.parametrize(
+    ("net", "options"),
+    [
+        (Shortcut(), {"only": ["a", "fc"]}),
+        (Transposed(), {"exclude": ["c"]}),
+        (
+            nn.Sequential(
+                nn.Conv2d(1, 16, 3),
+                nn.ReLU(),
+                nn.LocalResponseNorm(5),
+                nn.Conv2d(16, 8, 3),
+                nn.Flatten(),
+                nn.Linear(128, 4),
+            ),
+            {},
+        ),
+        (
+            nn.Sequential(
+                nn.Conv2d(1, 8, 3), nn.Softmax(1), nn.Conv2d(8, 6, 3), nn.ReLU(), nn.Flatten(), nn.Linear(96, 3)
+            ),
+            {},
+        ),
+    ],
+    ids=["an ungated maker", "a transposed reader", "local response norm", "softmax"],
+)
+def test_units_that_something_unknown_ties_are_not_removed(net: nn.Module, options: dict) -> None:
+    bnn = bbpyro.BetaBernoulliNetwork(bbpyro.insert_dropout(net, **options), num_data=10).eval()
+    with torch.no_grad():
+        for gate in bnn.gates.values():
+            gate.unconstrained_concentration1[torch.rand(gate.num_features) < 0.5] = -12.0
+    small = compact(bnn, torch.rand(2, 1, 8, 8))
+    for scale in (0.1, 1.0, 100.0):
+        assert_same(small, bnn, scale * torch.randn(20, 1, 8, 8))
+
+
+def test_what_is_trainable_stays_so_whatever_its_name_and_a_mixed_dtype_stays_mixed() -> None:
+    root = make_network(nn.Linear(8, 3))
+    assert all(p.requires_grad for p in compact(root, torch.randn(2, 8)).parameters())
+
+    class Mixed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear, self.last = nn.Linear(4, 5), nn.Linear(5, 2).double()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.last(self.linear(x).double())
+
+    bnn, x = make_network(Mixed()), torch.randn(6, 4)
+    small = compact(bnn, x)
+    assert all(p.requires_grad for p in small.parameters())
+    assert_same(small, bnn, x)
+
+
+def test_half_precision_decides_by_its_own_masks() -> None:
+    bnn = make_network(nn.Sequential(nn.Linear(200, 50), nn.ReLU(), nn.Linear(50, 3)), 1.0)
+    with torch.no_grad():
+        for gate in bnn.gates.values():
+            gate.unconstrained_concentration1.normal_(0.5, 0.1)
+    bnn.to(torch.bfloat16)
+    small = compact(bnn, threshold=0.5)
+    for gate in bnn.gates.values():
+        gate.threshold = 0.5
+    kept = [int(gate.kept().sum()) for gate in bnn.gates.values()]
+    assert shapes(small) == {"0": (kept[0], kept[1]), "2": (kept[1], 3)}
+
+
+@pytest.mark.parametrize(
+    ("forward", "message"),
+    [
+        (lambda self, x: (self.a(x), x), "output is a tuple, wanted one real tensor"),
+        (lambda self, x: self.a(x) + torch.rand(()), "forward is random"),
+    ],
+)
+def test_what_has_no_one_output_is_refused(forward, message: str) -> None:
+    net_type = type("Net", (nn.Module,), {"forward": forward})
+    net = net_type()
+    net.a = nn.Linear(4, 3)
+    with pytest.raises(UnsupportedModuleError, match=message):
+        compact(make_network(net), torch.randn(2, 4))
+
+
+def test_a_network_that_takes_positive_numbers_alone_is_not_shown_others() -> None:
+    class Logs(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a = nn.Linear(4, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            assert x.min() >= 0
+            return self.a(x.log())
+
+    bnn, x = make_network(Logs()), torch.rand(5, 4) + 0.1
+    assert_same(compact(bnn, x), bnn, x)
+
+
+def test_measuring_leaves_batch_norm_alone() -> None:
+    net = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3))
+    measure(net, torch.randn(5, 4))
+    assert net.training and int(net[1].num_batches_tracked) == 0

@@ -204,3 +204,11 @@ def test_remove_dropout_undoes_insert_dropout():
         remove_dropout(gated.get_submodule(name))
     assert gates_of(gated) == {}
     torch.testing.assert_close(gated(x), net(x))
+
+
+def test_of_two_batch_norms_in_a_row_neither_is_guessed_and_names_may_be_one_text():
+    net = nn.ModuleList([nn.Conv2d(1, 4, 3), nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4), nn.BatchNorm2d(4), nn.Linear(4, 2)])
+    assert set(gates_of(bbpyro.insert_dropout(net))) == {"0.gate", "1.gate", "4.gate"}
+    assert set(gates_of(bbpyro.insert_dropout(net, only="4"))) == {"4.gate"}
+    with pytest.raises(ValueError, match="only and exclude leave none of the layers 0, 1, 4"):
+        bbpyro.insert_dropout(net, exclude="*")

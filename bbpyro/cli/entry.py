@@ -174,6 +174,8 @@ def _compact(command: Compact) -> None:
     console = new_console()
     with console.status("compacting"):
         run = runs.load(command.run)
+        if not run.is_complete:
+            print_line(console, f"{run.folder} is still in training: its network after epoch {len(run.svi_history)}")
         shrunk = runs.shrink(run)
     print_shrunk(console, run, shrunk)
     print_line(console, f"\nwrote {command.run}/{runs.COMPACT}")

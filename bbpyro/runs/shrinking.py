@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from bbpyro import checkpoint
+from bbpyro.checkpoint import CheckpointError
 from bbpyro.compaction import Size, UnsupportedModuleError, compact, measure
 from bbpyro.prediction import Evaluation, score
 from bbpyro.runs.run import Run, plain_network
@@ -42,9 +43,12 @@ def shrink(run: Run) -> Shrunk:
     """Compact a run's network, check it on the held-out data, write compact.pt2 into its folder, and time it.
 
     Raises:
+        CheckpointError: the run is still in pretraining.
         bbpyro.compaction.UnsupportedModuleError: the network cannot be compacted, or the small one does not predict
             the held-out data as the mean mask does; nothing is written then.
     """
+    if not run.svi_history:
+        raise CheckpointError(f"{run.folder} is still in pretraining: it has nothing to compact yet")
     x, y = run.dataset.x_test, run.dataset.y_test
     example = x[torch.arange(2) % len(x)]  # a copy: of a view the whole of x would be in the file
     small = compact(run.bnn, example)
