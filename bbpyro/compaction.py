@@ -192,7 +192,8 @@ def _example(bnn: BetaBernoulliNetwork, example_input: Tensor | None) -> Tensor:
     if example_input is None:
         example_input = torch.rand(2, len(parameter), device=parameter.device, dtype=parameter.dtype)
     try:
-        copy.deepcopy(bnn).eval()(example_input)
+        with in_eval_mode(bnn):
+            bnn(example_input)
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
         raise ValueError(
             f"example_input: the network cannot take one of shape {tuple(example_input.shape)} "
@@ -256,6 +257,7 @@ def _unneeded(group: Any, net: nn.Module, gated: list[str]) -> tuple[set[int], s
     units = set(group.items[0].idxs)
     channels = [m for m in map(net.get_submodule, gated) if isinstance(m, _Convolution | _BatchNorm)]
     num_readers = num_gated = 0
+    lifts = False
     needed: set[int] = set()
     alive = dict.fromkeys(units, 0)  # convolutions that make something of a unit, less the norms that make it zero
     for item in group.items:
@@ -263,6 +265,7 @@ def _unneeded(group: Any, net: nn.Module, gated: list[str]) -> tuple[set[int], s
         known = isinstance(layer, nn.Linear | _Convolution | _BatchNorm | nn.PReLU) or _keeps_units(target)
         if target.type not in _FOLLOWED or not known or getattr(layer, "groups", 1) != 1:
             return set(), set()
+        lifts |= _lifts_zero(target) or (isinstance(layer, _BatchNorm) and not any(layer is m for m in channels))
         pairs = list(zip(item.idxs, item.root_idxs, strict=True))
         if item.dep.handler.__name__ == "prune_in_channels" and isinstance(layer, nn.Linear | _Convolution):
             num_readers += 1
@@ -275,7 +278,7 @@ def _unneeded(group: Any, net: nn.Module, gated: list[str]) -> tuple[set[int], s
             for at, root in pairs:
                 alive[root] += int(made[at]) if not isinstance(layer, _BatchNorm) else -int(not made[at])
     zero = {unit for unit, count in alive.items() if count <= 0}
-    return units - needed if num_readers else set(), zero if num_gated else set()
+    return units - needed if num_readers else set(), zero if num_gated and not lifts else set()
 
 
 # Operations that leave a unit where it is and by itself, as autograd names them; a softmax, say, is not among them.
@@ -287,12 +290,23 @@ _ELEMENTWISE = frozenset(
 )
 
 
+# Those of them that make something of a unit that is zero.
+_LIFTING = frozenset("Clamp ClampMin Div Exp Hardsigmoid Pow Sigmoid Softplus Threshold".split())
+
+
+def _operation(target: Any) -> str:
+    found = re.search(r"\((\w+?)Backward\d*\)", str(target.name))
+    return found[1] if found else ""
+
+
 def _keeps_units(target: Any) -> bool:
     """Whether an operation between layers leaves units where they are and by themselves."""
-    if target.type == OPTYPE.RESHAPE:
-        return True
-    found = re.search(r"\((\w+?)Backward\d*\)", str(target.name))
-    return found is not None and found[1] in _ELEMENTWISE
+    return target.type == OPTYPE.RESHAPE or _operation(target) in _ELEMENTWISE
+
+
+def _lifts_zero(target: Any) -> bool:
+    """Whether an operation between layers makes something of a unit that is zero."""
+    return _operation(target) in _LIFTING
 
 
 def _dead_inputs(linear: nn.Linear) -> set[int]:

@@ -395,6 +395,14 @@ class Transposed(nn.Module):
         return self.fc(h.mean((2, 3))) + torch.relu(self.ct(h) - 50).mean((2, 3))
 
 
+def late() -> nn.Conv2d:
+    """A convolution that, before a ReLU, says nothing of inputs that are not large."""
+    conv = nn.Conv2d(8, 6, 3)
+    assert conv.bias is not None
+    nn.init.constant_(conv.bias, -3000.0)
+    return conv
+
+
 @pytest.mark.parametrize(
     ("net", "options"),
     [
@@ -417,8 +425,28 @@ class Transposed(nn.Module):
             ),
             {},
         ),
+        (nn.Sequential(nn.Conv2d(1, 8, 3), nn.Softplus(), late(), nn.ReLU(), nn.Flatten(), nn.Linear(96, 3)), {}),
+        (
+            nn.Sequential(
+                nn.Conv2d(1, 8, 3),
+                nn.ReLU(),
+                shake(nn.BatchNorm2d(8)),
+                shake(nn.BatchNorm2d(8)),
+                late(),
+                nn.ReLU(),
+                nn.Flatten(),
+            ),
+            {},
+        ),
     ],
-    ids=["an ungated maker", "a transposed reader", "local response norm", "softmax"],
+    ids=[
+        "an ungated maker",
+        "a transposed reader",
+        "local response norm",
+        "softmax",
+        "a softplus",
+        "a later batch norm",
+    ],
 )
 def test_units_that_something_unknown_ties_are_not_removed(net: nn.Module, options: dict) -> None:
     bnn = bbpyro.BetaBernoulliNetwork(bbpyro.insert_dropout(net, **options), num_data=10).eval()
@@ -426,7 +454,7 @@ def test_units_that_something_unknown_ties_are_not_removed(net: nn.Module, optio
         for gate in bnn.gates.values():
             gate.unconstrained_concentration1[torch.rand(gate.num_features) < 0.5] = -12.0
     small = compact(bnn, torch.rand(2, 1, 8, 8))
-    for scale in (0.1, 1.0, 100.0):
+    for scale in (0.1, 1.0, 100.0, 4e3, 1e4, 3e4):
         assert_same(small, bnn, scale * torch.randn(20, 1, 8, 8))
 
 
