@@ -3,6 +3,7 @@
 from bbpyro import likelihoods, mcmc, networks, plots, posterior, priors
 from bbpyro.compaction import compact
 from bbpyro.distributions import Kumaraswamy, RelaxedBernoulli
+from bbpyro.export import load_compact, save_compact
 from bbpyro.layers import BetaBernoulliDropout, insert_dropout
 from bbpyro.model import BetaBernoulliNetwork
 from bbpyro.posterior import to_arviz
@@ -21,6 +22,7 @@ __all__ = [
     "fit",
     "insert_dropout",
     "likelihoods",
+    "load_compact",
     "mcmc",
     "networks",
     "plots",
@@ -28,6 +30,7 @@ __all__ = [
     "predict",
     "pretrain",
     "priors",
+    "save_compact",
     "score",
     "to_arviz",
 ]

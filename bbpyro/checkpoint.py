@@ -69,10 +69,15 @@ def save(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> 
         tensors: any names, any shapes.
         meta: what goes with them, e.g. the epoch.
     """
+    write_atomic(path, serialize(tensors, meta))
+
+
+def serialize(tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> bytes:
+    """What :func:`save` writes."""
     contiguous = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     text = json.dumps(meta)
     metadata = {"format": str(FORMAT), "meta": text, "sha256": _digest(contiguous, text)}
-    write_atomic(path, safetensors.torch.save(contiguous, metadata))
+    return safetensors.torch.save(contiguous, metadata)
 
 
 def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

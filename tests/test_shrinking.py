@@ -1,6 +1,7 @@
 import contextlib
 import io
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from bbpyro import compaction, runs
+import bbpyro
+from bbpyro import compaction, export, runs
 from bbpyro.cli import main
 from bbpyro.runs import TrainConfig
 
@@ -32,26 +34,104 @@ def printed(run: Path) -> str:
     return out.getvalue()
 
 
+def cells(printed: str, name: str) -> list[list[str]]:
+    """The rows of that name in the tables that were printed."""
+    return [re.split(r" *│ *", row)[1:-1] for row in printed.splitlines() if row.startswith(f"│ {name} ")]
+
+
 def test_the_small_network_is_smaller_and_predicts_the_same(run: Path, printed: str) -> None:
     loaded = runs.load(run)
     kept = [int(gate.kept().sum()) for gate in loaded.bnn.gates.values()]
     assert 0 < kept[1] < 500
     assert f"units kept on the input of each layer: {kept[0]} of 64, {kept[1]} of 500, {kept[2]} of 300" in printed
-    parameters = (kept[0] + 1) * kept[1] + (kept[1] + 1) * kept[2] + (kept[2] + 1) * 4
-    assert re.search(rf"parameters +│ +{65 * 500 + 501 * 300 + 301 * 4:,} │ +{parameters:,} │", printed)
-    masked, compact = (re.search(rf"│ {name} +│(.*)│\n", printed) for name in ("mean mask", "compact"))
-    assert masked and compact and masked[1] == compact[1]
+    before = 65 * 500 + 501 * 300 + 301 * 4
+    after = (kept[0] + 1) * kept[1] + (kept[1] + 1) * kept[2] + (kept[2] + 1) * 4
+    (original, _), (masked, _), (small, _), (onnx, _) = (
+        cells(printed, name) for name in ("original", "mean mask", "compact", "ONNX Runtime")
+    )
+    assert original[1] == f"{before:,}  1.00x" and small[1] == f"{after:,}  {before / after:.2f}x"
+    pretrained = [record for record in loaded.history if record["phase"] == "pretraining"][-1]
+    assert original[4:] == [f"{1 - pretrained['held_out_accuracy']:.2%}", f"{pretrained['held_out_nll']:.4f}"]
+    assert masked[4:] == small[4:] == onnx[4:] != original[4:]
+
+
+def test_times_are_ratios_to_the_original(run: Path, printed: str) -> None:
+    rows = {name: cells(printed, name)[1][1:] for name in ("original", "mean mask", "compact", "ONNX Runtime")}
+    for row in rows.values():
+        for of_original, cell in zip(rows["original"], row, strict=True):
+            seconds, ratio = cell.removesuffix("x").split()
+            assert float(ratio) == pytest.approx(float(of_original.split()[0]) / float(seconds), rel=0.1, abs=0.01)
+
+
+def test_every_form_that_was_written_predicts_as_the_mean_mask(run: Path, printed: str) -> None:
+    loaded = runs.load(run)
+    x = loaded.dataset.x_test
+    with torch.no_grad():
+        wanted = loaded.bnn(x)
+        found = [bbpyro.load_compact(run)(x), export.onnx_network((run / "compact.onnx").read_bytes())(x)]
+    for output in found:
+        assert (output - wanted).abs().max() <= 1e-5 * wanted.abs().max()
+    for name in ("compact.safetensors", "compact.pt2", "compact.onnx"):
+        assert f"{name} ({(run / name).stat().st_size:,} bytes)" in printed
+    assert not (run / "compact-int8.onnx").exists()
+
+
+def test_fine_tuning_and_eight_bits_are_rows_of_their_own(run: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(run, folder)
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        main(["compact", str(folder), "--finetune-epochs", "2", "--int8"])
+    names = ("mean mask", "compact", "fine-tuned", "ONNX Runtime", "ONNX Runtime, int8")
+    masked, small, tuned, onnx, int8 = (cells(out.getvalue(), name)[0] for name in names)
+    assert masked[4:] == small[4:] and tuned[1:4] == small[1:4]
+    assert float(tuned[5]) < float(small[5])  # training went on
+    assert onnx[4:] == tuned[4:]
+    assert (folder / "compact-int8.onnx").stat().st_size < 0.4 * (folder / "compact.onnx").stat().st_size
+    assert float(int8[5]) == pytest.approx(float(tuned[5]), abs=0.02)
+    loaded = runs.load(folder)
+    probs = torch.softmax(bbpyro.load_compact(folder)(loaded.dataset.x_test), -1)
+    assert f"{bbpyro.score(probs, loaded.dataset.y_test).nll:.4f}" == tuned[5]
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        main(["compact", str(folder)])  # which does not vouch for the file of the first
+    assert not (folder / "compact-int8.onnx").exists() and "fine-tuned" not in out.getvalue()
+
+
+def test_without_the_extra_there_is_no_onnx_and_the_user_is_told(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(run, folder)
+    monkeypatch.setattr("bbpyro.export.has_onnx", lambda: False)
+    main(["compact", str(folder)])
+    assert "pip install 'bbpyro[onnx]'" in capsys.readouterr().out
+    assert not (folder / "compact.onnx").exists() and (folder / "compact.pt2").exists()
+    with pytest.raises(SystemExit):
+        main(["compact", str(folder), "--int8"])
+    assert "pip install 'bbpyro[onnx]'" in capsys.readouterr().err
+
+
+def test_what_cannot_be_compacted_says_why(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runs.create(tmp_path / "empty", TrainConfig(dataset="bars"))
+    for arguments, message in (
+        ([str(tmp_path / "empty")], "has no checkpoint yet"),
+        ([str(tmp_path)], "is no bbpyro run"),
+        ([str(run), "--finetune-epochs", "-1"], "finetune_epochs is -1"),
+    ):
+        with pytest.raises(SystemExit) as stop:
+            main(["compact", *arguments])
+        err = capsys.readouterr().err
+        assert stop.value.code == 2 and message in err and err.count("\n") == 1
 
 
 def test_the_file_needs_torch_alone_and_takes_any_batch(run: Path, printed: str, tmp_path: Path) -> None:
-    assert (run / runs.COMPACT).stat().st_size < 5_000_000
+    assert (run / "compact.pt2").stat().st_size < 5_000_000
     loaded = runs.load(run)
     torch.save(loaded.dataset.x_test, tmp_path / "x.pt")
     code = f"""
 import sys, torch
 sys.modules["bbpyro"] = sys.modules["pyro"] = sys.modules["torch_pruning"] = None
 x = torch.load({str(tmp_path / "x.pt")!r})
-net = torch.export.load({str(run / runs.COMPACT)!r}).module()
+net = torch.export.load({str(run / "compact.pt2")!r}).module()
 torch.save([net(x), net(x[:1])], {str(tmp_path / "y.pt")!r})
 """
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -71,13 +151,13 @@ def test_a_small_network_that_predicts_otherwise_is_not_written(
             small.fc3.bias += 1e-3
         return small
 
-    (run / runs.COMPACT).unlink(missing_ok=True)
+    (run / "compact.pt2").unlink(missing_ok=True)
     monkeypatch.setattr("bbpyro.runs.shrinking.compact", broken)
     with pytest.raises(SystemExit) as stop:
         main(["compact", str(run)])
     err = capsys.readouterr().err
     assert stop.value.code == 2 and "off on the held-out data" in err and err.count("\n") == 1
-    assert not (run / runs.COMPACT).exists()
+    assert not (run / "compact.pt2").exists()
 
 
 def test_a_run_of_a_convolutional_network_is_trained_inspected_and_compacted(tmp_path: Path) -> None:
@@ -93,4 +173,4 @@ def test_a_run_of_a_convolutional_network_is_trained_inspected_and_compacted(tmp
     assert "units kept on the input of each layer" in out.getvalue() and "conv1" in out.getvalue()
     assert not (tmp_path / "run" / "figures" / "input_map.png").exists()
     assert (tmp_path / "run" / "figures" / "forest_conv2.png").exists()
-    assert (tmp_path / "run" / runs.COMPACT).exists()
+    assert (tmp_path / "run" / "compact.pt2").exists()

@@ -64,6 +64,10 @@ class Compact:
 
     run: tyro.conf.Positional[Path]
     """The run folder."""
+    finetune_epochs: int = 0
+    """Train the small network, plainly, for so many epochs more, at a learning rate of 1e-4."""
+    int8: bool = False
+    """Write compact-int8.onnx too: weights of eight bits, activations quantised dynamically."""
 
 
 @dataclass(frozen=True)
@@ -130,11 +134,15 @@ examples:
 COMPACT = tyro.conf.subcommand(
     "compact",
     description="""Remove the dead units of a run's network, check that it still predicts what the mean mask
-does, write it as compact.pt2, which torch alone can load, and print what it costs.
+does, write it in forms that need nothing of bbpyro's, and print what each costs and how well it predicts:
+  compact.safetensors   weights and architecture, for bbpyro.load_compact
+  compact.pt2           torch alone loads it, with torch.export.load
+  compact.onnx          ONNX Runtime alone runs it; wants pip install 'bbpyro[onnx]'
 
 examples:
   bbpyro compact runs/mnist-20260101-120000
-  python -c "import torch; print(torch.export.load('runs/seed-0/compact.pt2').module())"
+  bbpyro compact runs/mnist-20260101-120000 --finetune-epochs 5
+  bbpyro compact runs/mnist-20260101-120000 --int8
 """,
 )
 DATA = tyro.conf.subcommand("data", description="List the data sets, or fetch one.")

@@ -172,13 +172,16 @@ def _posterior(command: Posterior) -> None:
 
 def _compact(command: Compact) -> None:
     console = new_console()
-    with console.status("compacting"):
+    with console.status("loading"):
         run = runs.load(command.run)
-        if not run.is_complete:
-            print_line(console, f"{run.folder} is still in training: its network after epoch {len(run.svi_history)}")
-        shrunk = runs.shrink(run)
+    if not run.is_complete:
+        print_line(console, f"{run.folder} is still in training: its network after epoch {len(run.svi_history)}")
+    shrunk = runs.shrink(run, finetune_epochs=command.finetune_epochs, int8=command.int8, console=console)
     print_shrunk(console, run, shrunk)
-    print_line(console, f"\nwrote {command.run}/{runs.COMPACT}")
+    written = ", ".join(f"{name} ({count:,} bytes)" for name, count in shrunk.files.items())
+    print_line(console, f"\nwrote {command.run}: {written}")
+    if "compact.onnx" not in shrunk.files:
+        print_line(console, "no ONNX: pip install 'bbpyro[onnx]' brings what it needs")
 
 
 def _list_data(command: DataList) -> None:

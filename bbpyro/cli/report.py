@@ -136,27 +136,31 @@ def print_shrunk(console: Console, run: runs.Run, shrunk: runs.Shrunk) -> None:
     """What a compacted run keeps, costs and predicts."""
     kept = [f"{int(gate.kept().sum())} of {gate.num_features}" for gate in run.bnn.gates.values()]
     print_line(console, f"units kept on the input of each layer: {', '.join(kept)}\n")
-    original, small = shrunk.sizes["original"], shrunk.sizes["compact"]
-    sizes = Table("", "original", "compact", "saved", title="size")
-    for label, before, after in (
-        ("parameters", original.parameters, small.parameters),
-        ("FLOPs a datum", original.flops, small.flops),
-    ):
-        sizes.add_row(label, f"{before:,}", f"{after:,}", f"{before / after:.2f}x")
-    sizes.add_row("compact.pt2, bytes", "", f"{shrunk.file_bytes:,}", "")
-    times = Table("batch", *shrunk.seconds, "saved", title="milliseconds a call, one thread, medians")
-    for size in runs.BATCH_SIZES:
-        of = {name: seconds[size] for name, seconds in shrunk.seconds.items()}
-        saved = f"{of['original'] / of['compact']:.2f}x"
-        times.add_row(str(size), *(f"{1000 * seconds:.3f}" for seconds in of.values()), saved)
-    scores = Table(f"{run.config.scored_on} data ({len(run.dataset.y_test):,})", "error", "NLL", "ECE", title="scores")
-    for label, score in shrunk.scores.items():
-        scores.add_row(label, f"{score.error:.2%}", f"{score.nll:.4f}", f"{score.ece:.4f}")
-    for table in (sizes, times, scores):
+    first = shrunk.rows["original"]
+    assert first.size and first.file_bytes
+    scored = f"{run.config.scored_on} data ({len(run.dataset.y_test):,})"
+    sizes = Table("", "parameters", "FLOPs a datum", "bytes", "error", "NLL", title=f"size, and scores on {scored}")
+    times = Table("", *map(str, runs.BATCH_SIZES), title="milliseconds a call by batch size, one thread, medians")
+    for name, row in shrunk.rows.items():
+        sizes.add_row(
+            name,
+            _saved(first.size.parameters, row.size.parameters if row.size else None),
+            _saved(first.size.flops, row.size.flops if row.size else None),
+            _saved(first.file_bytes, row.file_bytes),
+            "" if row.error is None else f"{row.error:.2%}",
+            "" if row.nll is None else f"{row.nll:.4f}",
+        )
+        times.add_row(name, *(_saved(1000 * first.seconds[n], 1000 * row.seconds[n], ".3f") for n in runs.BATCH_SIZES))
+    for table in (sizes, times):
         table.title_justify = "left"
         for column in table.columns[1:]:
             column.justify = "right"
         console.print(table)
+    print_line(console, "x: how many times less than the original; less time is saved than FLOPs, least at batch 1")
+
+
+def _saved(before: float, after: float | None, form: str = ",") -> str:
+    return "" if after is None else f"{after:{form}} {before / after:5.2f}x"
 
 
 def new_console() -> Console:

@@ -3,12 +3,13 @@
 from bbpyro.runs.config import NETWORKS, PRIORS, TrainConfig
 from bbpyro.runs.inspection import POSTERIOR, Inspection, inspect
 from bbpyro.runs.run import CHECKPOINT, Run, check, create, default_folder, load, score, summarize, train
-from bbpyro.runs.shrinking import BATCH_SIZES, COMPACT, Shrunk, shrink
+from bbpyro.runs.shrinking import ARTEFACTS, BATCH_SIZES, FINETUNE_LEARNING_RATE, Shrunk, shrink
 
 __all__ = [
+    "ARTEFACTS",
     "BATCH_SIZES",
     "CHECKPOINT",
-    "COMPACT",
+    "FINETUNE_LEARNING_RATE",
     "NETWORKS",
     "POSTERIOR",
     "PRIORS",

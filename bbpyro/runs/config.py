@@ -52,8 +52,8 @@ class TrainConfig:
     """Adam's learning rate of the weights."""
     gate_learning_rate: float = 1e-2
     """Adam's learning rate of the gates' concentrations a and b."""
-    schedule: Literal["cosine", "steps"] = "cosine"
-    """cosine: constant for half of training, then half a cosine to zero; steps: cut by ten at 50% and 75%."""
+    schedule: Literal["cosine", "steps", "constant"] = "cosine"
+    """cosine: constant for half of training, then half a cosine to zero; steps: cut by ten at 50% and 75%; constant."""
     kl_warmup_epochs: int = 0
     """Epochs over which the weight of the KL rises to 1."""
     elbo: Literal["trace", "mean-field"] = "trace"

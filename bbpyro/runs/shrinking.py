@@ -1,22 +1,47 @@
-"""From a trained run to a small plain network in a file that torch alone can load."""
+"""From a trained run to a small plain network in files that need nothing of ours, and what it costs."""
 
-import io
+import contextlib
+import copy
 import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
+from rich.console import Console
 from torch import Tensor, nn
 
-from bbpyro import checkpoint
+from bbpyro import checkpoint, export, training
 from bbpyro.checkpoint import CheckpointError
-from bbpyro.compaction import Size, UnsupportedModuleError, compact, measure
-from bbpyro.prediction import Evaluation, score
+from bbpyro.compaction import TOLERANCE, Size, UnsupportedModuleError, compact, measure
+from bbpyro.prediction import score
 from bbpyro.runs.run import Run, plain_network
 
-COMPACT = "compact.pt2"
+ARTEFACTS = (export.COMPACT, "compact.pt2", "compact.onnx", "compact-int8.onnx")
 BATCH_SIZES = (1, 100, 1000)
+FINETUNE_LEARNING_RATE = 1e-4
+_SECONDS_A_BATCH_SIZE = 10.0
+
+Network = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Row:
+    """What one form of the network costs and how well it predicts; None where that is not known.
+
+    Attributes:
+        size: its parameters and FLOPs.
+        file_bytes: of the file that holds it.
+        error: of the held-out data, in [0, 1].
+        nll: of the held-out data, nats a datum.
+        seconds: a call's median time on one thread, by batch size.
+    """
+
+    size: Size | None
+    file_bytes: int | None
+    error: float | None
+    nll: float | None
+    seconds: dict[int, float]
 
 
 @dataclass(frozen=True)
@@ -24,58 +49,138 @@ class Shrunk:
     """A compacted run.
 
     Attributes:
-        network: the small network.
-        scores: of the held-out data, by "mean mask" and "compact".
-        sizes: by "original" and "compact".
-        file_bytes: of compact.pt2.
-        seconds: a call's median time, one thread, by network ("original", "mean mask", "compact") and batch size.
+        network: the small network, fine-tuned if that was asked for.
+        rows: by name, "original" the first.
+        files: the bytes of those written, by name.
     """
 
     network: nn.Module
-    scores: dict[str, Evaluation]
-    sizes: dict[str, Size]
-    file_bytes: int
-    seconds: dict[str, dict[int, float]]
+    rows: dict[str, Row]
+    files: dict[str, int]
 
 
-@torch.no_grad()
-def shrink(run: Run) -> Shrunk:
-    """Compact a run's network, check it on the held-out data, write compact.pt2 into its folder, and time it.
+@dataclass(frozen=True)
+class _Form:
+    """A form of the network: how it is called, the torch module that it is, the file that holds it."""
+
+    call: Network
+    module: nn.Module | None = None
+    file: bytes | None = None
+
+
+def shrink(run: Run, *, finetune_epochs: int = 0, int8: bool = False, console: Console | None = None) -> Shrunk:
+    """Compact a run's network, check it on the held-out data, write it in every form, and time it.
+
+    Written are compact.safetensors (:func:`bbpyro.load_compact`), compact.pt2 (torch alone) and, where the extra
+    `onnx` is installed, compact.onnx (ONNX Runtime alone); they replace what an earlier call wrote.
+
+    Args:
+        run: the run.
+        finetune_epochs: epochs of plain training of the small network, after it was checked.
+        int8: write compact-int8.onnx too, with weights of eight bits.
+        console: where progress is shown.
 
     Raises:
         CheckpointError: the run is still in pretraining.
-        bbpyro.compaction.UnsupportedModuleError: the network cannot be compacted, or the small one does not predict
-            the held-out data as the mean mask does; nothing is written then.
+        UnsupportedModuleError: the network cannot be compacted, or the small one, or ONNX Runtime's, predicts the
+            held-out data otherwise; nothing is written then.
+        ValueError: finetune_epochs < 0, or `int8` without the extra `onnx`.
     """
+    if finetune_epochs < 0:
+        raise ValueError(f"finetune_epochs is {finetune_epochs}, wanted 0 or more")
+    if int8:
+        export.require_onnx()
     if not run.svi_history:
         raise CheckpointError(f"{run.folder} is still in pretraining: it has nothing to compact yet")
-    x, y = run.dataset.x_test, run.dataset.y_test
+    x = run.dataset.x_test
     example = x[torch.arange(2) % len(x)]  # a copy: of a view the whole of x would be in the file
-    small = compact(run.bnn, example)
-    outputs = {"mean mask": _in_batches(run.bnn, x), "compact": _in_batches(small, x)}
-    difference = (outputs["compact"] - outputs["mean mask"]).abs().max() / outputs["mean mask"].abs().max()
-    if not difference <= 1e-5:
-        raise UnsupportedModuleError(f"{run.folder}: the compact network is {difference:.1e} off on the held-out data")
-    exported = torch.export.export(small, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},))
-    file = io.BytesIO()
-    torch.export.save(exported, file)
-    checkpoint.clear_unfinished(run.folder, COMPACT)
-    checkpoint.write_atomic(run.folder / COMPACT, file.getvalue())
     original = plain_network(run.config, run.dataset).eval()
-    return Shrunk(
-        small,
-        {name: score(torch.softmax(output, -1), y) for name, output in outputs.items()},
-        {"original": measure(original, example), "compact": measure(small, example)},
-        len(file.getvalue()),
-        _time({"original": original, "mean mask": run.bnn, "compact": small}, x),
+    with _stage(console, "compacting"):
+        small = compact(run.bnn, example)
+        _check_equal(small, run.bnn, x, f"{run.folder}: the compact network")
+    forms = {"original": _plain(original), "mean mask": _Form(run.bnn), "compact": _plain(small)}
+    if finetune_epochs:
+        small = _finetuned(run, small, finetune_epochs, console)
+        forms["fine-tuned"] = _plain(small)
+    with _stage(console, "exporting"):
+        files = {export.COMPACT: export.to_safetensors(small), "compact.pt2": export.to_pt2(small, example)}
+        if export.has_onnx():
+            files["compact.onnx"] = export.to_onnx(small, example)
+            forms["ONNX Runtime"] = _onnx(files["compact.onnx"])
+            _check_equal(forms["ONNX Runtime"].call, small, x, f"{run.folder}: ONNX Runtime's network")
+        if int8:
+            files["compact-int8.onnx"] = export.to_int8(files["compact.onnx"])
+            forms["ONNX Runtime, int8"] = _onnx(files["compact-int8.onnx"])
+    _write(run, files)
+    with _stage(console, "timing"):
+        seconds = _time({name: form.call for name, form in forms.items()}, x)
+        rows = {name: _row(name, form, run, seconds[name]) for name, form in forms.items()}
+    return Shrunk(small, rows, {name: len(content) for name, content in files.items()})
+
+
+def _stage(console: Console | None, text: str) -> contextlib.AbstractContextManager[object]:
+    return console.status(text) if console else contextlib.nullcontext()
+
+
+def _plain(net: nn.Module) -> _Form:
+    return _Form(net, net, export.to_safetensors(net))
+
+
+def _onnx(file: bytes) -> _Form:
+    return _Form(export.onnx_network(file), file=file)
+
+
+@torch.no_grad()
+def _in_batches(call: Network, x: Tensor) -> Tensor:
+    return torch.cat([call(batch) for batch in x.split(1000)])
+
+
+def _check_equal(found: Network, wanted: Network, x: Tensor, what: str) -> None:
+    outputs = _in_batches(wanted, x)
+    difference = (_in_batches(found, x) - outputs).abs().max() / outputs.abs().max()
+    if not difference <= TOLERANCE:
+        raise UnsupportedModuleError(f"{what} is {difference:.1e} off on the held-out data; nothing was written")
+
+
+def _finetuned(run: Run, small: nn.Module, num_epochs: int, console: Console | None) -> nn.Module:
+    tuned = copy.deepcopy(small)
+    training.pretrain(
+        tuned,
+        run.dataset.x,
+        run.dataset.y,
+        num_epochs=num_epochs,
+        batch_size=run.config.batch_size,
+        learning_rate=FINETUNE_LEARNING_RATE,
+        schedule="cosine",
+        seed=run.config.seed,
+        phase="fine-tuning",
+        progress=console or False,
     )
+    return tuned.eval()
 
 
-def _in_batches(net: nn.Module, x: Tensor) -> Tensor:
-    return torch.cat([net(batch) for batch in x.split(1000)])
+def _write(run: Run, files: Mapping[str, bytes]) -> None:
+    checkpoint.clear_unfinished(run.folder, *ARTEFACTS)
+    for name in ARTEFACTS:
+        if name in files:
+            checkpoint.write_atomic(run.folder / name, files[name])
+        else:
+            (run.folder / name).unlink(missing_ok=True)  # of an earlier call, which this one does not vouch for
 
 
-def _time(nets: Mapping[str, Callable[[Tensor], Tensor]], x: Tensor) -> dict[str, dict[int, float]]:
+def _row(name: str, form: _Form, run: Run, seconds: dict[int, float]) -> Row:
+    size = measure(form.module, run.dataset.x_test[:2]) if form.module else None
+    file_bytes = len(form.file) if form.file else None
+    if name != "original":
+        found = score(torch.softmax(_in_batches(form.call, run.dataset.x_test), -1), run.dataset.y_test)
+        return Row(size, file_bytes, found.error, found.nll, seconds)
+    before = [record for record in run.history if record["phase"] == "pretraining"]  # SVI goes on from the last
+    error, nll = (1 - before[-1]["held_out_accuracy"], before[-1]["held_out_nll"]) if before else (None, None)
+    return Row(size, file_bytes, error, nll, seconds)
+
+
+@torch.no_grad()
+def _time(nets: Mapping[str, Network], x: Tensor) -> dict[str, dict[int, float]]:
     """Medians of interleaved rounds, each of some calls, on one thread."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -83,8 +188,9 @@ def _time(nets: Mapping[str, Callable[[Tensor], Tensor]], x: Tensor) -> dict[str
         times: dict[str, dict[int, list[float]]] = {name: {size: [] for size in BATCH_SIZES} for name in nets}
         for size in BATCH_SIZES:
             batch = x[torch.arange(size) % len(x)]
-            calls = max(1, 200 // size)
-            for _ in range(15):
+            calls, rounds, began = max(1, 200 // size), 0, time.perf_counter()
+            while rounds < 3 or (rounds < 15 and time.perf_counter() - began < _SECONDS_A_BATCH_SIZE):
+                rounds += 1
                 for name, net in nets.items():
                     started = time.perf_counter()
                     for _ in range(calls):

@@ -36,7 +36,12 @@ def cosine(progress: float) -> float:
     return 1.0 if progress < 0.5 else 0.5 * (1 + math.cos(math.pi * (2 * progress - 1)))
 
 
-SCHEDULES: dict[str, Callable[[float], float]] = {"steps": steps, "cosine": cosine}
+def constant(progress: float) -> float:
+    """No decay."""
+    return 1.0
+
+
+SCHEDULES: dict[str, Callable[[float], float]] = {"steps": steps, "cosine": cosine, "constant": constant}
 
 
 def fit(
@@ -67,7 +72,7 @@ def fit(
         batch_size: |B|; a last, shorter batch is used too, at its own scale N/|B|.
         learning_rate: Adam's, for the weights.
         gate_learning_rate: Adam's, for a and b of the gates.
-        schedule: "cosine" (constant, then a cosine to zero) or "steps" (the source's).
+        schedule: "cosine" (constant, then a cosine to zero), "steps" (the source's) or "constant".
         kl_warmup_epochs: epochs over which the weight of KL[q(π)||p(π)] rises linearly to 1; 0 for none.
         elbo: "trace" (Trace_ELBO) or "mean-field" (TraceMeanField_ELBO, with closed-form KLs where there are).
         held_out: inputs and labels to report on after each epoch; nothing is chosen by them.
@@ -145,18 +150,22 @@ def pretrain(
     batch_size: int = 100,
     learning_rate: float = 1e-3,
     weight_decay: float = 1e-4,
+    schedule: str = "constant",
     held_out: tuple[Tensor, Tensor] | None = None,
     seed: int | None = None,
     progress: bool | Console = True,
     on_epoch: Callable[[TrainingState], None] | None = None,
     resume_from: TrainingState | None = None,
+    phase: str = "pretraining",
 ) -> list[dict[str, Any]]:
     """Train a plain network, without gates, in place: where Beta-Bernoulli dropout starts from.
 
-    Arguments, records and errors are those of :func:`fit`; `weight_decay` is the L2 on the mean loss.
+    Arguments, records and errors are those of :func:`fit`; `weight_decay` is the L2 on the mean loss, and `phase`
+    what records and the progress bar call it.
     """
     check_data(x, y, len(x))
     check_settings(num_epochs, batch_size, learning_rate)
+    check_choice("schedule", schedule, SCHEDULES)
     likelihood = likelihood or Categorical()
     check_likelihood(likelihood, net, x, y)
     if held_out is not None:
@@ -179,6 +188,6 @@ def pretrain(
     def report() -> dict[str, Any]:
         return {**score.take(), **held_out_score(net, likelihood, held_out)}
 
-    epochs = Epochs("pretraining", x, y, num_epochs, batch_size, lambda progress: 1.0, progress, on_epoch)
+    epochs = Epochs(phase, x, y, num_epochs, batch_size, SCHEDULES[schedule], progress, on_epoch)
     with pyro.validation_enabled(False):
         return epochs.run(net, optimizer, step, report, starting_state(seed, resume_from))

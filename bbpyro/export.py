@@ -1,0 +1,212 @@
+"""A small network in files: safetensors with its architecture, torch.export's .pt2, and ONNX."""
+
+import importlib.util
+import inspect
+import io
+import logging
+import tempfile
+import warnings
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bbpyro import checkpoint
+from bbpyro.checkpoint import CheckpointError
+from bbpyro.compaction import SelectUnits, UnsupportedModuleError
+
+COMPACT = "compact.safetensors"
+
+# What an architecture may be made of: layers whose constructor's arguments are also their attributes.
+_LAYERS: dict[str, type[nn.Module]] = {
+    layer.__name__: layer
+    for layer in (
+        *(nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d),
+        *(nn.ReLU, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Mish, nn.Hardswish, nn.Hardtanh, nn.ReLU6, nn.PReLU),
+        *(nn.Sigmoid, nn.Tanh, nn.Softplus, nn.Softmax, nn.LogSoftmax, nn.Identity, nn.Flatten, nn.Unflatten),
+        *(nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d),
+        *(nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d, nn.AdaptiveMaxPool2d),
+        *(nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.LayerNorm, nn.GroupNorm, nn.ZeroPad2d),
+    )
+}
+
+
+def save_compact(net: nn.Module, path: str | Path) -> None:
+    """Write a network of standard layers as one safetensors file, its architecture as JSON in the file's header.
+
+    Args:
+        net: an nn.Sequential, however nested, of torch's usual layers and :class:`bbpyro.compaction.SelectUnits`.
+        path: the file, replaced atomically if it exists.
+
+    Raises:
+        UnsupportedModuleError: a layer is of another class, such as a module with a forward of its own.
+    """
+    checkpoint.write_atomic(Path(path), to_safetensors(net))
+
+
+def load_compact(path: str | Path) -> nn.Module:
+    """The network that :func:`save_compact` or `bbpyro compact` wrote, in evaluation mode on the CPU.
+
+    Args:
+        path: the file, or the run folder that holds compact.safetensors.
+
+    Raises:
+        CheckpointError: the file is missing, truncated, altered, of a newer format, or no compact network.
+    """
+    path = Path(path)
+    path = path / COMPACT if path.is_dir() else path
+    tensors, meta = checkpoint.load(path)
+    if not isinstance(meta, dict) or "architecture" not in meta:
+        raise CheckpointError(f"{path} is no compact network, such as bbpyro compact writes")
+    try:
+        net = _build(meta["architecture"])
+        net.load_state_dict(tensors, assign=True)
+    except _UnknownLayerError as error:
+        raise CheckpointError(f"{path} has a layer {error}, which this bbpyro does not know; upgrade bbpyro") from None
+    except (KeyError, RuntimeError, TypeError, ValueError, AttributeError) as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise CheckpointError(f"{path}: its architecture and its weights do not fit ({reason})") from None
+    return net.eval()
+
+
+def to_safetensors(net: nn.Module) -> bytes:
+    """What :func:`save_compact` writes."""
+    return checkpoint.serialize(net.state_dict(), {"architecture": _describe(net, "")})
+
+
+def to_pt2(net: nn.Module, example_input: Tensor) -> bytes:
+    """The network as torch.export has it, for any batch size: `torch.export.load(file).module()` needs torch alone.
+
+    Args:
+        net: in evaluation mode.
+        example_input: `[N, ...]`, N at least 2.
+    """
+    file = io.BytesIO()
+    with torch.no_grad():
+        exported = torch.export.export(net, (example_input,), dynamic_shapes=({0: torch.export.Dim("batch")},))
+    torch.export.save(exported, file)
+    return file.getvalue()
+
+
+def has_onnx() -> bool:
+    """Whether what ONNX needs, the extra `onnx`, is installed."""
+    return all(importlib.util.find_spec(package) for package in ("onnx", "onnxruntime", "onnxscript"))
+
+
+def to_onnx(net: nn.Module, example_input: Tensor) -> bytes:
+    """The network as ONNX, for any batch size, from input "x" `[N, ...]` to output "output".
+
+    Args:
+        net: in evaluation mode.
+        example_input: `[N, ...]`, N at least 2.
+
+    Raises:
+        ValueError: the extra `onnx` is not installed.
+    """
+    require_onnx()
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")  # the exporter's, of torch's own deprecations
+        program: Any = torch.onnx.export(
+            net,
+            (example_input,),
+            dynamo=True,
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            input_names=["x"],
+            output_names=["output"],
+            verbose=False,
+        )
+    proto = program.model_proto
+    for node in (*proto.graph.node, *proto.graph.input, *proto.graph.output, *proto.graph.value_info):
+        del node.metadata_props[:]  # stack traces, with the paths of this machine
+    return bytes(proto.SerializeToString())
+
+
+def to_int8(onnx_file: bytes) -> bytes:
+    """The same ONNX network with weights of eight bits; activations are quantised as they come (dynamically).
+
+    Raises:
+        ValueError: the extra `onnx` is not installed.
+    """
+    require_onnx()
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    disabled = logging.root.manager.disable
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        before, after = Path(folder) / "float.onnx", Path(folder) / "int8.onnx"
+        before.write_bytes(onnx_file)
+        logging.disable(logging.WARNING)  # it advises a preparation that changes nothing here
+        try:
+            quantize_dynamic(before, after, weight_type=QuantType.QInt8)
+        finally:
+            logging.disable(disabled)
+        return after.read_bytes()
+
+
+def onnx_network(onnx_file: bytes) -> Callable[[Tensor], Tensor]:
+    """ONNX Runtime's network, on one thread of the CPU: from a float32 tensor `[N, ...]` to one.
+
+    Raises:
+        ValueError: the extra `onnx` is not installed.
+    """
+    require_onnx()
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    session = onnxruntime.InferenceSession(onnx_file, options, providers=["CPUExecutionProvider"])
+    return lambda x: torch.from_numpy(session.run(None, {"x": x.numpy()})[0])
+
+
+def require_onnx() -> None:
+    """Raise a ValueError unless the extra `onnx` is installed."""
+    if not has_onnx():
+        raise ValueError("ONNX needs packages that are not installed; pip install 'bbpyro[onnx]' brings them")
+
+
+class _UnknownLayerError(Exception):
+    pass
+
+
+def _describe(module: nn.Module, name: str) -> dict[str, Any]:
+    """A module as JSON holds it: its type, and its children or its constructor's arguments."""
+    kind = type(module)
+    if module._forward_hooks or module._forward_pre_hooks:
+        raise UnsupportedModuleError(f"{name or 'the network'}: it has a hook, which no file can hold")
+    if kind is nn.Sequential:
+        children = [[key, _describe(child, f"{name}.{key}".lstrip("."))] for key, child in module.named_children()]
+        return {"type": "Sequential", "children": children}
+    if isinstance(module, SelectUnits):
+        return {"type": "SelectUnits", "num_units": module.indices.numel()}
+    if kind not in _LAYERS.values():
+        raise UnsupportedModuleError(
+            f"{name or 'the network'}: {kind.__name__} is none of torch's usual layers, nor an nn.Sequential of them; "
+            "torch.export.save writes any network"
+        )
+    arguments = {
+        argument: _argument(module, argument)
+        for argument in inspect.signature(kind).parameters
+        if argument not in ("device", "dtype") and hasattr(module, argument)
+    }
+    return {"type": kind.__name__, "arguments": arguments}
+
+
+def _argument(module: nn.Module, name: str) -> Any:
+    value = getattr(module, name)
+    return value is not None if name == "bias" else value
+
+
+def _build(described: dict[str, Any]) -> nn.Module:
+    kind = described["type"]
+    if kind == "Sequential":
+        return nn.Sequential(OrderedDict((name, _build(child)) for name, child in described["children"]))
+    if kind == "SelectUnits":
+        return SelectUnits(torch.zeros(described["num_units"], dtype=torch.int64))
+    if kind not in _LAYERS:
+        raise _UnknownLayerError(kind)
+    # JSON has no tuples, and torch's layers take no lists for them.
+    arguments = {name: tuple(v) if isinstance(v, list) else v for name, v in described["arguments"].items()}
+    return _LAYERS[kind](**arguments)

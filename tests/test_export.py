@@ -1,0 +1,228 @@
+import json
+import subprocess
+import sys
+from collections import OrderedDict
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+import bbpyro
+from bbpyro import checkpoint, export
+from bbpyro.checkpoint import CheckpointError
+from bbpyro.compaction import SelectUnits, UnsupportedModuleError
+
+
+def dense(widths: list[int], bias: bool, activation: type[nn.Module]) -> nn.Sequential:
+    layers: list[nn.Module] = [nn.Flatten()]
+    for before, after in zip(widths, widths[1:], strict=False):
+        layers += [nn.Linear(before, after, bias), activation()]
+    return nn.Sequential(*layers)
+
+
+@st.composite
+def networks(draw: st.DrawFn) -> tuple[nn.Module, Tensor]:
+    """A random network, dense or convolutional, with batch norm that has seen data, and inputs for it."""
+    torch.manual_seed(draw(st.integers(0, 2**16)))
+    bias = draw(st.booleans())
+    activation = draw(st.sampled_from([nn.ReLU, nn.Tanh, nn.GELU, nn.SiLU]))
+    if draw(st.booleans()):
+        widths = draw(st.lists(st.integers(1, 12), min_size=2, max_size=4))
+        net, x = dense(widths, bias, activation), torch.randn(5, widths[0])
+        kept = sorted(draw(st.sets(st.integers(0, widths[0] - 1), min_size=1)))
+        if draw(st.booleans()):
+            first = nn.Linear(len(kept), widths[1], bias)
+            net[1] = nn.Sequential(OrderedDict(select=SelectUnits(torch.tensor(kept)), linear=first))
+    else:
+        channels = draw(st.lists(st.integers(1, 6), min_size=2, max_size=3))
+        layers: list[nn.Module] = []
+        for before, after in zip(channels, channels[1:], strict=False):
+            layers += [nn.Conv2d(before, after, 3, padding=1, bias=bias), nn.BatchNorm2d(after), activation()]
+        net = nn.Sequential(*layers, nn.MaxPool2d(2), nn.Flatten(), nn.Linear(channels[-1] * 9, 3))
+        x = torch.randn(5, channels[0], 6, 6)
+        with torch.no_grad():
+            net(x)
+    return net.eval(), x
+
+
+@settings(max_examples=40, deadline=None)
+@given(networks())
+def test_a_network_comes_back_from_safetensors_as_it_was(tmp_path_factory: pytest.TempPathFactory, made) -> None:
+    net, x = made
+    path = tmp_path_factory.mktemp("export") / "net.safetensors"
+    bbpyro.save_compact(net, path)
+    loaded = bbpyro.load_compact(path)
+    assert not loaded.training and repr(loaded) == repr(net)
+    assert torch.equal(loaded(x), net(x))
+
+
+@settings(max_examples=5, deadline=None)
+@given(networks())
+def test_a_network_comes_back_from_pt2_and_onnx_as_it_was(tmp_path_factory: pytest.TempPathFactory, made) -> None:
+    net, x = made
+    path = tmp_path_factory.mktemp("export") / "net.pt2"
+    path.write_bytes(export.to_pt2(net, x[:2]))
+    again = torch.export.load(path).module()
+    onnx = export.onnx_network(export.to_onnx(net, x[:2]))
+    with torch.no_grad():
+        wanted = net(x)
+        for found in (again(x), onnx(x)):
+            assert (found - wanted).abs().max() <= 1e-5 * max(1, wanted.abs().max())
+        assert again(x[:1]).shape == onnx(x[:1]).shape == wanted[:1].shape
+
+
+def every_layer() -> list[nn.Module]:
+    arguments = {
+        "Linear": (3, 2, False),
+        "PReLU": (4,),
+        "LeakyReLU": (0.2,),
+        "Hardtanh": (-2.0, 3.0),
+        "Softplus": (2.0,),
+        "GELU": ("tanh",),
+        "Softmax": (-1,),
+        "LogSoftmax": (1,),
+        "Unflatten": (1, (2, 3)),
+        "Flatten": (2,),
+        "LayerNorm": ((2, 3),),
+        "GroupNorm": (2, 4),
+        "ZeroPad2d": ((1, 0, 2, 3),),
+        "Dropout": (0.3,),
+    }
+    layers = []
+    for name, layer in export._LAYERS.items():
+        if name.startswith("Conv"):
+            layers.append(layer(4, 6, 3, 2, 1, 1, 2, False, "reflect"))
+        elif name.startswith("BatchNorm"):
+            layers.append(layer(4, 1e-3, 0.2))
+        elif name.startswith(("MaxPool", "AvgPool", "AdaptiveAvgPool", "AdaptiveMaxPool")):
+            layers.append(layer(3))
+        else:
+            layers.append(layer(*arguments.get(name, ())))
+    return layers
+
+
+def test_every_layer_of_an_architecture_keeps_its_arguments(tmp_path: Path) -> None:
+    for layer in every_layer():
+        bbpyro.save_compact(nn.Sequential(layer), tmp_path / "net")
+        loaded = bbpyro.load_compact(tmp_path / "net")[0]
+        assert type(loaded) is type(layer) and repr(loaded) == repr(layer)
+        assert {k: v.shape for k, v in loaded.state_dict().items()} == {
+            k: v.shape for k, v in layer.state_dict().items()
+        }
+        for argument, value in vars(layer).items():
+            if isinstance(value, int | float | str | tuple) and argument != "training":
+                assert getattr(loaded, argument) == value, (layer, argument)
+
+
+def test_half_precision_and_frozen_weights_come_back(tmp_path: Path) -> None:
+    net = dense([4, 3, 2], True, nn.ReLU).half().eval()
+    net[1].weight.requires_grad_(False)
+    bbpyro.save_compact(net, tmp_path / "net")
+    assert {p.dtype for p in bbpyro.load_compact(tmp_path / "net").parameters()} == {torch.float16}
+
+
+class OwnForward(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(2, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.layer(x)
+
+
+def test_what_an_architecture_cannot_hold_is_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedModuleError, match=r"^1: OwnForward is none of .*torch.export.save"):
+        bbpyro.save_compact(nn.Sequential(nn.ReLU(), OwnForward()), tmp_path / "net")
+    gated = bbpyro.insert_dropout(nn.Sequential(OrderedDict(fc=nn.Linear(2, 2))))
+    with pytest.raises(UnsupportedModuleError, match="^fc: it has a hook"):
+        bbpyro.save_compact(gated, tmp_path / "net")
+    assert not list(tmp_path.iterdir())
+
+
+def saved(tmp_path: Path) -> Path:
+    bbpyro.save_compact(dense([4, 3, 2], True, nn.ReLU), tmp_path / "net")
+    return tmp_path / "net"
+
+
+@pytest.mark.parametrize("damage", ["missing", "empty", "half", "a bit", "text", "folder"])
+def test_a_damaged_artefact_is_refused(tmp_path: Path, damage: str) -> None:
+    path = saved(tmp_path)
+    content = bytearray(path.read_bytes())
+    if damage == "missing":
+        path.unlink()
+    elif damage == "a bit":
+        content[-3] ^= 1
+        path.write_bytes(content)
+    elif damage == "folder":
+        path = tmp_path
+    else:
+        path.write_bytes({"empty": b"", "half": content[: len(content) // 2], "text": b"hello"}[damage])
+    with pytest.raises(CheckpointError, match=r"no checkpoint|truncated|altered"):
+        bbpyro.load_compact(path)
+
+
+def test_an_artefact_of_a_newer_version_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoint, "FORMAT", checkpoint.FORMAT + 1)
+    path = saved(tmp_path)
+    monkeypatch.undo()
+    with pytest.raises(CheckpointError, match="newer bbpyro"):
+        bbpyro.load_compact(path)
+
+
+def test_an_artefact_of_something_else_or_that_does_not_fit_is_refused(tmp_path: Path) -> None:
+    net = dense([4, 3, 2], True, nn.ReLU)
+    architecture = json.loads(json.dumps(export._describe(net, "")))
+    broken = {
+        "no compact network": {"history": []},
+        "layer Attention, which this bbpyro does not know": {"architecture": {"type": "Attention"}},
+        "do not fit": {"architecture": {**architecture, "children": architecture["children"][:2]}},
+        r"do not fit \(": {"architecture": {"type": "Linear", "arguments": {"in_features": -1, "out_features": 2}}},
+    }
+    for message, meta in broken.items():
+        checkpoint.save(tmp_path / "net", net.state_dict(), meta)
+        with pytest.raises(CheckpointError, match=message):
+            bbpyro.load_compact(tmp_path / "net")
+
+
+def test_int8_weights_are_a_quarter_of_the_size_and_nearly_the_same(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    net = dense([200, 300, 10], True, nn.ReLU).eval()
+    x = torch.rand(50, 200)
+    file = export.to_onnx(net, x[:2])
+    small = export.to_int8(file)
+    with torch.no_grad():
+        wanted = net(x)
+    difference = (export.onnx_network(small)(x) - wanted).abs().max() / wanted.abs().max()
+    assert len(small) < 0.3 * len(file)
+    assert 0 < difference < 0.05  # a weight and an activation of eight bits each, and not those of 32
+
+
+def test_an_onnx_file_runs_without_torch_and_says_nothing_of_this_machine(tmp_path: Path) -> None:
+    net = dense([6, 5, 3], True, nn.ReLU).eval()
+    x = torch.randn(4, 6)
+    content = export.to_onnx(net, x[:2])
+    assert b".py" not in content
+    (tmp_path / "net.onnx").write_bytes(content)
+    np.save(tmp_path / "x.npy", x.numpy())
+    code = f"""
+import sys
+sys.modules["torch"] = sys.modules["bbpyro"] = None
+import numpy, onnxruntime
+session = onnxruntime.InferenceSession({str(tmp_path / "net.onnx")!r})
+numpy.save({str(tmp_path / "y.npy")!r}, session.run(None, {{"x": numpy.load({str(tmp_path / "x.npy")!r})}})[0])
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+    with torch.no_grad():
+        np.testing.assert_allclose(np.load(tmp_path / "y.npy"), net(x).numpy(), rtol=1e-4, atol=1e-6)
+
+
+def test_without_the_extra_onnx_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    net = dense([2, 2], True, nn.ReLU)
+    for call in (lambda: export.to_onnx(net, torch.rand(2, 2)), lambda: export.to_int8(b"")):
+        with pytest.raises(ValueError, match=r"pip install 'bbpyro\[onnx\]'"):
+            call()
