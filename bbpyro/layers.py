@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from bbpyro.distributions import Kumaraswamy
 
 MIN_CONCENTRATION = 1e-6
+_CONCENTRATION1 = math.log1p(math.exp(-1.0))  # where the source starts: softplus(-1)
 
 
 class BetaBernoulliDropout(nn.Module):
@@ -25,7 +26,7 @@ class BetaBernoulliDropout(nn.Module):
     Args:
         num_features: number of units K, the size of the input's dimension `dim`.
         threshold: a unit is kept when E[π] > threshold; in [0, 1).
-        concentration1: starting value of a (the source's is softplus(-1)).
+        concentration1: starting value of a (by default the source's, softplus(-1)).
         concentration0: starting value of b.
         dim: the dimension of the units: -1, or 1 for the channels of a convolution.
 
@@ -45,7 +46,7 @@ class BetaBernoulliDropout(nn.Module):
         self,
         num_features: int,
         threshold: float = 1e-3,
-        concentration1: float = math.log1p(math.exp(-1.0)),
+        concentration1: float = _CONCENTRATION1,
         concentration0: float = 1.0,
         dim: int = -1,
     ) -> None:
@@ -116,7 +117,12 @@ _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
 def insert_dropout(
-    net: nn.Module, threshold: float = 1e-3, *, only: Sequence[str] = ("*",), exclude: Sequence[str] = ()
+    net: nn.Module,
+    threshold: float = 1e-3,
+    *,
+    only: Sequence[str] = ("*",),
+    exclude: Sequence[str] = (),
+    initial_keep_probability: float | None = None,
 ) -> nn.Module:
     """A copy of `net` with a gate on the input of each `nn.Linear`, and on the output channels of each convolution.
 
@@ -131,13 +137,20 @@ def insert_dropout(
         threshold: a unit is kept when E[π] > threshold.
         only: names of the layers to gate, with * for any characters.
         exclude: names of layers not to gate.
+        initial_keep_probability: E[π] where training starts, in (0, 1), with b = 1; by default the source's, about
+            0.24. A deep network learns nothing through many layers of that: 0.95, say, is for it.
 
     Returns:
         The gated copy, with gates on the same device and of the same dtype as the layer they belong to.
 
     Raises:
-        ValueError: there is no such layer in `net`, a name is of none, or it already has gates.
+        ValueError: there is no such layer in `net`, a name is of none, it already has gates, or a number is out of
+            range.
     """
+    p = initial_keep_probability
+    if p is not None and not 0 < p < 1:
+        raise ValueError(f"initial_keep_probability is {p}, wanted a number between 0 and 1, neither included")
+    concentration1 = _CONCENTRATION1 if p is None else p / (1 - p)  # a / (1 + a) is the mean where b = 1
     if any(isinstance(module, BetaBernoulliDropout) for module in net.modules()):
         raise ValueError("net: it already has BetaBernoulliDropout gates; insert_dropout wants a plain network")
     gated = copy.deepcopy(net)
@@ -158,7 +171,7 @@ def insert_dropout(
             "BetaBernoulliDropout layers by hand"
         )
     for place in places:
-        _add_gate(place, threshold)
+        _add_gate(place, threshold, concentration1)
     return gated
 
 
@@ -177,13 +190,13 @@ def _place(layers: dict[str, nn.Module], name: str) -> nn.Module:
     return layer
 
 
-def _add_gate(place: Any, threshold: float) -> None:
+def _add_gate(place: Any, threshold: float, concentration1: float) -> None:
     if isinstance(place, nn.Linear):
-        gate = BetaBernoulliDropout(place.in_features, threshold)
+        gate = BetaBernoulliDropout(place.in_features, threshold, concentration1)
         place.register_forward_pre_hook(_apply_gate, with_kwargs=True)
     else:
         channels = place.num_features if isinstance(place, _BATCH_NORMS) else place.out_channels
-        gate = BetaBernoulliDropout(channels, threshold, dim=1)
+        gate = BetaBernoulliDropout(channels, threshold, concentration1, dim=1)
         place.register_forward_hook(_gate_output)
     tensor = next((t for t in (*place.parameters(), *place.buffers()) if t.is_floating_point()), torch.empty(0))
     place.add_module("gate", gate.to(tensor))
@@ -209,3 +222,8 @@ def remove_dropout(place: nn.Module) -> None:
             if hook in (_apply_gate, _gate_output):
                 del hooks[key]
                 place._forward_pre_hooks_with_kwargs.pop(key, None)
+
+
+def device_of(net: nn.Module) -> torch.device:
+    """Where a network's parameters are."""
+    return next(net.parameters()).device

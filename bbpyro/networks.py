@@ -48,3 +48,40 @@ def lenet5_caffe(in_features: int = 784, num_classes: int = 10) -> nn.Sequential
             fc2=nn.Linear(500, num_classes),
         )
     )
+
+
+_VGG16 = (64, 64, "pool", 128, 128, "pool", *(256,) * 3, "pool", *(512,) * 3, "pool", *(512,) * 3, "pool")
+
+
+def vgg16(num_classes: int = 10, width: float = 1.0) -> nn.Sequential:
+    """VGG-16 for images of 3x32x32, with batch norm after each convolution and the one hidden dense layer.
+
+    As arXiv 1805.10896 has it for CIFAR-10: 64-64-128-128-256x3-512x8, the last two 512 the inputs of the dense
+    layers. The first layer standardises the colours, by averages of its own.
+
+    Args:
+        num_classes: C.
+        width: the channels, and the hidden units, as a multiple of those.
+
+    Shapes: input `[N, 3, 32, 32]`, output logits `[N, C]`.
+
+    Raises:
+        ValueError: `width` leaves a layer without channels.
+    """
+    if not 64 * width >= 1:
+        raise ValueError(f"width is {width}, wanted at least 1/64")
+    layers: OrderedDict[str, nn.Module] = OrderedDict(colours=nn.BatchNorm2d(3, affine=False))
+    channels, i = 3, 1
+    for step in _VGG16:
+        if isinstance(step, str):
+            layers[f"pool{i - 1}"] = nn.MaxPool2d(2)
+            continue
+        before, channels = channels, round(step * width)
+        layers[f"conv{i}"] = nn.Conv2d(before, channels, 3, padding=1, bias=False)
+        layers[f"bn{i}"], layers[f"relu{i}"] = nn.BatchNorm2d(channels), nn.ReLU()
+        i += 1
+    layers["flatten"] = nn.Flatten()
+    layers["fc1"] = nn.Linear(channels, channels, bias=False)
+    layers["bn14"], layers["relu14"] = nn.BatchNorm1d(channels), nn.ReLU()
+    layers["fc2"] = nn.Linear(channels, num_classes)
+    return nn.Sequential(layers)

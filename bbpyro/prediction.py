@@ -9,6 +9,7 @@ import pyro.poutine as poutine
 import torch
 from torch import Tensor, nn
 
+from bbpyro.layers import device_of
 from bbpyro.model import BetaBernoulliNetwork
 
 
@@ -33,12 +34,12 @@ def predict(bnn: BetaBernoulliNetwork, x: Tensor, num_samples: int | None = 100,
 
     Args:
         bnn: a network with a Categorical likelihood.
-        x: inputs `[B, ...]`.
+        x: inputs `[B, ...]`, on any device.
         num_samples: draws of q(z, π) to average over, or None for the mean mask.
         batch_size: data handled at once; it bounds the memory, not the result.
 
     Returns:
-        Probabilities `[B, C]`.
+        Probabilities `[B, C]`, where x is.
 
     Raises:
         ValueError: num_samples or batch_size is below 1, or the likelihood has no class probabilities.
@@ -48,7 +49,10 @@ def predict(bnn: BetaBernoulliNetwork, x: Tensor, num_samples: int | None = 100,
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}, wanted at least 1")
     with in_eval_mode(bnn):
-        return torch.cat([_predict_batch(bnn, batch, num_samples) for batch in x.split(batch_size)])
+        device = device_of(bnn)
+        return torch.cat(
+            [_predict_batch(bnn, batch.to(device), num_samples).to(x.device) for batch in x.split(batch_size)]
+        )
 
 
 @contextlib.contextmanager
@@ -66,7 +70,7 @@ def in_eval_mode(net: nn.Module) -> Iterator[None]:
 def _predict_batch(bnn: BetaBernoulliNetwork, x: Tensor, num_samples: int | None) -> Tensor:
     if num_samples is None:
         return _probs(bnn.likelihood(bnn(x)))
-    total = torch.zeros(())
+    total = torch.zeros((), device=x.device)
     for _ in range(num_samples):
         pi = {g: gate.posterior().rsample() for g, gate in bnn.gates.items()}
         total = total + _probs(draw_y(bnn, x, pi)[0])

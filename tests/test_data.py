@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import types
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +20,7 @@ import pytest
 import torch
 
 from bbpyro import data
-from bbpyro.data import DataUnavailableError
+from bbpyro.data import DataUnavailableError, cifar
 
 IDX_FILES = (
     "train-images-idx3-ubyte",
@@ -38,7 +39,7 @@ def test_bars_has_the_shapes_and_types_of_a_dataset() -> None:
     assert (bars.y.shape, bars.y_test.shape) == ((70,), (30,))
     assert (bars.x.dtype, bars.y.dtype) == (torch.float32, torch.int64)
     assert set(bars.x.unique().tolist()) == {0.0, 1.0}
-    assert (bars.num_classes, bars.num_features) == (4, 64)
+    assert bars.num_classes == 4
     assert set(data.bars().y.tolist()) == {0, 1, 2, 3}
 
 
@@ -166,7 +167,7 @@ def test_an_npz_with_a_test_set_is_taken_as_it_is(tmp_path: Path) -> None:
     assert torch.equal(dataset.y, torch.tensor(Y))
     assert torch.equal(dataset.x_test, torch.tensor(X[:5] + 1, dtype=torch.float32))
     assert torch.equal(dataset.y_test, torch.tensor(Y[:5]))
-    assert (dataset.num_classes, dataset.num_features, dataset.note) == (3, 4, "")
+    assert (dataset.num_classes, dataset.x[0].numel(), dataset.note) == (3, 4, "")
 
 
 def test_an_npz_without_a_test_set_is_split_the_same_way_every_time(tmp_path: Path) -> None:
@@ -199,7 +200,7 @@ def test_an_npz_in_fortran_order_compressed_and_of_images_is_read(tmp_path: Path
     dataset = data.load(str(tmp_path / "mine.npz"))
     assert torch.equal(dataset.x, dataset.x_test)
     assert dataset.x.shape == (NUM_DATA, 2, 2)
-    assert dataset.num_features == 4
+    assert dataset.x[0].numel() == 4
 
 
 BAD_ARRAYS: dict[str, tuple[dict[str, Any], list[str]]] = {
@@ -359,7 +360,38 @@ def test_mnist_is_mnist(mnist_files: Path) -> None:
     assert mnist.y.bincount().tolist() == [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
     assert mnist.y_test.bincount().tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
     assert (mnist.y[:5].tolist(), mnist.y_test[:5].tolist()) == ([5, 0, 4, 1, 9], [7, 2, 1, 0, 4])
-    assert (mnist.num_classes, mnist.num_features, mnist.note) == (10, 784, "")
+    assert (mnist.num_classes, mnist.note) == (10, "")
+
+
+def test_cifar10_is_cifar10() -> None:
+    cifar10 = data.load("cifar10")
+    assert (cifar10.x.shape, cifar10.x_test.shape) == ((50_000, 3, 32, 32), (10_000, 3, 32, 32))
+    assert (cifar10.x.dtype, cifar10.y.dtype) == (torch.float32, torch.int64)
+    # The colours' means and standard deviations, as in every CIFAR-10 tutorial.
+    assert torch.allclose(cifar10.x.mean((0, 2, 3)), torch.tensor([0.4914, 0.4822, 0.4465]), atol=1e-4)
+    assert torch.allclose(cifar10.x.std((0, 2, 3)), torch.tensor([0.2470, 0.2435, 0.2616]), atol=1e-4)
+    assert cifar10.y.bincount().tolist() == [5000] * 10 and cifar10.y_test.bincount().tolist() == [1000] * 10
+    assert (cifar10.y[:5].tolist(), cifar10.y_test[:5].tolist()) == ([6, 9, 9, 4, 1], [3, 8, 8, 0, 6])
+    # Photographs: neighbours are alike along rows and columns, which a wrong order of the bytes would break.
+    image = cifar10.x[0]
+    assert (image.diff(dim=-1).abs().mean() < 0.1) and (image.diff(dim=-2).abs().mean() < 0.1)
+
+
+def test_cifar10_as_torchvision_has_it_becomes_the_same_files(tmp_path: Path) -> None:
+    raw = data.fetch("cifar10")
+    cifar10 = data.load("cifar10")
+
+    class CIFAR10:
+        """Of torchvision's, what is read: `data` [N, 32, 32, 3] and `targets`."""
+
+        def __init__(self, root: Path, train: bool, download: bool) -> None:
+            x, y = (cifar10.x, cifar10.y) if train else (cifar10.x_test, cifar10.y_test)
+            self.data = (x * 255).round().byte().permute(0, 2, 3, 1).numpy()
+            self.targets = y.tolist()
+
+    assert cifar.from_torchvision(types.SimpleNamespace(CIFAR10=CIFAR10), tmp_path) == tmp_path
+    for batch in cifar.BATCHES:
+        assert (tmp_path / f"{batch}.bin").read_bytes() == (raw / f"{batch}.bin").read_bytes()
 
 
 def test_what_is_already_there_is_not_fetched_again(mnist_files: Path) -> None:

@@ -212,3 +212,16 @@ def test_of_two_batch_norms_in_a_row_neither_is_guessed_and_names_may_be_one_tex
     assert set(gates_of(bbpyro.insert_dropout(net, only="4"))) == {"4.gate"}
     with pytest.raises(ValueError, match="only and exclude leave none of the layers 0, 1, 4"):
         bbpyro.insert_dropout(net, exclude="*")
+
+
+def test_training_can_start_from_another_keep_probability():
+    net = nn.Sequential(nn.Conv2d(1, 3, 3), nn.Flatten(), nn.Linear(12, 2))
+    for p in (0.05, 0.5, 0.97):
+        gated = bbpyro.insert_dropout(net, initial_keep_probability=p)
+        gates = [m for m in gated.modules() if isinstance(m, BetaBernoulliDropout)]
+        for gate in gates:
+            assert torch.allclose(gate.keep_probability(), torch.tensor(p), rtol=1e-4) and gate.is_untrained
+        assert len(gates) == 2
+    for p in (0.0, 1.0, -1.0, float("nan")):
+        with pytest.raises(ValueError, match="initial_keep_probability is"):
+            bbpyro.insert_dropout(net, initial_keep_probability=p)

@@ -1,3 +1,4 @@
+import copy
 import math
 
 import pyro
@@ -306,3 +307,101 @@ def test_batch_norm_counts_every_batch_once(bars):
     bnn = bbpyro.BetaBernoulliNetwork(bbpyro.insert_dropout(net), num_data=40)
     bbpyro.fit(bnn, bars.x[:40], bars.y[:40], num_epochs=3, batch_size=20, progress=False)
     assert bnn.net[2].num_batches_tracked == 6
+
+
+def test_every_minibatch_is_augmented_in_training_and_nothing_else_is(bars):
+    seen = []
+
+    def mirror(x):
+        seen.append(x.clone())
+        return x.flip(-1)
+
+    plain, mirrored = network(40), network(40)
+    x, y = bars.x[:40], bars.y[:40]
+    settings = {"num_epochs": 2, "batch_size": 20, "seed": 0, "progress": False}
+    wanted = bbpyro.fit(plain, x.flip(-1), y, held_out=(x, y), **settings)
+    found = bbpyro.fit(mirrored, x, y, held_out=(x, y), augment=mirror, **settings)
+    assert without_seconds(found) == without_seconds(wanted)
+    assert len(seen) == 4 and torch.equal(torch.cat(seen[:2]).sum(0), x.sum(0))
+    bbpyro.pretrain(nn.Sequential(nn.Flatten(), nn.Linear(64, 4)), x, y, augment=mirror, **settings)
+    assert len(seen) == 8
+
+
+def test_random_augmentation_follows_from_the_seed_and_resumes_exactly(bars):
+    def shift(x):
+        return x.roll(int(torch.randint(3, ())), -1)
+
+    states = []
+    x, y = bars.x[:60], bars.y[:60]
+    settings = {"num_epochs": 3, "batch_size": 20, "progress": False, "augment": shift}
+    first, second = network(60), network(60)
+    weights = []
+
+    def keep(state):
+        states.append(copy.deepcopy(state))
+        weights.append({name: tensor.clone() for name, tensor in first.state_dict().items()})
+
+    wanted = bbpyro.fit(first, x, y, seed=0, on_epoch=keep, **settings)
+    second.load_state_dict(weights[0])
+    assert without_seconds(bbpyro.fit(second, x, y, resume_from=states[0], **settings)) == without_seconds(wanted)
+
+
+def conv_network(num_data):
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Unflatten(1, (1, 8)),
+        nn.Conv2d(1, 6, 3),
+        nn.BatchNorm2d(6),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(6 * 36, 4),
+    )
+    return bbpyro.BetaBernoulliNetwork(bbpyro.insert_dropout(net), num_data=num_data)
+
+
+def test_bf16_is_for_the_products_of_the_network_in_training_alone(bars):
+    bnn = conv_network(200)
+    products, masks, outputs = set(), set(), set()
+
+    def look(module, args, output):
+        products.add((module.training, output.dtype))
+
+    def look_at_masks(module, args, output):
+        if module.training:
+            masks.add(module.z.dtype)
+
+    def likelihood(output):
+        outputs.add(output.dtype)
+        return dist.Categorical(logits=output)
+
+    bnn.likelihood = likelihood
+    bnn.net[1].register_forward_hook(look)
+    for gate in bnn.gates.values():
+        gate.register_forward_hook(look_at_masks)
+    x, y = bars.x[:200], bars.y[:200]
+    history = bbpyro.fit(bnn, x, y, num_epochs=2, precision="bf16", held_out=(x, y), progress=False)
+    assert products == {(True, torch.bfloat16), (False, torch.float32)}
+    assert masks == outputs == {torch.float32}
+    assert {parameter.dtype for parameter in bnn.parameters()} == {torch.float32}
+    assert all(math.isfinite(record["loss"]) for record in history)
+    assert not bnn.net._forward_hooks and not bnn.net._forward_pre_hooks and not torch.is_autocast_enabled("cpu")
+
+
+def test_bf16_learns_what_float32_learns(bars):
+    losses = {}
+    for precision in training.PRECISIONS:
+        bnn = conv_network(2000)
+        net = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 4))
+        before = bbpyro.pretrain(net, bars.x, bars.y, num_epochs=3, seed=0, precision=precision, progress=False)
+        history = bbpyro.fit(bnn, bars.x, bars.y, num_epochs=3, seed=0, precision=precision, progress=False)
+        losses[precision] = [record["train_nll"] for record in (*before, *history)]
+    assert losses["bf16"] != losses["float32"]
+    assert losses["bf16"] == pytest.approx(losses["float32"], rel=0.05)
+
+
+def test_a_forward_that_raises_in_bf16_leaves_autocast_again(bars):
+    bnn = conv_network(20)
+    bnn.net[1].register_forward_hook(lambda module, args, output: 1 / (not module.training))
+    with pytest.raises(ZeroDivisionError):
+        bbpyro.fit(bnn, bars.x[:20], bars.y[:20], num_epochs=1, precision="bf16", progress=False)
+    assert not torch.is_autocast_enabled("cpu") and not bnn.net._forward_hooks

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from bbpyro.data import cifar
+from bbpyro.data.augmentation import crop_and_flip
 from bbpyro.data.dataset import Dataset
 from bbpyro.data.download import (
     DataUnavailableError,
@@ -17,6 +19,7 @@ from bbpyro.data.npz import load_npz
 DESCRIPTIONS = {
     "mnist": "handwritten digits, 60,000 + 10,000 images of 28x28, 10 classes",
     "fashion-mnist": "articles of clothing, 60,000 + 10,000 images of 28x28, 10 classes",
+    "cifar10": "photographs of ten kinds of things, 50,000 + 10,000 images of 3x32x32, 10 classes",
     "bars": "generated: a horizontal and a vertical bar on 8x8 noisy pixels, 4 classes; needs no network",
 }
 
@@ -40,12 +43,11 @@ def load(name: str, data_dir: Path | None = None) -> Dataset:
     if name not in DESCRIPTIONS:
         raise ValueError(f"dataset is {name!r}, wanted one of {', '.join(DESCRIPTIONS)}, or the path of a .npz file")
     raw = fetch(name, data_dir)
+    if name == "cifar10":
+        return Dataset(name, *cifar.read(raw), num_classes=10)
     x, y = read_split(raw, "train")
     x_test, y_test = read_split(raw, "t10k")
     return Dataset(name, x, y, x_test, y_test, num_classes=10)
-
-
-_BARS_SIDE, _NUM_BARS = 8, 4
 
 
 __all__ = [
@@ -54,6 +56,7 @@ __all__ = [
     "Dataset",
     "bars",
     "bars_relevant",
+    "crop_and_flip",
     "default_data_dir",
     "fetch",
     "import_torchvision_datasets",

@@ -28,11 +28,6 @@ class Dataset:
     num_classes: int
     note: str = ""
 
-    @property
-    def num_features(self) -> int:
-        """Numbers in one input."""
-        return self.x[0].numel()
-
     def with_validation(self, size: int) -> "Dataset":
         """The last `size` training data in place of the test set, for choosing hyper-parameters.
 

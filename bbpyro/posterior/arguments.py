@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bbpyro.layers import device_of
 from bbpyro.model import BetaBernoulliNetwork
 from bbpyro.prediction import in_eval_mode
 from bbpyro.training import epochs
@@ -99,7 +100,7 @@ def _describe(bnn: BetaBernoulliNetwork, x: Tensor) -> str:
     """What the network predicts for x: which distribution, of which shape."""
     try:
         with in_eval_mode(bnn):
-            output = bnn(x)
+            output = bnn(x.to(device_of(bnn)))
     except RuntimeError as error:
         reason = str(error).splitlines()[0]
         raise ValueError(

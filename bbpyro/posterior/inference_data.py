@@ -13,6 +13,7 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from bbpyro.distributions import remembered_log_odds, with_exact_tails
+from bbpyro.layers import device_of
 from bbpyro.model import BetaBernoulliNetwork
 from bbpyro.posterior import container
 from bbpyro.posterior.arguments import (
@@ -199,7 +200,7 @@ def _unit_coords(bnn: BetaBernoulliNetwork, x: Tensor | None) -> dict[str, Any]:
     if x is None or x.dim() not in (3, 4):
         return coords
     # Any input tells, but of two units that are both 0 for one of the data, the noise tells which is which.
-    probe = torch.rand_like(x[:1]) if x.is_floating_point() else x[:1]
+    probe = (torch.rand_like(x[:1]) if x.is_floating_point() else x[:1]).to(device_of(bnn))
     for g in _gates_on_input(bnn, probe):
         places = np.unravel_index(coords[f"{g}_unit"], tuple(x.shape[1:]))
         for name, place in zip(("column", "row", "channel"), reversed(places), strict=False):

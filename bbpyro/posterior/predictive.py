@@ -12,7 +12,7 @@ from rich.progress import track
 from torch import Tensor
 
 from bbpyro.distributions import remember_log_odds
-from bbpyro.layers import BetaBernoulliDropout
+from bbpyro.layers import BetaBernoulliDropout, device_of
 from bbpyro.likelihoods import is_classification
 from bbpyro.model import BetaBernoulliNetwork
 from bbpyro.prediction import draw_y, predict
@@ -49,7 +49,9 @@ def predictive_groups(
         pi = {g: remember_log_odds(odds[g][draws[s]], gates[g].unconstrained_concentration1.dtype) for g in odds}
         for start in range(0, len(x), batch_size):
             batch = slice(start, start + batch_size)
-            record.add(s, batch, _draw(record.bnn, pi, x[batch], None if y is None else y[batch], num_masks))
+            x_batch, y_batch = (None if data is None else data[batch].to(device_of(record.bnn)) for data in (x, y))
+            assert x_batch is not None
+            record.add(s, batch, _draw(record.bnn, pi, x_batch, y_batch, num_masks))
     return [record.groups(batch_size) for record in records]
 
 

@@ -1,21 +1,26 @@
 """The settings of a run: what they are, which values they take, and how JSON and TOML hold them."""
 
 import dataclasses
+import math
 import types
 import typing
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
-from bbpyro import networks, priors, training
+from bbpyro import data, networks, priors, training
 
-NETWORKS: dict[str, Callable[[int, int], nn.Module]] = {
-    "lenet-500-300": networks.lenet_500_300,
-    "lenet5-caffe": networks.lenet5_caffe,
+# From the shape of one input and the number of classes.
+NETWORKS: dict[str, Callable[[Sequence[int], int], nn.Module]] = {
+    "lenet-500-300": lambda shape, num_classes: networks.lenet_500_300(math.prod(shape), num_classes),
+    "lenet5-caffe": lambda shape, num_classes: networks.lenet5_caffe(math.prod(shape), num_classes),
+    "vgg16": lambda shape, num_classes: _vgg16(shape, num_classes),
 }
+AUGMENTATIONS: dict[str, Callable[[Tensor], Tensor] | None] = {"none": None, "crop-flip": data.crop_and_flip}
 
 
 PRIORS: dict[str, tuple[Callable[[float], priors.Prior], float]] = {
@@ -29,9 +34,11 @@ class TrainConfig:
     """Everything that decides the numbers of a run."""
 
     dataset: str = "mnist"
-    """mnist, fashion-mnist, bars, or the path of a .npz file with arrays x, y and, optionally, x_test, y_test."""
+    """mnist, fashion-mnist, cifar10, bars, or a .npz file with arrays x, y and, optionally, x_test, y_test."""
     network: str = "lenet-500-300"
-    """The network: lenet-500-300 takes any number of inputs, lenet5-caffe images of 28x28; either any classes."""
+    """lenet-500-300 takes any number of inputs, lenet5-caffe images of 28x28, vgg16 images of 3x32x32."""
+    augmentation: Literal["none", "crop-flip"] = "none"
+    """crop-flip shifts each training image [C, H, W] by up to 4 pixels and mirrors half of them."""
     prior: str = "beta"
     """Prior on the keep probabilities π: beta is Beta(alpha, 1); indian-buffet is Beta(alpha/K, 1), K its width."""
     alpha: float | None = None
@@ -40,6 +47,8 @@ class TrainConfig:
     """Temperature τ of the relaxed Bernoulli masks."""
     threshold: float = 1e-3
     """A unit is kept when E[π] exceeds this."""
+    initial_keep_probability: float | None = None
+    """E[π] where SVI starts; by default the source's, 0.24, through which a network as deep as vgg16 learns nothing."""
     epochs: int = 60
     """Epochs of SVI."""
     pretrain_epochs: int = 10
@@ -62,6 +71,10 @@ class TrainConfig:
     """Hold out the last so many training data and report on them instead of the test set: for choosing settings."""
     seed: int = 0
     """Seed of the initial weights, the order of the data and all noise."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to train and predict: auto is the GPU, if torch has one."""
+    precision: Literal["float32", "bf16"] = "float32"
+    """bf16: the network's products in bfloat16 while training (torch.autocast); for GPUs."""
     threads: int = 1
     """Torch's threads; more gain little on matrices as small as LeNet's, and lose much on a busy machine."""
     data_dir: Path | None = None
@@ -74,6 +87,9 @@ class TrainConfig:
             "prior": PRIORS,
             "schedule": training.SCHEDULES,
             "elbo": training.ELBOS,
+            "augmentation": AUGMENTATIONS,
+            "device": ("auto", "cpu", "cuda"),
+            "precision": training.PRECISIONS,
         }
         for name, known in choices.items():
             if getattr(self, name) not in known:
@@ -96,6 +112,8 @@ class TrainConfig:
             value = getattr(self, name)
             if value is not None and not 1e-37 <= value <= 1e38:
                 raise ValueError(f"{name} is {value}, wanted a positive number, from 1e-37 to 1e38")
+        if self.initial_keep_probability is not None and not 0 < self.initial_keep_probability < 1:
+            raise ValueError(f"initial_keep_probability is {self.initial_keep_probability}, wanted between 0 and 1")
         if not 0 <= self.threshold < 1:
             raise ValueError(f"threshold is {self.threshold}, wanted a keep probability in [0, 1)")
 
@@ -112,6 +130,10 @@ class TrainConfig:
             pretrained=self.pretrained and self.pretrained.absolute(),
             data_dir=self.data_dir and self.data_dir.absolute(),
         )
+
+    def torch_device(self) -> torch.device:
+        """Where the network is trained and predicts: on this machine, which need not be the one it began on."""
+        return torch.device("cuda" if self.device != "cpu" and torch.cuda.is_available() else "cpu")
 
     def make_prior(self) -> priors.Prior:
         """The prior on π."""
@@ -133,6 +155,12 @@ class TrainConfig:
                 raise ValueError(f"{name} is {value!r}, wanted {_describe(hints[name])}")
         paths = {k: Path(v) for k, v in settings.items() if k in ("pretrained", "data_dir") and v is not None}
         return cls(**{**settings, **paths})
+
+
+def _vgg16(shape: Sequence[int], num_classes: int) -> nn.Module:
+    if tuple(shape) != (3, 32, 32):
+        raise ValueError(f"network: vgg16 takes images of shape [3, 32, 32], but the data have {list(shape)}")
+    return networks.vgg16(num_classes)
 
 
 def _fits(value: Any, hint: Any) -> bool:

@@ -26,7 +26,7 @@ from bbpyro.layers import insert_dropout
 from bbpyro.likelihoods import Categorical
 from bbpyro.model import BetaBernoulliNetwork
 from bbpyro.prediction import evaluate
-from bbpyro.runs.config import NETWORKS, TrainConfig
+from bbpyro.runs.config import AUGMENTATIONS, NETWORKS, TrainConfig
 from bbpyro.version import __version__
 
 CHECKPOINT = "checkpoint.safetensors"
@@ -69,6 +69,8 @@ def create(folder: Path, config: TrainConfig, force: bool = False) -> None:
         CheckpointError: the pretrained weights do not fit the network.
     """
     config.validate()
+    if config.device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device is 'cuda', but torch finds no GPU here; leave it at auto, or install torch with CUDA")
     if folder.exists() and not force:
         raise ValueError(
             f"run folder {folder} already exists; choose another, continue it with --resume, or add --force"
@@ -76,8 +78,12 @@ def create(folder: Path, config: TrainConfig, force: bool = False) -> None:
     if folder.exists() and not (folder / "config.json").is_file():
         raise ValueError(f"run folder {folder} is no run, so it is not replaced, with --force or without")
     dataset = _load_data(config)
+    plain = plain_network(config, dataset)  # or refuse what does not fit it before there is a folder
     if config.pretrained is not None:
-        _load_pretrained(config.pretrained, plain_network(config, dataset))
+        _load_pretrained(config.pretrained, plain)
+    if config.augmentation != "none" and dataset.x.dim() != 4:
+        shape = ["N", *dataset.x.shape[1:]]
+        raise ValueError(f"augmentation {config.augmentation} is for images [N, C, H, W]; the data have {shape}")
     config = config.with_absolute_paths()
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -94,7 +100,7 @@ def create(folder: Path, config: TrainConfig, force: bool = False) -> None:
 
 
 def load(folder: Path) -> Run:
-    """A run as its newest checkpoint has it.
+    """A run as its newest checkpoint has it, its network on the device that it was made for.
 
     Raises:
         CheckpointError: the folder is no run, or its checkpoint is damaged or of another network.
@@ -109,7 +115,7 @@ def load(folder: Path) -> Run:
     bnn = _network(config, plain_network(config, dataset), dataset)
     if saved.phase == "SVI":
         saved.load_into(bnn.net, folder)
-    return Run(folder, config, dataset, bnn.eval(), saved.history)
+    return Run(folder, config, dataset, bnn.eval().to(config.torch_device()), saved.history)
 
 
 OnEpoch = Callable[[dict[str, Any], int, str], None]
@@ -141,10 +147,12 @@ def train(folder: Path, console: Console | None = None, on_epoch: OnEpoch | None
     saved = _Saved.read(folder, config)
     if saved:
         saved.write_metrics(folder)
-    plain = plain_network(config, dataset)
+    plain = plain_network(config, dataset).to(config.torch_device())
     settings: dict[str, Any] = {
         "batch_size": config.batch_size,
         "learning_rate": config.learning_rate,
+        "augment": AUGMENTATIONS[config.augmentation],
+        "precision": config.precision,
         "held_out": (dataset.x_test, dataset.y_test),
         "seed": config.seed,
         "progress": console or False,
@@ -294,7 +302,7 @@ class _Saved:
         if not (folder / CHECKPOINT).exists():
             return None
         tensors, meta = checkpoint.load(folder / CHECKPOINT)
-        if meta["config"] != config.to_json():
+        if TrainConfig.from_json(meta["config"]) != config:
             raise CheckpointError(
                 f"{folder}: {CHECKPOINT} is of another network or run, or config.json was altered: settings differ"
             )
@@ -337,12 +345,12 @@ def plain_network(config: TrainConfig, dataset: data.Dataset) -> nn.Module:
     """The run's network without gates, as it is before any training."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        return NETWORKS[config.network](dataset.num_features, dataset.num_classes)
+        return NETWORKS[config.network](dataset.x.shape[1:], dataset.num_classes)
 
 
 def _network(config: TrainConfig, plain: nn.Module, dataset: data.Dataset) -> BetaBernoulliNetwork:
     return BetaBernoulliNetwork(
-        insert_dropout(plain, config.threshold),
+        insert_dropout(plain, config.threshold, initial_keep_probability=config.initial_keep_probability),
         Categorical(),
         num_data=len(dataset.x),
         prior=config.make_prior(),

@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import dataclasses
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -15,6 +16,7 @@ from bbpyro import checkpoint, export, training
 from bbpyro.checkpoint import CheckpointError
 from bbpyro.compaction import TOLERANCE, Size, UnsupportedModuleError, compact, measure
 from bbpyro.prediction import score
+from bbpyro.runs.config import AUGMENTATIONS
 from bbpyro.runs.run import Run, plain_network
 
 ARTEFACTS = (export.COMPACT, "compact.pt2", "compact.onnx", "compact-int8.onnx")
@@ -94,6 +96,7 @@ def shrink(run: Run, *, finetune_epochs: int = 0, int8: bool = False, console: C
         raise CheckpointError(f"{run.folder} is still in pretraining: it has nothing to compact yet")
     x = run.dataset.x_test
     example = x[torch.arange(2) % len(x)]  # a copy: of a view the whole of x would be in the file
+    run = dataclasses.replace(run, bnn=copy.deepcopy(run.bnn).cpu())
     original = plain_network(run.config, run.dataset).eval()
     with _stage(console, "compacting"):
         small = compact(run.bnn, example)
@@ -143,7 +146,7 @@ def _check_equal(found: Network, wanted: Network, x: Tensor, what: str) -> None:
 
 
 def _finetuned(run: Run, small: nn.Module, num_epochs: int, console: Console | None) -> nn.Module:
-    tuned = copy.deepcopy(small)
+    tuned = copy.deepcopy(small).to(run.config.torch_device())
     training.pretrain(
         tuned,
         run.dataset.x,
@@ -152,11 +155,13 @@ def _finetuned(run: Run, small: nn.Module, num_epochs: int, console: Console | N
         batch_size=run.config.batch_size,
         learning_rate=FINETUNE_LEARNING_RATE,
         schedule="cosine",
+        augment=AUGMENTATIONS[run.config.augmentation],
+        precision=run.config.precision,
         seed=run.config.seed,
         phase="fine-tuning",
         progress=console or False,
     )
-    return tuned.eval()
+    return tuned.eval().cpu()
 
 
 def _write(run: Run, files: Mapping[str, bytes]) -> None:

@@ -1,11 +1,12 @@
 """Training: fit() with SVI, and pretrain() before it."""
 
 from bbpyro.training.epochs import NonFiniteLossError, TrainingState
-from bbpyro.training.handlers import KLWarmup, Scorecard, SingleOptimizer
+from bbpyro.training.handlers import PRECISIONS, KLWarmup, Scorecard, SingleOptimizer
 from bbpyro.training.inference import ELBOS, SCHEDULES, cosine, fit, pretrain, steps
 
 __all__ = [
     "ELBOS",
+    "PRECISIONS",
     "SCHEDULES",
     "KLWarmup",
     "NonFiniteLossError",

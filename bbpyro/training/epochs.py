@@ -4,7 +4,7 @@ import contextlib
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
+from bbpyro.layers import device_of
 from bbpyro.likelihoods import Likelihood, is_classification
 
 
@@ -62,6 +63,7 @@ class Epochs:
     schedule: Callable[[float], float]
     progress: bool | Console
     on_epoch: Callable[[TrainingState], None] | None
+    augment: Callable[[Tensor], Tensor] | None = None
 
     def run(
         self,
@@ -115,9 +117,11 @@ class Epochs:
         # The epoch's randomness follows from (seed, phase, epoch), so a resumed run needs no generator's state.
         torch.manual_seed(int(np.random.SeedSequence([seed, *self.label.encode(), epoch]).generate_state(1)[0]))
         batches = torch.randperm(len(self.x)).split(self.batch_size)
+        device = device_of(module)
         total = 0.0
         for i, batch in enumerate(batches):
-            x, y = self.x[batch], self.y[batch]
+            x, y = self.x[batch].to(device), self.y[batch].to(device)
+            x = self.augment(x) if self.augment else x
             try:
                 total += step(x, y) * len(batch)
             except ArithmeticError as error:
@@ -223,7 +227,7 @@ def check_likelihood(likelihood: Likelihood, net: nn.Module, x: Tensor, y: Tenso
         raise ValueError("this cannot run under torch.inference_mode(); leave it first")
     net.eval()
     with pyro.validation_enabled(False):  # what is not finite is for the first step to report
-        distribution: Any = likelihood(net(x[:2]))
+        distribution: Any = likelihood(net(x[:2].to(device_of(net))))
     described = distribution.batch_shape + distribution.event_shape
     if described != y[:2].shape or len(distribution.batch_shape) != 1:
         raise ValueError(
@@ -248,7 +252,7 @@ def check_settings(num_epochs: int, batch_size: int, *learning_rates: float) -> 
             raise ValueError(f"a learning rate is {rate}, wanted a positive number")
 
 
-def check_choice(name: str, value: str, known: Mapping[str, Any]) -> None:
+def check_choice(name: str, value: str, known: Collection[str]) -> None:
     """Raise a ValueError, with the known values, unless `value` is one of them."""
     if value not in known:
         raise ValueError(f"{name} is {value!r}, wanted one of {', '.join(known)}")

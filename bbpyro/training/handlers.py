@@ -1,5 +1,7 @@
-"""What stands between SVI and the model: one optimizer for all parameters, KL warm-up, a running score."""
+"""What stands between SVI and the model: one optimizer for all parameters, KL warm-up, a running score, precision."""
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -7,6 +9,7 @@ from pyro.optim import PyroOptim
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
+from bbpyro.layers import device_of
 from bbpyro.likelihoods import Likelihood, is_classification
 
 
@@ -76,6 +79,37 @@ def held_out_score(
     if held_out is None:
         return {}
     score = Scorecard("held_out")
+    device = device_of(net)
     for x, y in zip(*(tensor.split(batch_size) for tensor in held_out), strict=True):
-        score.observe(likelihood(net(x)), y)
+        score.observe(likelihood(net(x.to(device))), y.to(device))
     return score.take()
+
+
+PRECISIONS = ("float32", "bf16")
+
+
+@contextlib.contextmanager
+def mixed_precision(net: nn.Module, precision: str) -> Iterator[None]:
+    """For a while, have `net` compute in bfloat16 what torch.autocast thinks safe, wherever it is being trained.
+
+    Only the network: masks, densities and the likelihood, of an output in float32, keep their precision.
+    """
+    if precision == "float32":
+        yield
+        return
+    entered: list[torch.autocast] = []
+
+    def enter(net: nn.Module, args: Any) -> None:
+        entered.append(torch.autocast(device_of(net).type, torch.bfloat16, enabled=net.training))
+        entered[-1].__enter__()
+
+    def leave(net: nn.Module, args: Any, output: Any) -> Any:
+        entered.pop().__exit__(None, None, None)
+        return output.float() if isinstance(output, Tensor) and output.dtype == torch.bfloat16 else output
+
+    handles = net.register_forward_pre_hook(enter), net.register_forward_hook(leave, always_call=True)
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

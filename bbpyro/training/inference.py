@@ -21,7 +21,14 @@ from bbpyro.training.epochs import (
     fused_adam,
     starting_state,
 )
-from bbpyro.training.handlers import KLWarmup, Scorecard, SingleOptimizer, held_out_score
+from bbpyro.training.handlers import (
+    PRECISIONS,
+    KLWarmup,
+    Scorecard,
+    SingleOptimizer,
+    held_out_score,
+    mixed_precision,
+)
 
 ELBOS = {"trace": Trace_ELBO, "mean-field": TraceMeanField_ELBO}
 
@@ -56,6 +63,8 @@ def fit(
     schedule: str = "cosine",
     kl_warmup_epochs: int = 0,
     elbo: str = "trace",
+    augment: Callable[[Tensor], Tensor] | None = None,
+    precision: str = "float32",
     held_out: tuple[Tensor, Tensor] | None = None,
     seed: int | None = None,
     progress: bool | Console = True,
@@ -66,7 +75,8 @@ def fit(
 
     Args:
         bnn: the network.
-        x: inputs `[N, ...]`; N is also what `bnn.num_data` should say.
+        x: inputs `[N, ...]`; N is also what `bnn.num_data` should say. They may lie on another device than the
+            network: minibatches are moved to it.
         y: what the likelihood observes, `[N, ...]`; for Categorical, labels `[N]`.
         num_epochs: passes over the data.
         batch_size: |B|; a last, shorter batch is used too, at its own scale N/|B|.
@@ -75,6 +85,8 @@ def fit(
         schedule: "cosine" (constant, then a cosine to zero), "steps" (the source's) or "constant".
         kl_warmup_epochs: epochs over which the weight of KL[q(π)||p(π)] rises linearly to 1; 0 for none.
         elbo: "trace" (Trace_ELBO) or "mean-field" (TraceMeanField_ELBO, with closed-form KLs where there are).
+        augment: changes each minibatch of inputs at random, e.g. :func:`bbpyro.data.crop_and_flip`.
+        precision: "float32", or "bf16" for torch.autocast within the network.
         held_out: inputs and labels to report on after each epoch; nothing is chosen by them.
         seed: for data order and noise; by default drawn from torch's global generator, which is left as it was.
         progress: a progress bar, or the rich console to draw it on.
@@ -95,6 +107,7 @@ def fit(
         raise ValueError(f"kl_warmup_epochs is {kl_warmup_epochs}, wanted 0 or more")
     check_choice("schedule", schedule, SCHEDULES)
     check_choice("elbo", elbo, ELBOS)
+    check_choice("precision", precision, PRECISIONS)
     check_likelihood(bnn.likelihood, bnn, x, y)
     if held_out is not None:
         check_data(*held_out, len(held_out[0]))
@@ -135,8 +148,8 @@ def fit(
             "active": {name: int(gate.kept().sum()) for name, gate in bnn.gates.items()},
         }
 
-    epochs = Epochs("SVI", x, y, num_epochs, batch_size, SCHEDULES[schedule], progress, on_epoch)
-    with pyro.validation_enabled(False):
+    epochs = Epochs("SVI", x, y, num_epochs, batch_size, SCHEDULES[schedule], progress, on_epoch, augment)
+    with pyro.validation_enabled(False), mixed_precision(bnn.net, precision):
         return epochs.run(bnn, optimizer, step, report, starting_state(seed, resume_from), begin)
 
 
@@ -151,6 +164,8 @@ def pretrain(
     learning_rate: float = 1e-3,
     weight_decay: float = 1e-4,
     schedule: str = "constant",
+    augment: Callable[[Tensor], Tensor] | None = None,
+    precision: str = "float32",
     held_out: tuple[Tensor, Tensor] | None = None,
     seed: int | None = None,
     progress: bool | Console = True,
@@ -166,6 +181,7 @@ def pretrain(
     check_data(x, y, len(x))
     check_settings(num_epochs, batch_size, learning_rate)
     check_choice("schedule", schedule, SCHEDULES)
+    check_choice("precision", precision, PRECISIONS)
     likelihood = likelihood or Categorical()
     check_likelihood(likelihood, net, x, y)
     if held_out is not None:
@@ -188,6 +204,6 @@ def pretrain(
     def report() -> dict[str, Any]:
         return {**score.take(), **held_out_score(net, likelihood, held_out)}
 
-    epochs = Epochs(phase, x, y, num_epochs, batch_size, SCHEDULES[schedule], progress, on_epoch)
-    with pyro.validation_enabled(False):
+    epochs = Epochs(phase, x, y, num_epochs, batch_size, SCHEDULES[schedule], progress, on_epoch, augment)
+    with pyro.validation_enabled(False), mixed_precision(net, precision):
         return epochs.run(net, optimizer, step, report, starting_state(seed, resume_from))
