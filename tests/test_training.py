@@ -168,6 +168,32 @@ def test_kl_warmup_changes_training_and_ends_at_full_weight(bars):
     assert active[0] != active[3]
 
 
+@pytest.mark.parametrize(("start", "wanted"), [(0.0, [1 / 3, 2 / 3, 1, 1]), (10.0, [7, 4, 1, 1]), (1.0, [1, 1, 1, 1])])
+def test_the_weight_of_the_kl_goes_linearly_from_its_start_to_one(bars, start, wanted, monkeypatch):
+    weights = []
+
+    class Spy(KLWarmup):
+        def _pyro_sample(self, msg):
+            weights.append(self.weight)
+            super()._pyro_sample(msg)
+
+    monkeypatch.setattr("bbpyro.training.inference.KLWarmup", Spy)
+    bnn, x, y = tiny(bars)
+    bbpyro.fit(bnn, x, y, num_epochs=4, batch_size=len(x), kl_warmup_epochs=3, kl_start=start, progress=False)
+    assert weights[:: len(weights) // 4] == pytest.approx(wanted)
+
+
+def test_units_that_a_heavy_kl_drops_early_stay_out(bars):
+    active = {}
+    for start in (0.0, 30.0):
+        bnn = network(2000)
+        settings = {"num_epochs": 30, "gate_learning_rate": 0.05, "kl_warmup_epochs": 10, "kl_start": start, "seed": 0}
+        history = bbpyro.fit(bnn, bars.x, bars.y, progress=False, **settings)
+        active[start] = [sum(record["active"].values()) for record in history]
+    assert active[30.0][-1] < 0.7 * active[0.0][-1]
+    assert active[30.0][-1] <= active[30.0][9]
+
+
 def test_records_hold_what_the_slides_report(bars):
     bnn, x, y = tiny(bars)
     held_out = bars.x_test, bars.y_test
@@ -249,6 +275,8 @@ def test_a_learning_rate_that_explodes_is_caught(bars):
         ({"schedule": "linear"}, "schedule.*steps, cosine"),
         ({"elbo": "renyi"}, "elbo.*trace, mean-field"),
         ({"kl_warmup_epochs": -1}, "kl_warmup_epochs"),
+        ({"kl_start": -1.0, "kl_warmup_epochs": 2}, "kl_start is -1.0"),
+        ({"kl_start": 2.0}, "kl_start is 2.0 but kl_warmup_epochs 0"),
         ({"x": torch.zeros(3, 64)}, "x and y"),
         ({"x": torch.zeros(3, 64), "y": torch.zeros(3)}, "num_data=230"),
         ({"x": torch.full((230, 64), math.nan)}, "x: it holds nan"),
@@ -401,7 +429,12 @@ def test_bf16_learns_what_float32_learns(bars):
 
 def test_a_forward_that_raises_in_bf16_leaves_autocast_again(bars):
     bnn = conv_network(20)
-    bnn.net[1].register_forward_hook(lambda module, args, output: 1 / (not module.training))
-    with pytest.raises(ZeroDivisionError):
+
+    def fail(module, args, output):
+        if module.training:
+            raise KeyError
+
+    bnn.net[1].register_forward_hook(fail)
+    with pytest.raises(KeyError):
         bbpyro.fit(bnn, bars.x[:20], bars.y[:20], num_epochs=1, precision="bf16", progress=False)
     assert not torch.is_autocast_enabled("cpu") and not bnn.net._forward_hooks

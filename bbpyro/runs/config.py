@@ -64,7 +64,9 @@ class TrainConfig:
     schedule: Literal["cosine", "steps", "constant"] = "cosine"
     """cosine: constant for half of training, then half a cosine to zero; steps: cut by ten at 50% and 75%; constant."""
     kl_warmup_epochs: int = 0
-    """Epochs over which the weight of the KL rises to 1."""
+    """Epochs over which the weight of the KL goes from kl-start to 1."""
+    kl_start: float = 0.0
+    """The weight of the KL where that begins: 0 is a warm-up; above 1, units go early that stay long otherwise."""
     elbo: Literal["trace", "mean-field"] = "trace"
     """Pyro's Trace_ELBO, or TraceMeanField_ELBO with closed-form KLs."""
     validation_size: int = 0
@@ -112,6 +114,12 @@ class TrainConfig:
             value = getattr(self, name)
             if value is not None and not 1e-37 <= value <= 1e38:
                 raise ValueError(f"{name} is {value}, wanted a positive number, from 1e-37 to 1e38")
+        if not 0 <= self.kl_start <= 1e6:
+            raise ValueError(f"kl_start is {self.kl_start}, wanted a number from 0 to 1e6")
+        if self.kl_start and not self.kl_warmup_epochs:
+            raise ValueError(
+                f"kl_start is {self.kl_start} but kl_warmup_epochs 0: say over how many epochs it goes to 1"
+            )
         if self.initial_keep_probability is not None and not 0 < self.initial_keep_probability < 1:
             raise ValueError(f"initial_keep_probability is {self.initial_keep_probability}, wanted between 0 and 1")
         if not 0 <= self.threshold < 1:

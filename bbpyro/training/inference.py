@@ -62,6 +62,7 @@ def fit(
     gate_learning_rate: float = 1e-2,
     schedule: str = "cosine",
     kl_warmup_epochs: int = 0,
+    kl_start: float = 0.0,
     elbo: str = "trace",
     augment: Callable[[Tensor], Tensor] | None = None,
     precision: str = "float32",
@@ -83,7 +84,10 @@ def fit(
         learning_rate: Adam's, for the weights.
         gate_learning_rate: Adam's, for a and b of the gates.
         schedule: "cosine" (constant, then a cosine to zero), "steps" (the source's) or "constant".
-        kl_warmup_epochs: epochs over which the weight of KL[q(π)||p(π)] rises linearly to 1; 0 for none.
+        kl_warmup_epochs: epochs over which the weight of KL[q(π)||p(π)] goes linearly from `kl_start` to 1; 0 for
+            none. From then on the loss is -ELBO again.
+        kl_start: where it goes from. 0 is a warm-up; a number above 1 makes units go early that the ELBO alone would
+            only let go of after very long: once out they stay out.
         elbo: "trace" (Trace_ELBO) or "mean-field" (TraceMeanField_ELBO, with closed-form KLs where there are).
         augment: changes each minibatch of inputs at random, e.g. :func:`bbpyro.data.crop_and_flip`.
         precision: "float32", or "bf16" for torch.autocast within the network.
@@ -105,6 +109,10 @@ def fit(
     check_settings(num_epochs, batch_size, learning_rate, gate_learning_rate)
     if kl_warmup_epochs < 0:
         raise ValueError(f"kl_warmup_epochs is {kl_warmup_epochs}, wanted 0 or more")
+    if not 0 <= kl_start < math.inf:
+        raise ValueError(f"kl_start is {kl_start}, wanted a number of 0 or more")
+    if kl_start and not kl_warmup_epochs:
+        raise ValueError(f"kl_start is {kl_start} but kl_warmup_epochs 0: say over how many epochs it goes to 1")
     check_choice("schedule", schedule, SCHEDULES)
     check_choice("elbo", elbo, ELBOS)
     check_choice("precision", precision, PRECISIONS)
@@ -137,7 +145,8 @@ def fit(
             return svi.step(x_batch, y_batch) / bnn.num_data
 
     def begin(epoch: int) -> None:
-        warmup.weight = min(1.0, (epoch + 1) / kl_warmup_epochs) if kl_warmup_epochs else 1.0
+        share = min(1.0, (epoch + 1) / kl_warmup_epochs) if kl_warmup_epochs else 1.0
+        warmup.weight = kl_start + (1 - kl_start) * share
 
     def report() -> dict[str, Any]:
         return {
