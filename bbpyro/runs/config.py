@@ -67,6 +67,8 @@ class TrainConfig:
     """Epochs over which the weight of the KL goes from kl-start to 1."""
     kl_start: float = 0.0
     """The weight of the KL where that begins: 0 is a warm-up; above 1, units go early that stay long otherwise."""
+    kl_start_only: str = "*"
+    """The gates whose KL that is, by name, with * for any characters: conv* are lenet5-caffe's convolutions."""
     elbo: Literal["trace", "mean-field"] = "trace"
     """Pyro's Trace_ELBO, or TraceMeanField_ELBO with closed-form KLs."""
     validation_size: int = 0

@@ -194,6 +194,7 @@ def train(folder: Path, console: Console | None = None, on_epoch: OnEpoch | None
         schedule=config.schedule,
         kl_warmup_epochs=config.kl_warmup_epochs,
         kl_start=config.kl_start,
+        kl_start_only=config.kl_start_only,
         elbo=config.elbo,
         on_epoch=keep(bnn.net, config.epochs, pretraining),
         resume_from=saved.state(config.seed) if saved else None,

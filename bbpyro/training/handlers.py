@@ -1,7 +1,7 @@
 """What stands between SVI and the model: one optimizer for all parameters, KL warm-up, a running score, precision."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import torch
@@ -27,12 +27,16 @@ class SingleOptimizer(PyroOptim):
 
 
 class KLWarmup(Messenger):
-    """An effect handler that weighs log p(π) and log q(π), and so the KL between them."""
+    """An effect handler that weighs log p(π) and log q(π), and so the KL between them, of the gates named."""
 
     weight = 1.0
 
+    def __init__(self, gates: Collection[str]) -> None:
+        super().__init__()
+        self.sites = {f"{gate}.pi" for gate in gates}
+
     def _pyro_sample(self, msg: Any) -> None:
-        if self.weight != 1.0 and msg["name"].endswith(".pi"):
+        if self.weight != 1.0 and msg["name"] in self.sites:
             msg["scale"] = msg["scale"] * self.weight
 
 

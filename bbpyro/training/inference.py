@@ -1,5 +1,6 @@
 """fit(): stochastic variational inference of a BetaBernoulliNetwork, with pyro.infer.SVI and Trace_ELBO."""
 
+import fnmatch
 import math
 from collections.abc import Callable
 from typing import Any
@@ -63,6 +64,7 @@ def fit(
     schedule: str = "cosine",
     kl_warmup_epochs: int = 0,
     kl_start: float = 0.0,
+    kl_start_only: str = "*",
     elbo: str = "trace",
     augment: Callable[[Tensor], Tensor] | None = None,
     precision: str = "float32",
@@ -88,6 +90,7 @@ def fit(
             none. From then on the loss is -ELBO again.
         kl_start: where it goes from. 0 is a warm-up; a number above 1 makes units go early that the ELBO alone would
             only let go of after very long: once out they stay out.
+        kl_start_only: the gates whose KL that is, by name, with * for any characters; others keep a weight of 1.
         elbo: "trace" (Trace_ELBO) or "mean-field" (TraceMeanField_ELBO, with closed-form KLs where there are).
         augment: changes each minibatch of inputs at random, e.g. :func:`bbpyro.data.crop_and_flip`.
         precision: "float32", or "bf16" for torch.autocast within the network.
@@ -113,6 +116,8 @@ def fit(
         raise ValueError(f"kl_start is {kl_start}, wanted a number of 0 or more")
     if kl_start and not kl_warmup_epochs:
         raise ValueError(f"kl_start is {kl_start} but kl_warmup_epochs 0: say over how many epochs it goes to 1")
+    if not fnmatch.filter(bnn.gates, kl_start_only):
+        raise ValueError(f"kl_start_only is {kl_start_only!r}, which is none of the gates {', '.join(bnn.gates)}")
     check_choice("schedule", schedule, SCHEDULES)
     check_choice("elbo", elbo, ELBOS)
     check_choice("precision", precision, PRECISIONS)
@@ -128,7 +133,7 @@ def fit(
             {"params": gate_parameters, "lr": gate_learning_rate},
         ]
     )
-    warmup, score = KLWarmup(), Scorecard()
+    warmup, score = KLWarmup(fnmatch.filter(bnn.gates, kl_start_only)), Scorecard()
     estimator = ELBOS[elbo]()
 
     def loss_and_grads(*args: Any) -> float:
