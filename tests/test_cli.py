@@ -499,10 +499,12 @@ def test_evaluate_needs_a_draw(cli: Cli, trained: Trained, num_samples: str) -> 
 ALL_SETTINGS = {
     "dataset": 'a "quoted" näme.npz',
     "network": "lenet-500-300",
+    "augmentation": "crop-flip",
     "prior": "indian-buffet",
     "alpha": 2.5,
     "temperature": 1e-3,
     "threshold": 0.01,
+    "initial_keep_probability": 0.75,
     "epochs": 7,
     "pretrain_epochs": 0,
     "pretrained": "net.safetensors",
@@ -511,9 +513,13 @@ ALL_SETTINGS = {
     "gate_learning_rate": 0.02,
     "schedule": "steps",
     "kl_warmup_epochs": 2,
+    "kl_start": 4.5,
+    "kl_start_only": "fc*",
     "elbo": "mean-field",
     "validation_size": 5,
     "seed": 3,
+    "device": "cpu",
+    "precision": "bf16",
     "threads": 2,
     "data_dir": "somewhere",
 }
@@ -549,6 +555,23 @@ def test_flags_override_the_file_before_and_after_it(cli: Cli) -> None:
     result = cli("train", "--seed", "4", "--config", "settings.toml", "--epochs", "60", "--print-config")
     settings = tomllib.loads(result.out)
     assert (settings["seed"], settings["epochs"], settings["batch_size"]) == (4, 60, 50)
+
+
+def test_a_network_brings_settings_of_its_own_which_a_file_and_flags_override(cli: Cli) -> None:
+    def settings(*flags: str) -> dict[str, Any]:
+        return tomllib.loads(cli("train", *flags, "--print-config").out)
+
+    assert settings() == settings("--network", "lenet-500-300")
+    own = {name: runs.recipe(name).to_json() for name in runs.NETWORKS}
+    for name, wanted in own.items():
+        assert settings("--network", name) == {key: value for key, value in wanted.items() if value is not None}
+    assert settings("--network", "vgg16", "--dataset", "mnist")["dataset"] == "mnist"
+    Path("settings.toml").write_text('network = "lenet5-caffe"\nepochs = 7\n')
+    by_file = settings("--config", "settings.toml", "--kl-start", "3")
+    assert (by_file["epochs"], by_file["kl_start"], by_file["kl_start_only"]) == (7, 3.0, "conv*")
+    assert settings("--config", "settings.toml", "--network=lenet-500-300") == {**settings(), "epochs": 7}
+    with pytest.raises(ValueError, match="network is 'nope', wanted one of lenet-500-300"):
+        runs.recipe("nope")
 
 
 def test_a_run_from_a_file_is_the_run_from_its_flags(cli: Cli, tmp_path: Path, npz: Path, trained: Trained) -> None:
@@ -632,6 +655,7 @@ def test_data_list_says_what_is_here(cli: Cli, tmp_path: Path) -> None:
     assert rows.keys() - {""} == {
         "mnist",
         "fashion-mnist",
+        "cifar10",
         "bars",
     }  # a long description goes on in a row without a name
     assert rows["bars"] == "yes"

@@ -168,8 +168,16 @@ def test_kl_warmup_changes_training_and_ends_at_full_weight(bars):
     assert active[0] != active[3]
 
 
-@pytest.mark.parametrize(("start", "wanted"), [(0.0, [1 / 3, 2 / 3, 1, 1]), (10.0, [7, 4, 1, 1]), (1.0, [1, 1, 1, 1])])
-def test_the_weight_of_the_kl_goes_linearly_from_its_start_to_one(bars, start, wanted, monkeypatch):
+@pytest.mark.parametrize(
+    ("start", "epochs", "wanted"),
+    [
+        (0.0, 3, [1 / 3, 2 / 3, 1, 1]),
+        (10.0, 3, [7, 4, 1, 1]),
+        (1.0, 3, [1, 1, 1, 1]),
+        (9.0, 20, [7, 5, 3, 1]),  # of four epochs
+    ],
+)
+def test_the_weight_of_the_kl_goes_linearly_from_its_start_to_one(bars, start, epochs, wanted, monkeypatch):
     weights = []
 
     class Spy(KLWarmup):
@@ -179,7 +187,7 @@ def test_the_weight_of_the_kl_goes_linearly_from_its_start_to_one(bars, start, w
 
     monkeypatch.setattr("bbpyro.training.inference.KLWarmup", Spy)
     bnn, x, y = tiny(bars)
-    bbpyro.fit(bnn, x, y, num_epochs=4, batch_size=len(x), kl_warmup_epochs=3, kl_start=start, progress=False)
+    bbpyro.fit(bnn, x, y, num_epochs=4, batch_size=len(x), kl_warmup_epochs=epochs, kl_start=start, progress=False)
     assert weights[:: len(weights) // 4] == pytest.approx(wanted)
 
 

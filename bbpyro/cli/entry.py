@@ -61,15 +61,20 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _parse(args: list[str]) -> Train | Evaluate | Posterior | Compact | Data:
     command: Train | Evaluate | Posterior | Compact | Data = tyro.cli(Command, args=args, **PARSER)
-    if not isinstance(command, Train) or command.config is None:
+    if not isinstance(command, Train) or command.resume is not None:
         return command
     try:
-        settings = tomllib.loads(command.config.read_text())
-        from_file = runs.TrainConfig.from_json({key.replace("-", "_"): value for key, value in settings.items()})
+        file = tomllib.loads(command.config.read_text()) if command.config else {}
+        settings = {key.replace("-", "_"): value for key, value in file.items()}
+        runs.TrainConfig.from_json(settings)
     except (OSError, ValueError) as error:
         raise ValueError(f"config: {command.config} is no file of settings ({error}); see --print-config") from None
-    defaults = Train(**{f.name: getattr(from_file, f.name) for f in dataclasses.fields(from_file)})
-    again: Train = tyro.cli(Command, args=args, default=defaults, **PARSER)
+    # Least to most: a network's own settings, the file's, the flags'.
+    is_flag = any(arg.split("=")[0] == "--network" for arg in args)
+    network = command.network if is_flag else settings.get("network", command.network)
+    defaults = runs.TrainConfig.from_json({**runs.recipe(network).to_json(), **settings})
+    fields = {f.name: getattr(defaults, f.name) for f in dataclasses.fields(defaults)}
+    again: Train = tyro.cli(Command, args=args, default=Train(**fields), **PARSER)
     return again
 
 

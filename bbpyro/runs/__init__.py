@@ -1,6 +1,6 @@
 """Runs: settings in, a folder with a trained network out."""
 
-from bbpyro.runs.config import NETWORKS, PRIORS, TrainConfig
+from bbpyro.runs.config import NETWORKS, PRIORS, TrainConfig, recipe
 from bbpyro.runs.inspection import POSTERIOR, Inspection, inspect
 from bbpyro.runs.run import CHECKPOINT, Run, check, create, default_folder, load, score, summarize, train
 from bbpyro.runs.shrinking import ARTEFACTS, BATCH_SIZES, FINETUNE_LEARNING_RATE, Shrunk, shrink
@@ -22,6 +22,7 @@ __all__ = [
     "default_folder",
     "inspect",
     "load",
+    "recipe",
     "score",
     "shrink",
     "summarize",

@@ -20,6 +20,17 @@ NETWORKS: dict[str, Callable[[Sequence[int], int], nn.Module]] = {
     "lenet5-caffe": lambda shape, num_classes: networks.lenet5_caffe(math.prod(shape), num_classes),
     "vgg16": lambda shape, num_classes: _vgg16(shape, num_classes),
 }
+# Where a network's own settings differ from the defaults; chosen on a validation split, vgg16's in a test size only.
+RECIPES: dict[str, dict[str, Any]] = {
+    "lenet5-caffe": {
+        "epochs": 40,
+        "gate_learning_rate": 0.03,
+        "kl_start": 40.0,
+        "kl_start_only": "conv*",
+        "kl_warmup_epochs": 20,
+    },
+    "vgg16": {"dataset": "cifar10", "augmentation": "crop-flip", "initial_keep_probability": 0.97},
+}
 AUGMENTATIONS: dict[str, Callable[[Tensor], Tensor] | None] = {"none": None, "crop-flip": data.crop_and_flip}
 
 
@@ -36,7 +47,8 @@ class TrainConfig:
     dataset: str = "mnist"
     """mnist, fashion-mnist, cifar10, bars, or a .npz file with arrays x, y and, optionally, x_test, y_test."""
     network: str = "lenet-500-300"
-    """lenet-500-300 takes any number of inputs, lenet5-caffe images of 28x28, vgg16 images of 3x32x32."""
+    """lenet-500-300 takes any number of inputs, lenet5-caffe images of 28x28, vgg16 images of 3x32x32. The last two
+    bring settings of their own: bbpyro train --network NAME --print-config shows them."""
     augmentation: Literal["none", "crop-flip"] = "none"
     """crop-flip shifts each training image [C, H, W] by up to 4 pixels and mirrors half of them."""
     prior: str = "beta"
@@ -165,6 +177,17 @@ class TrainConfig:
                 raise ValueError(f"{name} is {value!r}, wanted {_describe(hints[name])}")
         paths = {k: Path(v) for k, v in settings.items() if k in ("pretrained", "data_dir") and v is not None}
         return cls(**{**settings, **paths})
+
+
+def recipe(network: str) -> TrainConfig:
+    """The settings with which a network is trained where nothing else is asked for.
+
+    Raises:
+        ValueError: there is no such network.
+    """
+    if network not in NETWORKS:
+        raise ValueError(f"network is {network!r}, wanted one of {', '.join(NETWORKS)}")
+    return TrainConfig(network=network, **RECIPES.get(network, {}))
 
 
 def _vgg16(shape: Sequence[int], num_classes: int) -> nn.Module:

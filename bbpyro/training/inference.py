@@ -86,8 +86,8 @@ def fit(
         learning_rate: Adam's, for the weights.
         gate_learning_rate: Adam's, for a and b of the gates.
         schedule: "cosine" (constant, then a cosine to zero), "steps" (the source's) or "constant".
-        kl_warmup_epochs: epochs over which the weight of KL[q(π)||p(π)] goes linearly from `kl_start` to 1; 0 for
-            none. From then on the loss is -ELBO again.
+        kl_warmup_epochs: epochs over which the weight of KL[q(π)||p(π)] goes linearly from `kl_start` to 1, at
+            most num_epochs; 0 for none. From then on the loss is -ELBO again.
         kl_start: where it goes from. 0 is a warm-up; a number above 1 makes units go early that the ELBO alone would
             only let go of after very long: once out they stay out.
         kl_start_only: the gates whose KL that is, by name, with * for any characters; others keep a weight of 1.
@@ -150,7 +150,7 @@ def fit(
             return svi.step(x_batch, y_batch) / bnn.num_data
 
     def begin(epoch: int) -> None:
-        share = min(1.0, (epoch + 1) / kl_warmup_epochs) if kl_warmup_epochs else 1.0
+        share = min(1.0, (epoch + 1) / min(kl_warmup_epochs, num_epochs)) if kl_warmup_epochs else 1.0
         warmup.weight = kl_start + (1 - kl_start) * share
 
     def report() -> dict[str, Any]:
