@@ -164,7 +164,7 @@ def onnx_network(onnx_file: bytes) -> Callable[[Tensor], Tensor]:
 def require_onnx() -> None:
     """Raise a ValueError unless the extra `onnx` is installed."""
     if not has_onnx():
-        raise ValueError("ONNX needs packages that are not installed; pip install 'bbpyro[onnx]' brings them")
+        raise ValueError("ONNX wants packages that are not installed: pip install onnx onnxruntime onnxscript")
 
 
 class _UnknownLayerError(Exception):

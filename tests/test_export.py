@@ -224,5 +224,5 @@ def test_without_the_extra_onnx_says_how_to_get_it(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     net = dense([2, 2], True, nn.ReLU)
     for call in (lambda: export.to_onnx(net, torch.rand(2, 2)), lambda: export.to_int8(b"")):
-        with pytest.raises(ValueError, match=r"pip install 'bbpyro\[onnx\]'"):
+        with pytest.raises(ValueError, match=r"pip install onnx onnxruntime onnxscript"):
             call()

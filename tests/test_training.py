@@ -455,3 +455,20 @@ def test_a_forward_that_raises_in_bf16_leaves_autocast_again(bars):
     with pytest.raises(KeyError):
         bbpyro.fit(bnn, bars.x[:20], bars.y[:20], num_epochs=1, precision="bf16", progress=False)
     assert not torch.is_autocast_enabled("cpu") and not bnn.net._forward_hooks
+
+
+def test_every_tensor_of_training_is_on_the_networks_device(bars, monkeypatch):
+    # The meta device, shapes without numbers, stands in for a GPU: as there, an operation on it and the CPU fails.
+    for name, number in (("__bool__", True), ("__int__", 1), ("item", 1.0)):
+        on_cpu = getattr(torch.Tensor, name)
+        monkeypatch.setattr(torch.Tensor, name, lambda t, f=on_cpu, n=number: n if t.is_meta else f(t))
+    monkeypatch.setattr(training.inference, "fused_adam", lambda groups, weight_decay=0.0: torch.optim.SGD(groups))
+    x, y = bars.x[:20, None], bars.y[:20]
+    plain = nn.Sequential(nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.ReLU(), nn.Flatten(), nn.Linear(108, 4)).to("meta")
+    settings = {"num_epochs": 2, "batch_size": 10, "held_out": (x, y), "augment": data.crop_and_flip, "progress": False}
+    bbpyro.pretrain(plain, x, y, **settings)
+    for elbo in training.ELBOS:
+        bnn = bbpyro.BetaBernoulliNetwork(bbpyro.insert_dropout(plain), num_data=20)
+        history = bbpyro.fit(bnn, x, y, elbo=elbo, kl_warmup_epochs=2, **settings)
+        assert len(history) == 2
+    assert {parameter.device.type for parameter in bnn.parameters()} == {"meta"}

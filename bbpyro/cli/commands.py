@@ -137,7 +137,7 @@ COMPACT = tyro.conf.subcommand(
 does, write it in forms that need nothing of bbpyro's, and print what each costs and how well it predicts:
   compact.safetensors   weights and architecture, for bbpyro.load_compact
   compact.pt2           torch alone loads it, with torch.export.load
-  compact.onnx          ONNX Runtime alone runs it; wants pip install 'bbpyro[onnx]'
+  compact.onnx          ONNX Runtime alone runs it; wants pip install onnx onnxruntime onnxscript
 
 examples:
   bbpyro compact runs/mnist-20260101-120000

@@ -186,7 +186,7 @@ def _compact(command: Compact) -> None:
     written = ", ".join(f"{name} ({count:,} bytes)" for name, count in shrunk.files.items())
     print_line(console, f"\nwrote {command.run}: {written}")
     if "compact.onnx" not in shrunk.files:
-        print_line(console, "no ONNX: pip install 'bbpyro[onnx]' brings what it needs")
+        print_line(console, "no ONNX, which wants: pip install onnx onnxruntime onnxscript")
 
 
 def _list_data(command: DataList) -> None:
