@@ -35,7 +35,8 @@ class BetaBernoulliDropout(nn.Module):
 
     Raises:
         ValueError: num_features < 1, a threshold outside [0, 1), a concentration that is not positive, a dim that is
-            neither -1 nor 1, or an input whose dimension `dim` is not of size `num_features`.
+            neither -1 nor 1, an input whose dimension `dim` is not of size `num_features`, or a z of another number of
+            data.
     """
 
     z: Tensor | None
@@ -97,6 +98,11 @@ class BetaBernoulliDropout(nn.Module):
                 f"its {'last' if self.dim == -1 else 'channel'} dimension must be {self.num_features}"
             )
         mask = self.mean_mask() if self.z is None else self.z
+        if mask.dim() == 2 and len(mask) not in (1, len(x)):
+            raise ValueError(
+                f"BetaBernoulliDropout({self.num_features}) got {len(x)} rows where z has a mask for each of "
+                f"{len(mask)} data; time or patches must have a dimension of their own, not be folded into the batch's"
+            )
         others = max(0, x.dim() - max(2, mask.dim()))
         if self.dim == 1:
             return x * mask.reshape(*mask.shape, *[1] * others)

@@ -225,3 +225,18 @@ def test_training_can_start_from_another_keep_probability():
     for p in (0.0, 1.0, -1.0, float("nan")):
         with pytest.raises(ValueError, match="initial_keep_probability is"):
             bbpyro.insert_dropout(net, initial_keep_probability=p)
+
+
+def test_patches_folded_into_the_batch_are_refused_by_name():
+    class Patches(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc = nn.Linear(4, 3)
+
+        def forward(self, x):
+            return self.fc(x.reshape(-1, 4)).reshape(len(x), 2, 3).sum(1)
+
+    bnn = bbpyro.BetaBernoulliNetwork(bbpyro.insert_dropout(Patches()), num_data=6)
+    assert bnn(torch.rand(6, 8)).shape == (6, 3)  # the mean mask is the same for all of them
+    with pytest.raises(ValueError, match="got 12 rows where z has a mask for each of 6 data; time or patches"):
+        bbpyro.fit(bnn, torch.rand(6, 8), torch.arange(6) % 3, num_epochs=1, progress=False)
