@@ -110,14 +110,7 @@ def fit(
     """
     check_data(x, y, bnn.num_data)
     check_settings(num_epochs, batch_size, learning_rate, gate_learning_rate)
-    if kl_warmup_epochs < 0:
-        raise ValueError(f"kl_warmup_epochs is {kl_warmup_epochs}, wanted 0 or more")
-    if not 0 <= kl_start < math.inf:
-        raise ValueError(f"kl_start is {kl_start}, wanted a number of 0 or more")
-    if kl_start and not kl_warmup_epochs:
-        raise ValueError(f"kl_start is {kl_start} but kl_warmup_epochs 0: say over how many epochs it goes to 1")
-    if not fnmatch.filter(bnn.gates, kl_start_only):
-        raise ValueError(f"kl_start_only is {kl_start_only!r}, which is none of the gates {', '.join(bnn.gates)}")
+    weighed = _weighed_gates(bnn, kl_warmup_epochs, kl_start, kl_start_only)
     check_choice("schedule", schedule, SCHEDULES)
     check_choice("elbo", elbo, ELBOS)
     check_choice("precision", precision, PRECISIONS)
@@ -133,7 +126,7 @@ def fit(
             {"params": gate_parameters, "lr": gate_learning_rate},
         ]
     )
-    warmup, score = KLWarmup(fnmatch.filter(bnn.gates, kl_start_only)), Scorecard()
+    warmup, score = KLWarmup(weighed), Scorecard()
     estimator = ELBOS[elbo]()
 
     def loss_and_grads(*args: Any) -> float:
@@ -165,6 +158,20 @@ def fit(
     epochs = Epochs("SVI", x, y, num_epochs, batch_size, SCHEDULES[schedule], progress, on_epoch, augment)
     with pyro.validation_enabled(False), mixed_precision(bnn.net, precision):
         return epochs.run(bnn, optimizer, step, report, starting_state(seed, resume_from), begin)
+
+
+def _weighed_gates(bnn: BetaBernoulliNetwork, kl_warmup_epochs: int, kl_start: float, only: str) -> list[str]:
+    """The gates whose KL does not weigh 1 from the beginning."""
+    if kl_warmup_epochs < 0:
+        raise ValueError(f"kl_warmup_epochs is {kl_warmup_epochs}, wanted 0 or more")
+    if not 0 <= kl_start < math.inf:
+        raise ValueError(f"kl_start is {kl_start}, wanted a number of 0 or more")
+    if kl_start and not kl_warmup_epochs:
+        raise ValueError(f"kl_start is {kl_start} but kl_warmup_epochs 0: say over how many epochs it goes to 1")
+    found = fnmatch.filter(bnn.gates, only)
+    if not found:
+        raise ValueError(f"kl_start_only is {only!r}, which is none of the gates {', '.join(bnn.gates)}")
+    return found
 
 
 def pretrain(
