@@ -93,6 +93,8 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         metadata = _metadata(content)
         form, text, digest = int(metadata["format"]), metadata["meta"], metadata["sha256"]
+        if form < 1:
+            raise ValueError
     except Exception:  # whatever a damaged header makes a parser raise
         raise CheckpointError(f"{path} is truncated, altered or no bbpyro checkpoint; restore it from a copy") from None
     if form > FORMAT:

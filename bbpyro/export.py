@@ -1,6 +1,6 @@
 """A small network in files: safetensors with its architecture, torch.export's .pt2, and ONNX."""
 
-import importlib.util
+import importlib
 import inspect
 import io
 import logging
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from bbpyro import checkpoint
 from bbpyro.checkpoint import CheckpointError
 from bbpyro.compaction import SelectUnits, UnsupportedModuleError
+from bbpyro.prediction import in_eval_mode
 
 COMPACT = "compact.safetensors"
 
@@ -42,9 +43,15 @@ def save_compact(net: nn.Module, path: str | Path) -> None:
         path: the file, replaced atomically if it exists.
 
     Raises:
-        UnsupportedModuleError: a layer is of another class, such as a module with a forward of its own.
+        UnsupportedModuleError: a layer is of another class, such as a module with a forward of its own, or holds more
+            than its class does.
+        ValueError: the file cannot be written.
     """
-    checkpoint.write_atomic(Path(path), to_safetensors(net))
+    content = to_safetensors(net)
+    try:
+        checkpoint.write_atomic(Path(path), content)
+    except OSError as error:
+        raise ValueError(f"path: {str(path)!r} cannot be written ({error.strerror})") from None
 
 
 def load_compact(path: str | Path) -> nn.Module:
@@ -66,54 +73,74 @@ def load_compact(path: str | Path) -> nn.Module:
         net.load_state_dict(tensors, assign=True)
     except _UnknownLayerError as error:
         raise CheckpointError(f"{path} has a layer {error}, which this bbpyro does not know; upgrade bbpyro") from None
-    except (KeyError, RuntimeError, TypeError, ValueError, AttributeError) as error:
-        reason = str(error).strip().splitlines()[-1]
+    except Exception as error:  # whatever an architecture that nobody trained makes a constructor raise
+        reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
         raise CheckpointError(f"{path}: its architecture and its weights do not fit ({reason})") from None
     return net.eval()
 
 
 def to_safetensors(net: nn.Module) -> bytes:
     """What :func:`save_compact` writes."""
-    return checkpoint.serialize(net.state_dict(), {"architecture": _describe(net, "")})
+    described, tensors = _describe(net, ""), net.state_dict()
+    wanted = _build(described).state_dict()
+    for name in tensors:
+        if name not in wanted or wanted[name].shape != tensors[name].shape:
+            raise UnsupportedModuleError(f"{name}: its layer does not have this tensor by its class, so no file can")
+    return checkpoint.serialize(tensors, {"architecture": described})
 
 
 def to_pt2(net: nn.Module, example_input: Tensor) -> bytes:
     """The network as torch.export has it, for any batch size: `torch.export.load(file).module()` needs torch alone.
 
     Args:
-        net: in evaluation mode.
-        example_input: `[N, ...]`, N at least 2.
+        net: the network, which is written as it is in evaluation mode.
+        example_input: `[N, ...]`, for its shape and type; the file holds nothing of it.
     """
     file = io.BytesIO()
-    with torch.no_grad():
-        exported = torch.export.export(net, (example_input,), dynamic_shapes=({0: torch.export.Dim("batch")},))
+    with torch.no_grad(), in_eval_mode(net):
+        exported = torch.export.export(net, (_blank(example_input),), dynamic_shapes=_ANY_BATCH)
+    for node in exported.graph.nodes:
+        node.meta.pop("stack_trace", None)  # with the paths of this machine
     torch.export.save(exported, file)
     return file.getvalue()
 
 
+_ANY_BATCH = ({0: torch.export.Dim("batch")},)
+
+
+def _blank(example_input: Tensor) -> Tensor:
+    """Two data of the same shape and type, without anybody's numbers."""
+    return example_input.new_zeros(2, *example_input.shape[1:])
+
+
 def has_onnx() -> bool:
-    """Whether what ONNX needs, the extra `onnx`, is installed."""
-    return all(importlib.util.find_spec(package) for package in ("onnx", "onnxruntime", "onnxscript"))
+    """Whether what ONNX needs, the extra `onnx`, is installed and can be imported."""
+    try:
+        for package in ("onnx", "onnxruntime", "onnxscript"):
+            importlib.import_module(package)
+    except ImportError:
+        return False
+    return True
 
 
 def to_onnx(net: nn.Module, example_input: Tensor) -> bytes:
     """The network as ONNX, for any batch size, from input "x" `[N, ...]` to output "output".
 
     Args:
-        net: in evaluation mode.
-        example_input: `[N, ...]`, N at least 2.
+        net: the network, which is written as it is in evaluation mode.
+        example_input: `[N, ...]`, for its shape and type.
 
     Raises:
         ValueError: the extra `onnx` is not installed.
     """
     require_onnx()
-    with warnings.catch_warnings(), torch.no_grad():
+    with warnings.catch_warnings(), torch.no_grad(), in_eval_mode(net):
         warnings.simplefilter("ignore")  # the exporter's, of torch's own deprecations
         program: Any = torch.onnx.export(
             net,
-            (example_input,),
+            (_blank(example_input),),
             dynamo=True,
-            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            dynamic_shapes=_ANY_BATCH,
             input_names=["x"],
             output_names=["output"],
             verbose=False,
@@ -174,13 +201,15 @@ class _UnknownLayerError(Exception):
 def _describe(module: nn.Module, name: str) -> dict[str, Any]:
     """A module as JSON holds it: its type, and its children or its constructor's arguments."""
     kind = type(module)
-    if module._forward_hooks or module._forward_pre_hooks:
+    if module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module):
         raise UnsupportedModuleError(f"{name or 'the network'}: it has a hook, which no file can hold")
-    if kind is nn.Sequential:
-        children = [[key, _describe(child, f"{name}.{key}".lstrip("."))] for key, child in module.named_children()]
+    if kind is nn.Sequential:  # a child that is there twice is written twice
+        children = [
+            [key, _describe(child, f"{name}.{key}".lstrip("."))] for key, child in module._modules.items() if child
+        ]
         return {"type": "Sequential", "children": children}
-    if isinstance(module, SelectUnits):
-        return {"type": "SelectUnits", "num_units": module.indices.numel()}
+    if kind is SelectUnits:
+        return {"type": "SelectUnits", "num_units": module.get_buffer("indices").numel()}
     if kind not in _LAYERS.values():
         raise UnsupportedModuleError(
             f"{name or 'the network'}: {kind.__name__} is none of torch's usual layers, nor an nn.Sequential of them; "
@@ -200,13 +229,15 @@ def _argument(module: nn.Module, name: str) -> Any:
 
 
 def _build(described: dict[str, Any]) -> nn.Module:
+    """The modules, without memory for their tensors."""
     kind = described["type"]
     if kind == "Sequential":
         return nn.Sequential(OrderedDict((name, _build(child)) for name, child in described["children"]))
     if kind == "SelectUnits":
-        return SelectUnits(torch.zeros(described["num_units"], dtype=torch.int64))
+        return SelectUnits(torch.zeros(described["num_units"], dtype=torch.int64, device="meta"))
     if kind not in _LAYERS:
-        raise _UnknownLayerError(kind)
+        raise _UnknownLayerError(str(kind)[:50])
     # JSON has no tuples, and torch's layers take no lists for them.
     arguments = {name: tuple(v) if isinstance(v, list) else v for name, v in described["arguments"].items()}
-    return _LAYERS[kind](**arguments)
+    with torch.device("meta"):
+        return _LAYERS[kind](**arguments)

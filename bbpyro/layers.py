@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from bbpyro.distributions import Kumaraswamy
 
 MIN_CONCENTRATION = 1e-6
+MIN_START = 1e-5  # of the keep probability at which training starts, and of what it lacks to 1
 _CONCENTRATION1 = math.log1p(math.exp(-1.0))  # where the source starts: softplus(-1)
 
 
@@ -143,8 +144,8 @@ def insert_dropout(
         threshold: a unit is kept when E[π] > threshold.
         only: names of the layers to gate, with * for any characters.
         exclude: names of layers not to gate.
-        initial_keep_probability: E[π] where training starts, in (0, 1), with b = 1; by default the source's, about
-            0.24. A deep network learns nothing through many layers of that: 0.95, say, is for it.
+        initial_keep_probability: E[π] where training starts, from 1e-5 to 1 - 1e-5, with b = 1; by default the
+            source's, about 0.24. A deep network learns nothing through many layers of that: 0.95, say, is for it.
 
     Returns:
         The gated copy, with gates on the same device and of the same dtype as the layer they belong to.
@@ -154,8 +155,8 @@ def insert_dropout(
             range.
     """
     p = initial_keep_probability
-    if p is not None and not 0 < p < 1:
-        raise ValueError(f"initial_keep_probability is {p}, wanted a number between 0 and 1, neither included")
+    if p is not None and not MIN_START <= p <= 1 - MIN_START:
+        raise ValueError(f"initial_keep_probability is {p}, wanted a number from {MIN_START} to {1 - MIN_START}")
     concentration1 = _CONCENTRATION1 if p is None else p / (1 - p)  # a / (1 + a) is the mean where b = 1
     if any(isinstance(module, BetaBernoulliDropout) for module in net.modules()):
         raise ValueError("net: it already has BetaBernoulliDropout gates; insert_dropout wants a plain network")

@@ -1,3 +1,4 @@
+import pytest
 import torch
 import torch.nn.functional as F
 from scipy.stats import chisquare
@@ -36,6 +37,12 @@ def test_images_keep_their_places_their_type_and_the_seed_decides():
     assert not torch.equal(crop_and_flip(images), first)
     flat = torch.arange(1.0, 51.0).reshape(50, 1, 1, 1).expand(50, 1, 8, 8)  # image i is of the number i
     assert torch.equal(crop_and_flip(flat.double()).amax((1, 2, 3)), torch.arange(1.0, 51.0).double())
+
+
+def test_other_shapes_and_a_negative_padding_are_refused():
+    for images, padding in ((torch.rand(3, 8, 8), 4), (torch.rand(2, 3, 8, 8), -1)):
+        with pytest.raises(ValueError, match=r"wanted \[B, C, H, W\] and 0 or more"):
+            crop_and_flip(images, padding)
 
 
 def test_without_padding_an_image_is_itself_or_its_mirror_image():

@@ -143,6 +143,53 @@ def test_what_an_architecture_cannot_hold_is_refused_by_name(tmp_path: Path) -> 
     assert not list(tmp_path.iterdir())
 
 
+def test_what_is_there_twice_is_written_twice(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    relu, linear = nn.ReLU(), nn.Linear(4, 4)
+    net = nn.Sequential(linear, relu, linear, relu, nn.Linear(4, 3)).eval()
+    bbpyro.save_compact(net, tmp_path / "net")
+    x = torch.randn(5, 4)
+    assert (
+        torch.equal(bbpyro.load_compact(tmp_path / "net")(x), net(x))
+        and len(bbpyro.load_compact(tmp_path / "net")) == 5
+    )
+
+
+def test_what_a_layer_has_beside_its_class_is_refused(tmp_path: Path) -> None:
+    class Selects(SelectUnits):
+        pass
+
+    other_forward, buffer = nn.Linear(2, 2), nn.Sequential(nn.Linear(2, 2))
+    other_forward.forward = lambda x: 5 * x
+    buffer[0].register_buffer("more", torch.ones(2))
+    for net, message in (
+        (nn.Sequential(other_forward), "^0: it has a hook"),
+        (nn.Sequential(Selects(torch.arange(2))), "^0: Selects is none of"),
+        (buffer, "^0.more: its layer does not have this tensor"),
+    ):
+        with pytest.raises(UnsupportedModuleError, match=message):
+            bbpyro.save_compact(net, tmp_path / "net")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_path_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    for path in (tmp_path / "nowhere" / "net", tmp_path):
+        with pytest.raises(ValueError, match="^path: '.*' cannot be written"):
+            bbpyro.save_compact(nn.Sequential(nn.ReLU()), path)
+
+
+def test_exports_hold_nothing_of_the_example_and_nothing_of_this_machine(tmp_path: Path) -> None:
+    net = dense([4, 3, 2], True, nn.ReLU)
+    net.insert(1, nn.Dropout(0.5))
+    x = torch.rand(500, 4)
+    for content in (export.to_pt2(net.train(), x[:1]), export.to_onnx(net.train(), x[:1])):
+        assert net.training and len(content) < 40_000 and b".py" not in content
+    (tmp_path / "net.pt2").write_bytes(export.to_pt2(net.train(), x[:1]))
+    loaded = torch.export.load(tmp_path / "net.pt2")
+    assert not any(tensor.any() for tensor in loaded.example_inputs[0])
+    assert torch.equal(loaded.module()(x), net.eval()(x))  # without the dropout
+
+
 def saved(tmp_path: Path) -> Path:
     bbpyro.save_compact(dense([4, 3, 2], True, nn.ReLU), tmp_path / "net")
     return tmp_path / "net"
@@ -181,6 +228,8 @@ def test_an_artefact_of_something_else_or_that_does_not_fit_is_refused(tmp_path:
         "layer Attention, which this bbpyro does not know": {"architecture": {"type": "Attention"}},
         "do not fit": {"architecture": {**architecture, "children": architecture["children"][:2]}},
         r"do not fit \(": {"architecture": {"type": "Linear", "arguments": {"in_features": -1, "out_features": 2}}},
+        "modulo by zero": {"architecture": {"type": "GroupNorm", "arguments": {"num_groups": 0, "num_channels": 3}}},
+        "not fit": {"architecture": {"type": "Linear", "arguments": {"in_features": 10**9, "out_features": 10**9}}},
     }
     for message, meta in broken.items():
         checkpoint.save(tmp_path / "net", net.state_dict(), meta)
@@ -221,7 +270,7 @@ numpy.save({str(tmp_path / "y.npy")!r}, session.run(None, {{"x": numpy.load({str
 
 
 def test_without_the_extra_onnx_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)  # what an import of it finds, then, is nothing
     net = dense([2, 2], True, nn.ReLU)
     for call in (lambda: export.to_onnx(net, torch.rand(2, 2)), lambda: export.to_int8(b"")):
         with pytest.raises(ValueError, match=r"pip install onnx onnxruntime onnxscript"):

@@ -222,7 +222,7 @@ def test_training_can_start_from_another_keep_probability():
         for gate in gates:
             assert torch.allclose(gate.keep_probability(), torch.tensor(p), rtol=1e-4) and gate.is_untrained
         assert len(gates) == 2
-    for p in (0.0, 1.0, -1.0, float("nan")):
+    for p in (0.0, 1.0, -1.0, 1e-9, float("nan")):
         with pytest.raises(ValueError, match="initial_keep_probability is"):
             bbpyro.insert_dropout(net, initial_keep_probability=p)
 

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -94,6 +95,25 @@ def test_fine_tuning_and_eight_bits_are_rows_of_their_own(run: Path, tmp_path: P
     with contextlib.redirect_stdout(io.StringIO()) as out:
         main(["compact", str(folder)])  # which does not vouch for the file of the first
     assert not (folder / "compact-int8.onnx").exists() and "fine-tuned" not in out.getvalue()
+
+
+def test_training_that_goes_on_removes_what_was_compacted_before(run: Path, tmp_path: Path) -> None:
+    folder, config = tmp_path / "run", runs.load(run).config
+    runs.create(folder, config)
+
+    def stop(record: dict[str, Any], num_epochs: int, scored_on: str) -> None:
+        if (record["phase"], record["epoch"]) == ("SVI", 1):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        runs.train(folder, on_epoch=stop)
+    main(["compact", str(folder)])
+    assert bbpyro.load_compact(folder)
+    runs.train(folder)
+    assert not [name for name in runs.ARTEFACTS if (folder / name).exists()]
+    main(["compact", str(folder)])
+    runs.train(folder)  # which has nothing to do any more
+    assert (folder / "compact.onnx").exists()
 
 
 def test_without_the_extra_there_is_no_onnx_and_the_user_is_told(

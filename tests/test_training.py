@@ -294,6 +294,10 @@ def test_a_learning_rate_that_explodes_is_caught(bars):
         ({"kl_start": -1.0, "kl_warmup_epochs": 2}, "kl_start is -1.0"),
         ({"kl_start_only": "conv*"}, "kl_start_only is 'conv\\*', which is none of the gates 1.gate, 3.gate"),
         ({"kl_start": 2.0}, "kl_start is 2.0 but kl_warmup_epochs 0"),
+        ({"kl_start": 2.0, "kl_warmup_epochs": 1}, "kl_start is 2.0 but kl_warmup_epochs 1"),
+        ({"kl_start": 1e17, "kl_warmup_epochs": 3}, "wanted a number from 0 to 1e6"),
+        ({"augment": lambda x: x[:1]}, r"augment: of a minibatch \[100, 8, 8\] it made \[1, 8, 8\]"),
+        ({"augment": lambda x: None}, r"augment: of a minibatch \[100, 8, 8\] it made NoneType"),
         ({"x": torch.zeros(3, 64)}, "x and y"),
         ({"x": torch.zeros(3, 64), "y": torch.zeros(3)}, "num_data=230"),
         ({"x": torch.full((230, 64), math.nan)}, "x: it holds nan"),
@@ -472,3 +476,14 @@ def test_every_tensor_of_training_is_on_the_networks_device(bars, monkeypatch):
         history = bbpyro.fit(bnn, x, y, elbo=elbo, kl_warmup_epochs=2, **settings)
         assert len(history) == 2
     assert {parameter.device.type for parameter in bnn.parameters()} == {"meta"}
+
+
+def test_a_minibatch_of_one_is_refused_where_batch_norm_is(bars):
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.BatchNorm1d(8), nn.Linear(8, 4))
+    x, y = bars.x[:41], bars.y[:41]
+    bnn = bbpyro.BetaBernoulliNetwork(bbpyro.insert_dropout(net), num_data=41)
+    for train, what in ((bbpyro.pretrain, net), (bbpyro.fit, bnn)):
+        for batch_size in (1, 20):
+            with pytest.raises(ValueError, match=f"batch_size is {batch_size}: of 41 data that leaves"):
+                train(what, x, y, num_epochs=1, batch_size=batch_size, progress=False)
+        train(what, x, y, num_epochs=1, batch_size=41, progress=False)

@@ -1,6 +1,7 @@
 """VGG-16 on CIFAR-10 in a size for tests: real images, an eighth of the channels, a few hundred steps."""
 
 import contextlib
+import functools
 import io
 import json
 from pathlib import Path
@@ -13,6 +14,7 @@ import torch
 import bbpyro
 from bbpyro import data, networks, runs
 from bbpyro.cli import main
+from bbpyro.runs import config
 
 ARGUMENTS = ["--network", "vgg16", "--augmentation", "crop-flip", "--batch-size", "50"]
 EPOCHS = ["--pretrain-epochs", "3", "--epochs", "6", "--num-samples", "3"]
@@ -66,8 +68,7 @@ def test_killed_and_resumed_it_ends_with_the_same_numbers(
     images: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "run"
-    config = runs.load(trained).config
-    runs.create(folder, config)
+    runs.create(folder, runs.load(trained).config)
     for stop_after in (2, 5, 9):
 
         def stop(record: dict[str, Any], num_epochs: int, scored_on: str, stop_after: int = stop_after) -> None:
@@ -93,16 +94,45 @@ def test_it_compacts_to_a_smaller_network_that_predicts_the_same(trained: Path) 
     assert sizes[0] < sizes[1]
 
 
-def test_images_of_another_shape_are_refused_before_there_is_a_folder(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("shape", "arguments", "message"),
+    [
+        ((8, 8), ["--augmentation", "crop-flip"], "augmentation crop-flip is for images [C, H, W]"),
+        ((28, 28, 1), ["--augmentation", "crop-flip"], "augmentation crop-flip is for images [C, H, W]"),
+        ((8, 8), ["--network", "vgg16"], "vgg16 takes images of shape [3, 32, 32], but the data have [8, 8]"),
+        (
+            (16, 49),
+            ["--network", "lenet5-caffe"],
+            "takes images of shape [28, 28], but the data have [16, 49]",
+        ),
+        (
+            (8,),
+            ["--kl-start", "3", "--kl-warmup-epochs", "5", "--kl-start-only", "conv*"],
+            "none of the gates fc1",
+        ),
+        ((8,), ["--kl-start", "3"], "kl_start is 3.0 but kl_warmup_epochs 0"),
+        ((8,), ["--initial-keep-probability", "1e-9"], "initial_keep_probability is 1e-09"),
+        ((3, 32, 32), ["--network", "vgg16", "--batch-size", "3"], "leaves a minibatch of one"),
+    ],
+)
+def test_what_does_not_fit_the_data_is_refused_before_there_is_a_folder(
+    shape: tuple[int, ...],
+    arguments: list[str],
+    message: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.undo()
-    for arguments, message in (
-        (["--dataset", "bars", "--augmentation", "crop-flip"], "augmentation crop-flip is for images [N, C, H, W]"),
-        (["--dataset", "bars", "--device", "cuda"], "torch finds no GPU here"),
-    ):
-        if "cuda" in arguments and torch.cuda.is_available():
-            continue
-        with pytest.raises(SystemExit) as stop:
-            main(["train", *arguments, "--run", str(tmp_path / "run")])
-        assert stop.value.code == 2 and message in capsys.readouterr().err and not (tmp_path / "run").exists()
+    monkeypatch.setattr(networks, "vgg16", functools.partial(networks.vgg16, width=1 / 64))
+    monkeypatch.setitem(runs.NETWORKS, "vgg16", config._vgg16)
+    np.savez(tmp_path / "data.npz", x=np.zeros((20, *shape)), y=np.arange(20) % 2)
+    with pytest.raises(SystemExit) as stop:
+        main(["train", "--dataset", str(tmp_path / "data.npz"), "--run", str(tmp_path / "run"), *arguments])
+    assert stop.value.code == 2 and message in capsys.readouterr().err and not (tmp_path / "run").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["train", "--dataset", "bars", "--device", "cuda", "--run", str(tmp_path / "run")])
+    assert stop.value.code == 2 and "torch finds no GPU here" in capsys.readouterr().err

@@ -154,7 +154,7 @@ def print_shrunk(console: Console, run: runs.Run, shrunk: runs.Shrunk) -> None:
     for table in (sizes, times):
         table.title_justify = "left"
         for column in table.columns[1:]:
-            column.justify = "right"
+            column.justify, column.overflow = "right", "fold"
         console.print(table)
     print_line(console, "x: how many times less than the original; less time is saved than FLOPs, least at batch 1")
 

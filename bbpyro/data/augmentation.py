@@ -16,7 +16,14 @@ def crop_and_flip(images: Tensor, padding: int = 4) -> Tensor:
 
     Returns:
         Images of the same shape; the draws follow from torch's global generator.
+
+    Raises:
+        ValueError: `images` has other dimensions, or `padding` is negative.
     """
+    if images.dim() != 4 or padding < 0:
+        raise ValueError(
+            f"images have shape {list(images.shape)} and padding is {padding}, wanted [B, C, H, W] and 0 or more"
+        )
     num_images, num_channels, height, width = images.shape
     device = images.device
     padded = F.pad(images, [padding] * 4)

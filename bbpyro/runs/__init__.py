@@ -2,8 +2,8 @@
 
 from bbpyro.runs.config import NETWORKS, PRIORS, TrainConfig, recipe
 from bbpyro.runs.inspection import POSTERIOR, Inspection, inspect
-from bbpyro.runs.run import CHECKPOINT, Run, check, create, default_folder, load, score, summarize, train
-from bbpyro.runs.shrinking import ARTEFACTS, BATCH_SIZES, FINETUNE_LEARNING_RATE, Shrunk, shrink
+from bbpyro.runs.run import ARTEFACTS, CHECKPOINT, Run, check, create, default_folder, load, score, summarize, train
+from bbpyro.runs.shrinking import BATCH_SIZES, FINETUNE_LEARNING_RATE, Shrunk, shrink
 
 __all__ = [
     "ARTEFACTS",

@@ -13,11 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from bbpyro import data, networks, priors, training
+from bbpyro.layers import MIN_START
 
 # From the shape of one input and the number of classes.
 NETWORKS: dict[str, Callable[[Sequence[int], int], nn.Module]] = {
     "lenet-500-300": lambda shape, num_classes: networks.lenet_500_300(math.prod(shape), num_classes),
-    "lenet5-caffe": lambda shape, num_classes: networks.lenet5_caffe(math.prod(shape), num_classes),
+    "lenet5-caffe": lambda shape, num_classes: _lenet5_caffe(shape, num_classes),
     "vgg16": lambda shape, num_classes: _vgg16(shape, num_classes),
 }
 # Where a network's own settings differ from the defaults; chosen on a validation split, vgg16's in a test size only.
@@ -128,14 +129,9 @@ class TrainConfig:
             value = getattr(self, name)
             if value is not None and not 1e-37 <= value <= 1e38:
                 raise ValueError(f"{name} is {value}, wanted a positive number, from 1e-37 to 1e38")
-        if not 0 <= self.kl_start <= 1e6:
-            raise ValueError(f"kl_start is {self.kl_start}, wanted a number from 0 to 1e6")
-        if self.kl_start and not self.kl_warmup_epochs:
-            raise ValueError(
-                f"kl_start is {self.kl_start} but kl_warmup_epochs 0: say over how many epochs it goes to 1"
-            )
-        if self.initial_keep_probability is not None and not 0 < self.initial_keep_probability < 1:
-            raise ValueError(f"initial_keep_probability is {self.initial_keep_probability}, wanted between 0 and 1")
+        p = self.initial_keep_probability
+        if p is not None and not MIN_START <= p <= 1 - MIN_START:
+            raise ValueError(f"initial_keep_probability is {p}, wanted a number from {MIN_START} to {1 - MIN_START}")
         if not 0 <= self.threshold < 1:
             raise ValueError(f"threshold is {self.threshold}, wanted a keep probability in [0, 1)")
 
@@ -188,6 +184,12 @@ def recipe(network: str) -> TrainConfig:
     if network not in NETWORKS:
         raise ValueError(f"network is {network!r}, wanted one of {', '.join(NETWORKS)}")
     return TrainConfig(network=network, **RECIPES.get(network, {}))
+
+
+def _lenet5_caffe(shape: Sequence[int], num_classes: int) -> nn.Module:
+    if tuple(shape) not in ((28, 28), (1, 28, 28), (784,)):
+        raise ValueError(f"network: lenet5-caffe takes images of shape [28, 28], but the data have {list(shape)}")
+    return networks.lenet5_caffe(784, num_classes)
 
 
 def _vgg16(shape: Sequence[int], num_classes: int) -> nn.Module:

@@ -30,6 +30,7 @@ from bbpyro.runs.config import AUGMENTATIONS, NETWORKS, TrainConfig
 from bbpyro.version import __version__
 
 CHECKPOINT = "checkpoint.safetensors"
+ARTEFACTS = ("compact.safetensors", "compact.pt2", "compact.onnx", "compact-int8.onnx")  # of a compacted run
 
 
 @dataclass(frozen=True)
@@ -78,12 +79,7 @@ def create(folder: Path, config: TrainConfig, force: bool = False) -> None:
     if folder.exists() and not (folder / "config.json").is_file():
         raise ValueError(f"run folder {folder} is no run, so it is not replaced, with --force or without")
     dataset = _load_data(config)
-    plain = plain_network(config, dataset)  # or refuse what does not fit it before there is a folder
-    if config.pretrained is not None:
-        _load_pretrained(config.pretrained, plain)
-    if config.augmentation != "none" and dataset.x.dim() != 4:
-        shape = ["N", *dataset.x.shape[1:]]
-        raise ValueError(f"augmentation {config.augmentation} is for images [N, C, H, W]; the data have {shape}")
+    _check_fit(config, dataset)
     config = config.with_absolute_paths()
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -97,6 +93,21 @@ def create(folder: Path, config: TrainConfig, force: bool = False) -> None:
         if folder.exists():
             os.replace(folder, Path(scratch) / "old")
         os.replace(made, folder)
+
+
+def _check_fit(config: TrainConfig, dataset: data.Dataset) -> None:
+    """Refuse what would fail only in training, when there is a folder already."""
+    plain = plain_network(config, dataset)
+    if config.pretrained is not None:
+        _load_pretrained(config.pretrained, plain)
+    training.check_batch_norm(plain, len(dataset.x), config.batch_size)
+    bnn = _network(config, plain, dataset)
+    training.weighed_gates(bnn, config.kl_warmup_epochs, config.kl_start, config.kl_start_only)
+    shape = list(dataset.x.shape[1:])
+    if config.augmentation != "none" and (len(shape) != 3 or min(shape[1:]) < 8):
+        raise ValueError(
+            f"augmentation {config.augmentation} is for images [C, H, W] of at least 8x8; the data have {shape}"
+        )
 
 
 def load(folder: Path) -> Run:
@@ -147,6 +158,8 @@ def train(folder: Path, console: Console | None = None, on_epoch: OnEpoch | None
     saved = _Saved.read(folder, config)
     if saved:
         saved.write_metrics(folder)
+    if saved is None or len(saved.records("SVI")) < config.epochs:
+        clear_artefacts(folder)  # which are of the network as it was
     plain = plain_network(config, dataset).to(config.torch_device())
     settings: dict[str, Any] = {
         "batch_size": config.batch_size,
@@ -201,6 +214,13 @@ def train(folder: Path, console: Console | None = None, on_epoch: OnEpoch | None
         **settings,
     )
     return Run(folder, config, dataset, bnn.eval(), [*pretraining, *history])
+
+
+def clear_artefacts(folder: Path) -> None:
+    """Remove what an earlier compaction of the run wrote."""
+    checkpoint.clear_unfinished(folder, *ARTEFACTS)
+    for name in ARTEFACTS:
+        (folder / name).unlink(missing_ok=True)
 
 
 def score(run: Run, num_samples: int = 100) -> dict[str, Any]:

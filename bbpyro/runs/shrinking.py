@@ -17,9 +17,8 @@ from bbpyro.checkpoint import CheckpointError
 from bbpyro.compaction import TOLERANCE, Size, UnsupportedModuleError, compact, measure
 from bbpyro.prediction import score
 from bbpyro.runs.config import AUGMENTATIONS
-from bbpyro.runs.run import Run, plain_network
+from bbpyro.runs.run import Run, clear_artefacts, plain_network
 
-ARTEFACTS = (export.COMPACT, "compact.pt2", "compact.onnx", "compact-int8.onnx")
 BATCH_SIZES = (1, 100, 1000)
 FINETUNE_LEARNING_RATE = 1e-4
 _SECONDS_A_BATCH_SIZE = 10.0
@@ -115,8 +114,8 @@ def shrink(run: Run, *, finetune_epochs: int = 0, int8: bool = False, console: C
             files["compact-int8.onnx"] = export.to_int8(files["compact.onnx"])
             forms["ONNX Runtime, int8"] = _onnx(files["compact-int8.onnx"])
     _write(run, files)
-    with _stage(console, "timing"):
-        seconds = _time({name: form.call for name, form in forms.items()}, x)
+    seconds = _time({name: form.call for name, form in forms.items()}, x, console)
+    with _stage(console, "scoring"):
         rows = {name: _row(name, form, run, seconds[name]) for name, form in forms.items()}
     return Shrunk(small, rows, {name: len(content) for name, content in files.items()})
 
@@ -165,12 +164,9 @@ def _finetuned(run: Run, small: nn.Module, num_epochs: int, console: Console | N
 
 
 def _write(run: Run, files: Mapping[str, bytes]) -> None:
-    checkpoint.clear_unfinished(run.folder, *ARTEFACTS)
-    for name in ARTEFACTS:
-        if name in files:
-            checkpoint.write_atomic(run.folder / name, files[name])
-        else:
-            (run.folder / name).unlink(missing_ok=True)  # of an earlier call, which this one does not vouch for
+    clear_artefacts(run.folder)  # all of them first: what is there together is of one network
+    for name, content in files.items():
+        checkpoint.write_atomic(run.folder / name, content)
 
 
 def _row(name: str, form: _Form, run: Run, seconds: dict[int, float]) -> Row:
@@ -185,22 +181,30 @@ def _row(name: str, form: _Form, run: Run, seconds: dict[int, float]) -> Row:
 
 
 @torch.no_grad()
-def _time(nets: Mapping[str, Network], x: Tensor) -> dict[str, dict[int, float]]:
+def _time(nets: Mapping[str, Network], x: Tensor, console: Console | None) -> dict[str, dict[int, float]]:
     """Medians of interleaved rounds, each of some calls, on one thread."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        times: dict[str, dict[int, list[float]]] = {name: {size: [] for size in BATCH_SIZES} for name in nets}
+        medians: dict[str, dict[int, float]] = {name: {} for name in nets}
         for size in BATCH_SIZES:
-            batch = x[torch.arange(size) % len(x)]
-            calls, rounds, began = max(1, 200 // size), 0, time.perf_counter()
-            while rounds < 3 or (rounds < 15 and time.perf_counter() - began < _SECONDS_A_BATCH_SIZE):
-                rounds += 1
-                for name, net in nets.items():
-                    started = time.perf_counter()
-                    for _ in range(calls):
-                        net(batch)
-                    times[name][size].append((time.perf_counter() - started) / calls)
+            with _stage(console, f"timing batches of {size}"):
+                for name, seconds in _rounds(nets, x[torch.arange(size) % len(x)], max(1, 200 // size)).items():
+                    medians[name][size] = statistics.median(seconds)
     finally:
         torch.set_num_threads(threads)
-    return {name: {size: statistics.median(each) for size, each in of.items()} for name, of in times.items()}
+    return medians
+
+
+def _rounds(nets: Mapping[str, Network], batch: Tensor, calls: int) -> dict[str, list[float]]:
+    times: dict[str, list[float]] = {name: [] for name in nets}
+    began = time.perf_counter()
+    for _ in range(15):
+        for name, net in nets.items():
+            started = time.perf_counter()
+            for _ in range(calls):
+                net(batch)
+            times[name].append((time.perf_counter() - started) / calls)
+        if time.perf_counter() - began > _SECONDS_A_BATCH_SIZE:
+            break
+    return times

@@ -1,8 +1,8 @@
 """Training: fit() with SVI, and pretrain() before it."""
 
-from bbpyro.training.epochs import NonFiniteLossError, TrainingState
+from bbpyro.training.epochs import NonFiniteLossError, TrainingState, check_batch_norm
 from bbpyro.training.handlers import PRECISIONS, KLWarmup, Scorecard, SingleOptimizer
-from bbpyro.training.inference import ELBOS, SCHEDULES, cosine, fit, pretrain, steps
+from bbpyro.training.inference import ELBOS, SCHEDULES, cosine, fit, pretrain, steps, weighed_gates
 
 __all__ = [
     "ELBOS",
@@ -13,8 +13,10 @@ __all__ = [
     "Scorecard",
     "SingleOptimizer",
     "TrainingState",
+    "check_batch_norm",
     "cosine",
     "fit",
     "pretrain",
     "steps",
+    "weighed_gates",
 ]

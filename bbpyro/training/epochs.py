@@ -121,7 +121,7 @@ class Epochs:
         total = 0.0
         for i, batch in enumerate(batches):
             x, y = self.x[batch].to(device), self.y[batch].to(device)
-            x = self.augment(x) if self.augment else x
+            x = _augmented(self.augment, x) if self.augment else x
             try:
                 total += step(x, y) * len(batch)
             except ArithmeticError as error:
@@ -157,6 +157,14 @@ class Epochs:
                 bar.update(task, advance=1, description=f"{self.label} epoch {epoch + 1}/{self.num_epochs}")
 
             yield advance
+
+
+def _augmented(augment: Callable[[Tensor], Any], x: Tensor) -> Tensor:
+    changed = augment(x)
+    if not isinstance(changed, Tensor) or len(changed) != len(x):
+        got = f"[{', '.join(map(str, changed.shape))}]" if isinstance(changed, Tensor) else type(changed).__name__
+        raise ValueError(f"augment: of a minibatch {list(x.shape)} it made {got}, wanted as many data")
+    return changed
 
 
 def fused_adam(groups: list[dict[str, Any]], weight_decay: float = 0.0) -> torch.optim.Adam:
@@ -250,6 +258,16 @@ def check_settings(num_epochs: int, batch_size: int, *learning_rates: float) -> 
     for rate in learning_rates:
         if not 0 < rate < math.inf:
             raise ValueError(f"a learning rate is {rate}, wanted a positive number")
+
+
+def check_batch_norm(net: nn.Module, num_data: int, batch_size: int) -> None:
+    """Raise a ValueError where a minibatch would be one datum, of which nn.BatchNorm1d learns nothing."""
+    is_single = batch_size == 1 or num_data % batch_size == 1
+    if is_single and any(isinstance(module, nn.BatchNorm1d) for module in net.modules()):
+        raise ValueError(
+            f"batch_size is {batch_size}: of {num_data} data that leaves a minibatch of one, of which batch norm "
+            "learns nothing; choose another"
+        )
 
 
 def check_choice(name: str, value: str, known: Collection[str]) -> None:

@@ -15,6 +15,7 @@ from bbpyro.model import BetaBernoulliNetwork
 from bbpyro.training.epochs import (
     Epochs,
     TrainingState,
+    check_batch_norm,
     check_choice,
     check_data,
     check_likelihood,
@@ -86,8 +87,8 @@ def fit(
         learning_rate: Adam's, for the weights.
         gate_learning_rate: Adam's, for a and b of the gates.
         schedule: "cosine" (constant, then a cosine to zero), "steps" (the source's) or "constant".
-        kl_warmup_epochs: epochs over which the weight of KL[q(π)||p(π)] goes linearly from `kl_start` to 1, at
-            most num_epochs; 0 for none. From then on the loss is -ELBO again.
+        kl_warmup_epochs: epochs, at most num_epochs, over which the weight of KL[q(π)||p(π)] goes linearly from
+            `kl_start` to 1, which it is in the last of them; 0 for none. From then on the loss is -ELBO again.
         kl_start: where it goes from. 0 is a warm-up; a number above 1 makes units go early that the ELBO alone would
             only let go of after very long: once out they stay out.
         kl_start_only: the gates whose KL that is, by name, with * for any characters; others keep a weight of 1.
@@ -110,7 +111,8 @@ def fit(
     """
     check_data(x, y, bnn.num_data)
     check_settings(num_epochs, batch_size, learning_rate, gate_learning_rate)
-    weighed = _weighed_gates(bnn, kl_warmup_epochs, kl_start, kl_start_only)
+    check_batch_norm(bnn, len(x), batch_size)
+    weighed = weighed_gates(bnn, kl_warmup_epochs, kl_start, kl_start_only)
     check_choice("schedule", schedule, SCHEDULES)
     check_choice("elbo", elbo, ELBOS)
     check_choice("precision", precision, PRECISIONS)
@@ -144,7 +146,7 @@ def fit(
 
     def begin(epoch: int) -> None:
         share = min(1.0, (epoch + 1) / min(kl_warmup_epochs, num_epochs)) if kl_warmup_epochs else 1.0
-        warmup.weight = kl_start + (1 - kl_start) * share
+        warmup.weight = kl_start * (1 - share) + share
 
     def report() -> dict[str, Any]:
         return {
@@ -160,14 +162,17 @@ def fit(
         return epochs.run(bnn, optimizer, step, report, starting_state(seed, resume_from), begin)
 
 
-def _weighed_gates(bnn: BetaBernoulliNetwork, kl_warmup_epochs: int, kl_start: float, only: str) -> list[str]:
-    """The gates whose KL does not weigh 1 from the beginning."""
+def weighed_gates(bnn: BetaBernoulliNetwork, kl_warmup_epochs: int, kl_start: float, only: str) -> list[str]:
+    """The gates whose KL does not weigh 1 from the beginning; a ValueError where a number or the name is wrong."""
     if kl_warmup_epochs < 0:
         raise ValueError(f"kl_warmup_epochs is {kl_warmup_epochs}, wanted 0 or more")
-    if not 0 <= kl_start < math.inf:
-        raise ValueError(f"kl_start is {kl_start}, wanted a number of 0 or more")
-    if kl_start and not kl_warmup_epochs:
-        raise ValueError(f"kl_start is {kl_start} but kl_warmup_epochs 0: say over how many epochs it goes to 1")
+    if not 0 <= kl_start <= 1e6:
+        raise ValueError(f"kl_start is {kl_start}, wanted a number from 0 to 1e6")
+    if kl_start and kl_warmup_epochs < 2:
+        raise ValueError(
+            f"kl_start is {kl_start} but kl_warmup_epochs {kl_warmup_epochs}: say over how many epochs, at least 2, it "
+            "goes to 1"
+        )
     found = fnmatch.filter(bnn.gates, only)
     if not found:
         raise ValueError(f"kl_start_only is {only!r}, which is none of the gates {', '.join(bnn.gates)}")
@@ -201,6 +206,7 @@ def pretrain(
     """
     check_data(x, y, len(x))
     check_settings(num_epochs, batch_size, learning_rate)
+    check_batch_norm(net, len(x), batch_size)
     check_choice("schedule", schedule, SCHEDULES)
     check_choice("precision", precision, PRECISIONS)
     likelihood = likelihood or Categorical()
