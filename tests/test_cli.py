@@ -513,8 +513,7 @@ ALL_SETTINGS = {
     "gate_learning_rate": 0.02,
     "schedule": "steps",
     "kl_warmup_epochs": 2,
-    "kl_start": 4.5,
-    "kl_start_only": "fc*",
+    "kl_start": [["fc1*", 4.5], ["*", 2.0]],
     "elbo": "mean-field",
     "validation_size": 5,
     "seed": 3,
@@ -526,7 +525,10 @@ ALL_SETTINGS = {
 
 
 def as_flags(settings: dict[str, Any]) -> list[str]:
-    return [word for name, value in settings.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+    def words(value: Any) -> list[str]:
+        return [word for element in value for word in words(element)] if isinstance(value, list) else [str(value)]
+
+    return [word for name, value in settings.items() for word in (f"--{name.replace('_', '-')}", *words(value))]
 
 
 def test_print_config_prints_every_setting_and_does_nothing_else(cli: Cli, tmp_path: Path) -> None:
@@ -567,8 +569,8 @@ def test_a_network_brings_settings_of_its_own_which_a_file_and_flags_override(cl
         assert settings("--network", name) == {key: value for key, value in wanted.items() if value is not None}
     assert settings("--network", "vgg16", "--dataset", "mnist")["dataset"] == "mnist"
     Path("settings.toml").write_text('network = "lenet5-caffe"\nepochs = 7\n')
-    by_file = settings("--config", "settings.toml", "--kl-start", "3")
-    assert (by_file["epochs"], by_file["kl_start"], by_file["kl_start_only"]) == (7, 3.0, "conv*")
+    by_file = settings("--config", "settings.toml", "--kl-start", "fc*", "3")
+    assert (by_file["epochs"], by_file["kl_start"], by_file["gate_learning_rate"]) == (7, [["fc*", 3.0]], 0.03)
     assert settings("--config", "settings.toml", "--network=lenet-500-300") == {**settings(), "epochs": 7}
     with pytest.raises(ValueError, match="network is 'nope', wanted one of lenet-500-300"):
         runs.recipe("nope")
@@ -596,6 +598,8 @@ def test_a_run_from_a_file_is_the_run_from_its_flags(cli: Cli, tmp_path: Path, n
         ('schedule = "linear"', "schedule"),
         ("pretrained = 3", "pretrained"),
         ("dataset = 3", "dataset"),
+        ("kl_start = 3", "kl_start"),
+        ('kl_start = [["fc*", "many"]]', "kl_start"),
     ],
 )
 def test_a_file_of_wrong_settings_is_a_users_error(cli: Cli, text: str, mention: str) -> None:

@@ -146,8 +146,8 @@ def test_the_schedule_sets_both_learning_rates(bars):
 
 def test_kl_warmup_weighs_the_named_keep_probabilities_on_both_sides_and_nothing_else(bars):
     bnn, x, y = tiny(bars)
-    warmup = KLWarmup(["1.gate"])
-    warmup.weight = 0.25
+    warmup = KLWarmup({"1.gate": 0.1})
+    warmup.share = 1 / 6  # 0.1 * 5/6 + 1/6
     for program in (bnn.model, bnn.guide):
         torch.manual_seed(0)
         plain = poutine.trace(program).get_trace(x, y)
@@ -182,13 +182,20 @@ def test_the_weight_of_the_kl_goes_linearly_from_its_start_to_one(bars, start, e
 
     class Spy(KLWarmup):
         def _pyro_sample(self, msg):
-            weights.append(self.weight)
+            weights.append(self.starts["1.gate.pi"] * (1 - self.share) + self.share)
             super()._pyro_sample(msg)
 
     monkeypatch.setattr("bbpyro.training.inference.KLWarmup", Spy)
     bnn, x, y = tiny(bars)
     bbpyro.fit(bnn, x, y, num_epochs=4, batch_size=len(x), kl_warmup_epochs=epochs, kl_start=start, progress=False)
     assert weights[:: len(weights) // 4] == pytest.approx(wanted)
+
+
+def test_the_first_name_that_fits_a_gate_says_where_its_kl_starts(bars):
+    bnn = network(10)
+    assert training.kl_starts(bnn, 2, 3.0) == {"1.gate": 3.0, "3.gate": 3.0}
+    assert training.kl_starts(bnn, 2, {"3*": 5.0}) == {"3.gate": 5.0}
+    assert training.kl_starts(bnn, 2, {"3*": 5.0, "*": 2.0}) == {"1.gate": 2.0, "3.gate": 5.0}
 
 
 def test_a_heavy_kl_at_first_drops_units_for_good_and_for_nothing_and_only_where_it_is_wanted():
@@ -200,7 +207,7 @@ def test_a_heavy_kl_at_first_drops_units_for_good_and_for_nothing_and_only_where
     histories = {}
     for only in ("none", "3.*", "*"):
         bnn = bbpyro.BetaBernoulliNetwork(bbpyro.insert_dropout(net, threshold=0.01), num_data=len(bars.x))
-        heavy = {} if only == "none" else {"kl_warmup_epochs": 6, "kl_start": 10.0, "kl_start_only": only}
+        heavy = {} if only == "none" else {"kl_warmup_epochs": 6, "kl_start": {only: 10.0}}
         histories[only] = bbpyro.fit(bnn, bars.x, bars.y, **heavy, **settings)
     inputs = {only: [record["active"]["1.gate"] for record in history] for only, history in histories.items()}
     assert inputs["*"][5] == inputs["*"][-1] == 16  # the pixels that carry the bars
@@ -292,7 +299,7 @@ def test_a_learning_rate_that_explodes_is_caught(bars):
         ({"elbo": "renyi"}, "elbo.*trace, mean-field"),
         ({"kl_warmup_epochs": -1}, "kl_warmup_epochs"),
         ({"kl_start": -1.0, "kl_warmup_epochs": 2}, "kl_start is -1.0"),
-        ({"kl_start_only": "conv*"}, "kl_start_only is 'conv\\*', which is none of the gates 1.gate, 3.gate"),
+        ({"kl_start": {"conv*": 0.0}}, "kl_start: 'conv\\*' is none of the gates 1.gate, 3.gate"),
         ({"kl_start": 2.0}, "kl_start is 2.0 but kl_warmup_epochs 0"),
         ({"kl_start": 2.0, "kl_warmup_epochs": 1}, "kl_start is 2.0 but kl_warmup_epochs 1"),
         ({"kl_start": 1e17, "kl_warmup_epochs": 3}, "wanted a number from 0 to 1e6"),

@@ -26,8 +26,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "lenet5-caffe": {
         "epochs": 40,
         "gate_learning_rate": 0.03,
-        "kl_start": 40.0,
-        "kl_start_only": "conv*",
+        "kl_start": (("conv*", 40.0), ("fc*", 3.0)),
         "kl_warmup_epochs": 20,
     },
     "vgg16": {"dataset": "cifar10", "augmentation": "crop-flip", "initial_keep_probability": 0.97},
@@ -78,10 +77,8 @@ class TrainConfig:
     """cosine: constant for half of training, then half a cosine to zero; steps: cut by ten at 50% and 75%; constant."""
     kl_warmup_epochs: int = 0
     """Epochs over which the weight of the KL goes from kl-start to 1."""
-    kl_start: float = 0.0
-    """The weight of the KL where that begins: 0 is a warm-up; above 1, units go early that stay long otherwise."""
-    kl_start_only: str = "*"
-    """The gates whose KL that is, by name, with * for any characters: conv* are lenet5-caffe's convolutions."""
+    kl_start: tuple[tuple[str, float], ...] = ()
+    """Where it goes from, by name of gate, e.g. 'conv*' 40 'fc*' 3 (above 1, units go early); by default 0 for all."""
     elbo: Literal["trace", "mean-field"] = "trace"
     """Pyro's Trace_ELBO, or TraceMeanField_ELBO with closed-form KLs."""
     validation_size: int = 0
@@ -153,6 +150,10 @@ class TrainConfig:
         """Where the network is trained and predicts: on this machine, which need not be the one it began on."""
         return torch.device("cuda" if self.device != "cpu" and torch.cuda.is_available() else "cpu")
 
+    def kl_weights(self) -> float | dict[str, float]:
+        """What :func:`bbpyro.fit` wants as `kl_start`."""
+        return dict(self.kl_start) or 0.0
+
     def make_prior(self) -> priors.Prior:
         """The prior on π."""
         make, default = PRIORS[self.prior]
@@ -160,7 +161,8 @@ class TrainConfig:
 
     def to_json(self) -> dict[str, Any]:
         """The settings as JSON holds them."""
-        return {k: str(v) if isinstance(v, Path) else v for k, v in dataclasses.asdict(self).items()}
+        settings = {k: str(v) if isinstance(v, Path) else v for k, v in dataclasses.asdict(self).items()}
+        return {**settings, "kl_start": [list(pair) for pair in self.kl_start]}
 
     @classmethod
     def from_json(cls, settings: dict[str, Any]) -> "TrainConfig":
@@ -172,7 +174,8 @@ class TrainConfig:
             if not _fits(value, hints[name]):
                 raise ValueError(f"{name} is {value!r}, wanted {_describe(hints[name])}")
         paths = {k: Path(v) for k, v in settings.items() if k in ("pretrained", "data_dir") and v is not None}
-        return cls(**{**settings, **paths})
+        pairs = {"kl_start": tuple((str(k), float(v)) for k, v in settings.get("kl_start", ()))}
+        return cls(**{**settings, **paths, **pairs})
 
 
 def recipe(network: str) -> TrainConfig:
@@ -204,6 +207,12 @@ def _fits(value: Any, hint: Any) -> bool:
         return any(_fits(value, option) for option in typing.get_args(hint))
     if typing.get_origin(hint) is Literal:
         return value in typing.get_args(hint)
+    if typing.get_origin(hint) is tuple:  # of any length, or of these elements
+        if not isinstance(value, list | tuple):
+            return False
+        of = typing.get_args(hint)
+        of = of[:1] * len(value) if of[-1] is Ellipsis else of
+        return len(of) == len(value) and all(map(_fits, value, of))
     if hint in (int, float):
         return isinstance(value, (int, hint)) and not isinstance(value, bool)
     return isinstance(value, str if hint is Path else hint)
@@ -212,5 +221,7 @@ def _fits(value: Any, hint: Any) -> bool:
 def _describe(hint: Any) -> str:
     if typing.get_origin(hint) is Literal:
         return f"one of {', '.join(typing.get_args(hint))}"
+    if typing.get_origin(hint) is tuple:
+        return 'pairs such as [["conv*", 40.0]]'
     options = [option for option in typing.get_args(hint) or (hint,) if option is not types.NoneType]
     return {int: "a whole number", float: "a number", str: "a text", Path: "a path"}[options[0]]

@@ -102,7 +102,7 @@ def _check_fit(config: TrainConfig, dataset: data.Dataset) -> None:
         _load_pretrained(config.pretrained, plain)
     training.check_batch_norm(plain, len(dataset.x), config.batch_size)
     bnn = _network(config, plain, dataset)
-    training.weighed_gates(bnn, config.kl_warmup_epochs, config.kl_start, config.kl_start_only)
+    training.kl_starts(bnn, config.kl_warmup_epochs, config.kl_weights())
     shape = list(dataset.x.shape[1:])
     if config.augmentation != "none" and (len(shape) != 3 or min(shape[1:]) < 8):
         raise ValueError(
@@ -206,8 +206,7 @@ def train(folder: Path, console: Console | None = None, on_epoch: OnEpoch | None
         gate_learning_rate=config.gate_learning_rate,
         schedule=config.schedule,
         kl_warmup_epochs=config.kl_warmup_epochs,
-        kl_start=config.kl_start,
-        kl_start_only=config.kl_start_only,
+        kl_start=config.kl_weights(),
         elbo=config.elbo,
         on_epoch=keep(bnn.net, config.epochs, pretraining),
         resume_from=saved.state(config.seed) if saved else None,

@@ -2,7 +2,7 @@
 
 from bbpyro.training.epochs import NonFiniteLossError, TrainingState, check_batch_norm
 from bbpyro.training.handlers import PRECISIONS, KLWarmup, Scorecard, SingleOptimizer
-from bbpyro.training.inference import ELBOS, SCHEDULES, cosine, fit, pretrain, steps, weighed_gates
+from bbpyro.training.inference import ELBOS, SCHEDULES, cosine, fit, kl_starts, pretrain, steps
 
 __all__ = [
     "ELBOS",
@@ -16,7 +16,7 @@ __all__ = [
     "check_batch_norm",
     "cosine",
     "fit",
+    "kl_starts",
     "pretrain",
     "steps",
-    "weighed_gates",
 ]

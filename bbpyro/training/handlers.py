@@ -1,7 +1,7 @@
 """What stands between SVI and the model: one optimizer for all parameters, KL warm-up, a running score, precision."""
 
 import contextlib
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -27,17 +27,21 @@ class SingleOptimizer(PyroOptim):
 
 
 class KLWarmup(Messenger):
-    """An effect handler that weighs log p(π) and log q(π), and so the KL between them, of the gates named."""
+    """An effect handler that weighs log p(π) and log q(π), and so the KL between them.
 
-    weight = 1.0
+    Args:
+        starts: gate -> the weight its KL begins with; other gates' weigh 1.
+    """
 
-    def __init__(self, gates: Collection[str]) -> None:
+    share = 1.0  # of the way from those weights to 1
+
+    def __init__(self, starts: Mapping[str, float]) -> None:
         super().__init__()
-        self.sites = {f"{gate}.pi" for gate in gates}
+        self.starts = {f"{gate}.pi": start for gate, start in starts.items()}
 
     def _pyro_sample(self, msg: Any) -> None:
-        if self.weight != 1.0 and msg["name"] in self.sites:
-            msg["scale"] = msg["scale"] * self.weight
+        if self.share != 1.0 and msg["name"] in self.starts:
+            msg["scale"] = msg["scale"] * (self.starts[msg["name"]] * (1 - self.share) + self.share)
 
 
 class Scorecard(Messenger):

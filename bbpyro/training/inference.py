@@ -2,7 +2,7 @@
 
 import fnmatch
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pyro
@@ -64,8 +64,7 @@ def fit(
     gate_learning_rate: float = 1e-2,
     schedule: str = "cosine",
     kl_warmup_epochs: int = 0,
-    kl_start: float = 0.0,
-    kl_start_only: str = "*",
+    kl_start: float | Mapping[str, float] = 0.0,
     elbo: str = "trace",
     augment: Callable[[Tensor], Tensor] | None = None,
     precision: str = "float32",
@@ -89,9 +88,9 @@ def fit(
         schedule: "cosine" (constant, then a cosine to zero), "steps" (the source's) or "constant".
         kl_warmup_epochs: epochs, at most num_epochs, over which the weight of KL[q(π)||p(π)] goes linearly from
             `kl_start` to 1, which it is in the last of them; 0 for none. From then on the loss is -ELBO again.
-        kl_start: where it goes from. 0 is a warm-up; a number above 1 makes units go early that the ELBO alone would
+        kl_start: where it goes from, for all gates or by their names, with * for any characters; the KL of a gate
+            that is not named weighs 1. 0 is a warm-up; a number above 1 makes units go early that the ELBO alone would
             only let go of after very long: once out they stay out.
-        kl_start_only: the gates whose KL that is, by name, with * for any characters; others keep a weight of 1.
         elbo: "trace" (Trace_ELBO) or "mean-field" (TraceMeanField_ELBO, with closed-form KLs where there are).
         augment: changes each minibatch of inputs at random, e.g. :func:`bbpyro.data.crop_and_flip`.
         precision: "float32", or "bf16" for torch.autocast within the network.
@@ -112,7 +111,7 @@ def fit(
     check_data(x, y, bnn.num_data)
     check_settings(num_epochs, batch_size, learning_rate, gate_learning_rate)
     check_batch_norm(bnn, len(x), batch_size)
-    weighed = weighed_gates(bnn, kl_warmup_epochs, kl_start, kl_start_only)
+    starts = kl_starts(bnn, kl_warmup_epochs, kl_start)
     check_choice("schedule", schedule, SCHEDULES)
     check_choice("elbo", elbo, ELBOS)
     check_choice("precision", precision, PRECISIONS)
@@ -128,7 +127,7 @@ def fit(
             {"params": gate_parameters, "lr": gate_learning_rate},
         ]
     )
-    warmup, score = KLWarmup(weighed), Scorecard()
+    warmup, score = KLWarmup(starts), Scorecard()
     estimator = ELBOS[elbo]()
 
     def loss_and_grads(*args: Any) -> float:
@@ -145,8 +144,7 @@ def fit(
             return svi.step(x_batch, y_batch) / bnn.num_data
 
     def begin(epoch: int) -> None:
-        share = min(1.0, (epoch + 1) / min(kl_warmup_epochs, num_epochs)) if kl_warmup_epochs else 1.0
-        warmup.weight = kl_start * (1 - share) + share
+        warmup.share = min(1.0, (epoch + 1) / min(kl_warmup_epochs, num_epochs)) if kl_warmup_epochs else 1.0
 
     def report() -> dict[str, Any]:
         return {
@@ -162,21 +160,27 @@ def fit(
         return epochs.run(bnn, optimizer, step, report, starting_state(seed, resume_from), begin)
 
 
-def weighed_gates(bnn: BetaBernoulliNetwork, kl_warmup_epochs: int, kl_start: float, only: str) -> list[str]:
-    """The gates whose KL does not weigh 1 from the beginning; a ValueError where a number or the name is wrong."""
+def kl_starts(
+    bnn: BetaBernoulliNetwork, kl_warmup_epochs: int, kl_start: float | Mapping[str, float]
+) -> dict[str, float]:
+    """The weight that each gate's KL begins with; a ValueError where a number or a name is wrong."""
     if kl_warmup_epochs < 0:
         raise ValueError(f"kl_warmup_epochs is {kl_warmup_epochs}, wanted 0 or more")
-    if not 0 <= kl_start <= 1e6:
-        raise ValueError(f"kl_start is {kl_start}, wanted a number from 0 to 1e6")
-    if kl_start and kl_warmup_epochs < 2:
-        raise ValueError(
-            f"kl_start is {kl_start} but kl_warmup_epochs {kl_warmup_epochs}: say over how many epochs, at least 2, it "
-            "goes to 1"
-        )
-    found = fnmatch.filter(bnn.gates, only)
-    if not found:
-        raise ValueError(f"kl_start_only is {only!r}, which is none of the gates {', '.join(bnn.gates)}")
-    return found
+    named = dict(kl_start) if isinstance(kl_start, Mapping) else {"*": kl_start}
+    starts: dict[str, float] = {}
+    for name, start in named.items():
+        if not 0 <= start <= 1e6:
+            raise ValueError(f"kl_start is {start}, wanted a number from 0 to 1e6")
+        if start and kl_warmup_epochs < 2:
+            raise ValueError(
+                f"kl_start is {start} but kl_warmup_epochs {kl_warmup_epochs}: say over how many epochs, at least 2, "
+                "it goes to 1"
+            )
+        gates = fnmatch.filter(bnn.gates, name)
+        if not gates:
+            raise ValueError(f"kl_start: {name!r} is none of the gates {', '.join(bnn.gates)}")
+        starts = dict.fromkeys(gates, start) | starts  # the first name that fits a gate counts
+    return starts
 
 
 def pretrain(
