@@ -26,7 +26,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "lenet5-caffe": {
         "epochs": 40,
         "gate_learning_rate": 0.03,
-        "kl_start": (("conv*", 40.0), ("fc*", 3.0)),
+        "kl_start": (("conv*", 40.0), ("fc*", 6.0)),
         "kl_warmup_epochs": 20,
     },
     "vgg16": {"dataset": "cifar10", "augmentation": "crop-flip", "initial_keep_probability": 0.97},
@@ -78,7 +78,7 @@ class TrainConfig:
     kl_warmup_epochs: int = 0
     """Epochs over which the weight of the KL goes from kl-start to 1."""
     kl_start: tuple[tuple[str, float], ...] = ()
-    """Where it goes from, by name of gate, e.g. 'conv*' 40 'fc*' 3 (above 1, units go early); by default 0 for all."""
+    """Where it goes from, by name of gate, e.g. 'conv*' 40 'fc*' 6 (above 1, units go early); by default 0 for all."""
     elbo: Literal["trace", "mean-field"] = "trace"
     """Pyro's Trace_ELBO, or TraceMeanField_ELBO with closed-form KLs."""
     validation_size: int = 0
