@@ -213,7 +213,7 @@ def _describe(module: nn.Module, name: str) -> dict[str, Any]:
     if kind not in _LAYERS.values():
         raise UnsupportedModuleError(
             f"{name or 'the network'}: {kind.__name__} is none of torch's usual layers, nor an nn.Sequential of them; "
-            "torch.export.save writes any network"
+            "bbpyro.export.to_pt2 and to_onnx make files of any network"
         )
     arguments = {
         argument: _argument(module, argument)

@@ -194,3 +194,12 @@ def test_a_run_of_a_convolutional_network_is_trained_inspected_and_compacted(tmp
     assert not (tmp_path / "run" / "figures" / "input_map.png").exists()
     assert (tmp_path / "run" / "figures" / "forest_conv2.png").exists()
     assert (tmp_path / "run" / "compact.pt2").exists()
+
+
+def test_a_network_that_lost_all_its_units_is_called_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = str(tmp_path / "run")
+    heavy = ["--kl-start", "fc*", "1000", "--kl-warmup-epochs", "2", "--threshold", "0.999"]
+    main(["train", "--dataset", "bars", "--epochs", "2", "--pretrain-epochs", "1", "--run", folder, *heavy])
+    assert "try a smaller --kl-start" in capsys.readouterr().out
+    main(["compact", folder])
+    assert "warning: a layer lost all its units" in capsys.readouterr().out

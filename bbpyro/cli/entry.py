@@ -121,12 +121,13 @@ def _warn_of_loss(console: Console, run: runs.Run) -> None:
     """Say so where SVI left the network worse than pretraining did: with few data the KL outweighs them."""
     before = [r["held_out_nll"] for r in run.history if r["phase"] == "pretraining"]
     after = run.history[-1]["held_out_nll"]
+    heavy = any(start > 1 for _, start in run.config.kl_start)
     if before and after > 1.5 * before[-1]:
         print_line(
             console,
             f"warning: the {run.config.scored_on} NLL rose from {before[-1]:.4f} after pretraining to {after:.4f}: "
-            f"{len(run.dataset.x):,} data in {run.config.epochs} epochs did not outweigh the prior; "
-            "try more --epochs, a smaller --batch-size or --kl-warmup-epochs",
+            f"{len(run.dataset.x):,} data in {run.config.epochs} epochs did not outweigh the prior; try "
+            + ("a smaller --kl-start" if heavy else "more --epochs, a smaller --batch-size or --kl-warmup-epochs"),
         )
 
 

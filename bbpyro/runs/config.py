@@ -78,7 +78,7 @@ class TrainConfig:
     kl_warmup_epochs: int = 0
     """Epochs over which the weight of the KL goes from kl-start to 1."""
     kl_start: tuple[tuple[str, float], ...] = ()
-    """Where it goes from, by name of gate, e.g. 'conv*' 40 'fc*' 6 (above 1, units go early); by default 0 for all."""
+    """Where it goes from, by name of gate, e.g. 'fc*' 6; above 1, units go early. By default 0 for all, a warm-up."""
     elbo: Literal["trace", "mean-field"] = "trace"
     """Pyro's Trace_ELBO, or TraceMeanField_ELBO with closed-form KLs."""
     validation_size: int = 0
