@@ -5,6 +5,7 @@ distribution here reads them from it. They are lost by any operation on the draw
 log-odds are those of the rounded value.
 """
 
+import math
 from typing import Any
 
 import pyro.distributions as dist
@@ -256,6 +257,76 @@ class Beta(dist.Beta):
         return self._kept_constants
 
 
+class LogitNormal(TorchDistribution):
+    """π = sigmoid(N(loc, scale²)): Gaussian log-odds. Density ``N(logit π; loc, scale²) / (π (1-π))``.
+
+    Args:
+        loc: of the log-odds, of any shape; broadcasts with scale to the batch shape.
+        scale: of the log-odds, > 0.
+        validate_args: as everywhere in torch.distributions.
+    """
+
+    arg_constraints = {"loc": constraints.real, "scale": constraints.positive}
+    support = constraints.unit_interval
+    has_rsample = True
+
+    def __init__(self, loc: Any, scale: Any, validate_args: bool | None = None) -> None:
+        self.loc, self.scale = broadcast_all(_floating(loc), _floating(scale))
+        super().__init__(self.loc.shape, validate_args=validate_args)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> "LogitNormal":
+        """The same distribution with a larger batch shape."""
+        return LogitNormal(self.loc.expand(batch_shape), self.scale.expand(batch_shape), validate_args=False)
+
+    def rsample(self, sample_shape: Any = ()) -> Tensor:
+        """Draws that remember their log-odds, `sample_shape + batch_shape`."""
+        shape = self._extended_shape(torch.Size(sample_shape))
+        noise = torch.randn(shape, dtype=torch.float64, device=self.loc.device)
+        return remember_log_odds(self.loc + self.scale * noise, self.loc.dtype)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Log-density of `value`, exact for a draw even where float rounds it to 0 or 1."""
+        if self._validate_args:
+            self._validate_sample(value)
+        odds = log_odds(value).double()
+        standard = (odds - self.loc) / self.scale
+        normal = -0.5 * standard.square() - self.scale.double().log() - 0.5 * math.log(2 * math.pi)
+        return (normal + f.softplus(odds) + f.softplus(-odds)).to(value.dtype)
+
+
+class BetaMixture(TorchDistribution):
+    """π of one of two Betas: ``weight · first + (1 - weight) · second``.
+
+    Args:
+        weight: of the first, in (0, 1).
+        first: a Beta.
+        second: a Beta of the same batch shape.
+    """
+
+    arg_constraints: dict[str, constraints.Constraint] = {}
+    support = constraints.unit_interval
+
+    def __init__(self, weight: float, first: Beta, second: Beta) -> None:
+        self.weight, self.first, self.second = weight, first, second
+        super().__init__(first.batch_shape, validate_args=False)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> "BetaMixture":
+        """The same distribution with a larger batch shape."""
+        return BetaMixture(self.weight, self.first.expand(batch_shape), self.second.expand(batch_shape))
+
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        """Draws that remember their log-odds, `sample_shape + batch_shape`; not reparameterised."""
+        with torch.no_grad():
+            first, second = (log_odds(beta.sample(sample_shape)).double() for beta in (self.first, self.second))
+            is_first = torch.rand(first.shape, device=first.device) < self.weight
+            return remember_log_odds(torch.where(is_first, first, second), self.first.concentration1.dtype)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Log-density of `value`, exact for a draw even where float rounds it to 0 or 1."""
+        first = self.first.log_prob(value) + math.log(self.weight)
+        return torch.logaddexp(first, self.second.log_prob(value) + math.log1p(-self.weight))
+
+
 class Delta(dist.Delta):
     """A point mass whose own draw costs nothing to score (Pyro's compares every element with itself)."""
 
@@ -361,7 +432,7 @@ class ContinuedTails(TorchDistribution):
 
 def with_exact_tails(distribution: TorchDistribution) -> TorchDistribution:
     """A distribution on [0, 1] that can score a remembered draw: itself, its twin here, or its continuation."""
-    if isinstance(distribution, Beta | Kumaraswamy | ContinuedTails):
+    if isinstance(distribution, Beta | BetaMixture | Kumaraswamy | LogitNormal | ContinuedTails):
         return distribution
     if isinstance(distribution, torch.distributions.Beta):
         return Beta(distribution.concentration1, distribution.concentration0)

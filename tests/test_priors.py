@@ -7,7 +7,8 @@ import pytest
 import torch
 from scipy import stats
 
-from bbpyro import distributions, priors
+import bbpyro
+from bbpyro import data, distributions, priors
 
 BAD_NUMBERS = (0, -1.0, math.inf, math.nan)
 VALUES = (0.05, 0.5, 0.9)
@@ -20,6 +21,9 @@ VALUES = (0.05, 0.5, 0.9)
         (priors.Beta(0.5, 2.0), "Beta(concentration1=0.5, concentration0=2.0)"),
         (priors.IndianBuffet(), "IndianBuffet(alpha=5.0)"),
         (priors.Normal(0.1), "Normal(scale=0.1)"),
+        (priors.Uniform(), "Uniform()"),
+        (priors.Jeffreys(), "Jeffreys()"),
+        (priors.LogitNormal(-1.0), "LogitNormal(loc=-1.0, scale=3.0)"),
     ],
 )
 def test_a_prior_prints_as_it_is_written(prior, text):
@@ -39,6 +43,7 @@ def test_priors_are_values():
         (lambda value: priors.Beta(concentration0=value), "Beta: concentration0"),
         (lambda value: priors.IndianBuffet(alpha=value), "IndianBuffet: alpha"),
         (lambda value: priors.Normal(scale=value), "Normal: scale"),
+        (lambda value: priors.LogitNormal(scale=value), "LogitNormal: scale"),
     ],
 )
 def test_a_prior_names_the_argument_that_is_not_a_positive_number(make, name, value):
@@ -93,3 +98,79 @@ def test_normal_is_one_factor_over_the_whole_weight(shape):
 
 def test_normal_takes_the_size_of_a_tensor():
     assert priors.Normal(1.0)(torch.zeros(2, 3).shape).event_shape == (2, 3)
+
+
+ON_PI = [
+    priors.Uniform(),
+    priors.Jeffreys(),
+    priors.LogitNormal(-1.0, 2.0),
+    priors.SpikeAndSlab(0.3, priors.Beta(0.05, 1.0), priors.Beta(3.0, 2.0)),
+]
+
+
+def density(prior, value):
+    """By SciPy, and for what SciPy has not, by its definition."""
+    if isinstance(prior, priors.LogitNormal):
+        return stats.norm(prior.loc, prior.scale).pdf(math.log(value / (1 - value))) / (value * (1 - value))
+    if isinstance(prior, priors.SpikeAndSlab):
+        parts = [stats.beta(b.concentration1, b.concentration0).pdf(value) for b in (prior.slab, prior.spike)]
+        return prior.slab_probability * parts[0] + (1 - prior.slab_probability) * parts[1]
+    return {priors.Uniform: stats.uniform(), priors.Jeffreys: stats.beta(0.5, 0.5)}[type(prior)].pdf(value)
+
+
+@pytest.mark.parametrize("prior", ON_PI, ids=repr)
+@pytest.mark.parametrize("value", [1e-6, *VALUES, 0.999])
+def test_a_density_is_what_it_says(prior, value):
+    found = prior(3).log_prob(torch.full((3,), value, dtype=torch.float64)).exp()
+    assert found.tolist() == pytest.approx([density(prior, value)] * 3, rel=1e-5)
+
+
+@pytest.mark.parametrize("prior", ON_PI, ids=repr)
+def test_a_density_of_remembered_draws_is_the_densitys_limit_in_log_odds(prior):
+    odds = torch.linspace(-60, 60, 24001, dtype=torch.float64)
+    pi = distributions.remember_log_odds(odds, torch.float64)
+    log_jacobian = -torch.nn.functional.softplus(odds) - torch.nn.functional.softplus(-odds)  # dπ / d logit π
+    within = (prior(1).expand((len(odds),)).log_prob(pi) + log_jacobian).exp()
+    mass = torch.trapezoid(within, odds).item()
+    spike = prior.spike.concentration1 if isinstance(prior, priors.SpikeAndSlab) else math.inf
+    beyond = 0.7 * math.exp(-60 * spike) if spike < 1 else 0.0  # of the spike below e^-60
+    assert mass + beyond == pytest.approx(1, abs=1e-4)
+
+
+@pytest.mark.parametrize("prior", ON_PI, ids=repr)
+def test_draws_have_the_priors_distribution(prior):
+    draws = prior(2).sample((20_000,))
+    assert draws.shape == (20_000, 2) and ((draws > 0) & (draws < 1)).all()
+    flat = draws.flatten()
+    odds = distributions.remembered_log_odds(draws).flatten()
+    assert torch.allclose(torch.sigmoid(odds).float(), flat.float(), atol=1e-6)
+    grid = torch.linspace(-40, 40, 80_001, dtype=torch.float64)
+    pi = distributions.remember_log_odds(grid, torch.float64)
+    log_jacobian = -torch.nn.functional.softplus(grid) - torch.nn.functional.softplus(-grid)
+    within = (prior(1).expand((len(grid),)).log_prob(pi) + log_jacobian).exp()
+    cumulative = torch.cumulative_trapezoid(within, grid)
+    below = 1 - cumulative[-1]  # what lies below the grid
+    at = torch.tensor([-3.0, -1.0, 0.0, 1.0, 2.5], dtype=torch.float64)
+    wanted = below + cumulative[torch.searchsorted(grid, at) - 1]
+    found = (odds[:, None] <= at).double().mean(0)
+    assert (found - wanted).abs().max() < 4 * 0.5 / len(odds) ** 0.5 + 1e-3  # four standard errors, and the grid's
+
+
+@pytest.mark.parametrize("prior", ON_PI, ids=repr)
+def test_svi_learns_under_every_prior(prior):
+    bars = data.bars(num_train=1000, num_test=100)
+    net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 8), torch.nn.ReLU(), torch.nn.Linear(8, 4))
+    bnn = bbpyro.BetaBernoulliNetwork(bbpyro.insert_dropout(net), num_data=1000, prior=prior)
+    settings = {"num_epochs": 5, "learning_rate": 1e-2, "gate_learning_rate": 0.05, "seed": 0, "progress": False}
+    for elbo in ("trace", "mean-field"):
+        history = bbpyro.fit(bnn, bars.x, bars.y, elbo=elbo, **settings)
+    assert all(math.isfinite(record["loss"]) for record in history)
+    assert history[-1]["train_nll"] < 1.2  # log 4 = 1.39 is what knowing nothing scores
+
+
+def test_a_mixtures_weight_and_a_location_are_checked():
+    for weight in (0.0, 1.0, math.nan):
+        with pytest.raises(ValueError, match="SpikeAndSlab: slab_probability is"):
+            priors.SpikeAndSlab(weight)
+    with pytest.raises(ValueError, match="LogitNormal: loc is inf"):
+        priors.LogitNormal(math.inf)
