@@ -5,7 +5,9 @@ W ~ N(0, λI)        π_k ~ Beta(α/K, 1)        z_nk | π_k ~ Bernoulli(π_k)  
 q(W, z, π) = δ(W) · Π_k Kumaraswamy(π_k; a_k, b_k) · Π_nk q(z_nk | π_k)
 """
 
+import fnmatch
 import itertools
+from collections.abc import Mapping
 from typing import Any
 
 import pyro
@@ -30,7 +32,8 @@ class BetaBernoulliNetwork(nn.Module):
         net: a module with :class:`bbpyro.BetaBernoulliDropout` gates, e.g. from :func:`bbpyro.insert_dropout`.
         likelihood: from the network's output to the distribution of y.
         num_data: N, the number of training data; a minibatch's log-likelihood is scaled by N/|B|.
-        prior: from a number of units to the distribution of their keep probabilities π.
+        prior: from a number of units to the distribution of their keep probabilities π; or a mapping from the names of
+            gates, with * for any characters, to such priors: the first name that fits a gate counts.
         weight_prior: from a weight's shape to its distribution; by default N(0, 1 / (1e-4 N)), which is the
             source's L2 of 1e-4 on the mean loss.
         temperature: τ of the relaxed Bernoulli.
@@ -40,8 +43,8 @@ class BetaBernoulliNetwork(nn.Module):
         weights: W, every parameter of the network that is no gate's and not frozen, by name.
 
     Raises:
-        ValueError: `net` has no gates, `num_data` < 1, `temperature` ≤ 0, or the prior is not
-            a distribution of one number in [0, 1] for each unit.
+        ValueError: `net` has no gates, `num_data` < 1, `temperature` ≤ 0, the prior is not a distribution of one
+            number in [0, 1] for each unit, or a mapping leaves a gate without one.
     """
 
     def __init__(
@@ -50,7 +53,7 @@ class BetaBernoulliNetwork(nn.Module):
         likelihood: Likelihood | None = None,
         *,
         num_data: int,
-        prior: priors.Prior | None = None,
+        prior: priors.Prior | Mapping[str, priors.Prior] | None = None,
         weight_prior: priors.WeightPrior | None = None,
         temperature: float = 0.1,
     ) -> None:
@@ -77,7 +80,7 @@ class BetaBernoulliNetwork(nn.Module):
             raise ValueError("net: it has no BetaBernoulliDropout gate; make one with bbpyro.insert_dropout(net)")
         self._priors: dict[tuple[str, torch.device], TorchDistribution] = {}
         for name, gate in self.gates.items():
-            _check_prior(name, gate.num_features, self.prior(gate.num_features))
+            _check_prior(name, gate.num_features, self.prior_of(name))
 
     def model(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """p(W, π, z, y | x) of a minibatch x `[B, ...]`, y `[B]`; returns the network's output."""
@@ -103,6 +106,18 @@ class BetaBernoulliNetwork(nn.Module):
         """KL[q(π) || p(π)] of each gate in nats, closed where it is registered, else from 1000 draws."""
         return {name: _kl(gate.posterior(), self._prior(name)).sum() for name, gate in self.gates.items()}
 
+    def prior_of(self, gate: str) -> TorchDistribution:
+        """The prior of the keep probabilities of a gate's K units, batch shape `[K]`."""
+        prior = self.prior
+        if isinstance(prior, Mapping):
+            fitting = [each for name, each in prior.items() if fnmatch.fnmatchcase(gate, name)]
+            if not fitting:
+                raise ValueError(
+                    f"prior: none of {', '.join(map(repr, prior))} is the gate {gate!r}; add '*' for the rest"
+                )
+            prior = fitting[0]
+        return prior(self.gates[gate].num_features)
+
     def forward(self, x: Tensor) -> Tensor:
         """The network's output by the mean mask: thresholded E[π] in place of z."""
         return self.net(x)
@@ -112,7 +127,7 @@ class BetaBernoulliNetwork(nn.Module):
         device = gate.unconstrained_concentration1.device
         if (name, device) not in self._priors:
             with device:
-                self._priors[name, device] = with_exact_tails(self.prior(gate.num_features))
+                self._priors[name, device] = with_exact_tails(self.prior_of(name))
         return self._priors[name, device]
 
     def _mask(self, pi: Tensor) -> RelaxedBernoulli:

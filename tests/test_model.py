@@ -14,6 +14,7 @@ from torch.distributions.transforms import SigmoidTransform
 
 import bbpyro
 from bbpyro import functional as f
+from bbpyro import priors
 from bbpyro.distributions import log_odds
 from bbpyro.layers import BetaBernoulliDropout
 
@@ -285,3 +286,16 @@ def test_bad_arguments_are_named(change, message):
     arguments = {"net": bbpyro.insert_dropout(nn.Sequential(nn.Linear(4, 2))), "num_data": 5, **change}
     with pytest.raises(ValueError, match=message):
         bbpyro.BetaBernoulliNetwork(arguments.pop("net"), **arguments)
+
+
+def test_each_gate_may_have_a_prior_of_its_own():
+    net = bbpyro.insert_dropout(nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)))
+    mixed = {"0.*": priors.Beta(0.5, 2.0), "*": priors.IndianBuffet(1.5)}
+    bnn = bbpyro.BetaBernoulliNetwork(net, num_data=10, prior=mixed)
+    trace = poutine.trace(bnn.model).get_trace(torch.rand(2, 4), torch.zeros(2, dtype=torch.long))
+    for gate, wanted in (("0.gate", (0.5, 2.0)), ("2.gate", (0.5, 1.0))):  # 1.5 / 3
+        p = trace.nodes[f"{gate}.pi"]["fn"].base_dist
+        assert (p.concentration1[0].item(), p.concentration0[0].item()) == wanted
+    assert bbpyro.to_arviz(bnn, num_samples=20)["prior"]["2.gate.pi"].shape == (1, 20, 3)
+    with pytest.raises(ValueError, match=r"prior: none of '0\.\*' is the gate '2.gate'; add '\*'"):
+        bbpyro.BetaBernoulliNetwork(net, num_data=10, prior={"0.*": priors.Beta()})

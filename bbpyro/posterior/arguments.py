@@ -47,7 +47,7 @@ def check_chains(chains: Sequence[Any]) -> None:
 def _model(bnn: BetaBernoulliNetwork) -> dict[str, Any]:
     """What must be the same in all restarts."""
     at = torch.tensor([0.1, 0.5, 0.9])[:, None]
-    densities = {g: bnn.prior(m.num_features).log_prob(at.expand(3, m.num_features)) for g, m in bnn.gates.items()}
+    densities = {g: bnn.prior_of(g).log_prob(at.expand(3, m.num_features)) for g, m in bnn.gates.items()}
     return {
         "gates": {g: gate.num_features for g, gate in bnn.gates.items()},
         "thresholds": {g: gate.threshold for g, gate in bnn.gates.items()},

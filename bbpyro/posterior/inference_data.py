@@ -140,8 +140,8 @@ def _draw_log_odds(bnn: BetaBernoulliNetwork, num_samples: int) -> dict[str, Ten
 
 def _draw_prior(bnn: BetaBernoulliNetwork, num_samples: int) -> dict[str, Tensor]:
     draws = {}
-    for g, gate in bnn.gates.items():
-        draw = with_exact_tails(bnn.prior(gate.num_features)).sample((num_samples,))
+    for g in bnn.gates:
+        draw = with_exact_tails(bnn.prior_of(g)).sample((num_samples,))
         exact = remembered_log_odds(draw)
         draws[g] = draw.double() if exact is None else torch.sigmoid(exact)
     return draws
