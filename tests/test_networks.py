@@ -35,12 +35,12 @@ def test_vgg16_is_the_papers():
 
 
 def test_vgg16_standardises_the_colours():
-    net = networks.vgg16(10, width=1 / 64).train()
-    images = torch.rand(200, 3, 32, 32) * torch.tensor([0.1, 1.0, 3.0])[:, None, None]
-    for _ in range(50):
-        net(images)
-    colours = net.eval().colours(images).transpose(0, 1).flatten(1)
-    assert (colours.mean(1).abs() < 0.02).all() and ((colours.std(1) - 1).abs() < 0.02).all()
+    colours = networks.vgg16(10, width=1 / 64).train().colours
+    images = torch.rand(100, 3, 32, 32) * torch.tensor([0.1, 1.0, 3.0])[:, None, None]
+    for _ in range(200):  # of where its averages began, 0.9^200 is left
+        colours(images)
+    standard = colours.eval()(images).transpose(0, 1).flatten(1)
+    assert (standard.mean(1).abs() < 0.01).all() and ((standard.std(1) - 1).abs() < 0.01).all()
 
 
 def test_a_narrower_vgg16_has_fewer_channels_and_at_least_one():
