@@ -135,7 +135,8 @@ def to_onnx(net: nn.Module, example_input: Tensor) -> bytes:
     """
     require_onnx()
     with warnings.catch_warnings(), torch.no_grad(), in_eval_mode(net):
-        warnings.simplefilter("ignore")  # the exporter's, of torch's own deprecations
+        # Torch's exporter deprecates what torch's own export made; nobody here can change either.
+        warnings.filterwarnings("ignore", message=".*treespec, LeafSpec", category=FutureWarning)
         program: Any = torch.onnx.export(
             net,
             (_blank(example_input),),
@@ -161,11 +162,10 @@ def to_int8(onnx_file: bytes) -> bytes:
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     disabled = logging.root.manager.disable
-    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with tempfile.TemporaryDirectory() as folder:
         before, after = Path(folder) / "float.onnx", Path(folder) / "int8.onnx"
         before.write_bytes(onnx_file)
-        logging.disable(logging.WARNING)  # it advises a preparation that changes nothing here
+        logging.disable(logging.WARNING)  # to the root logger, so no filter by name: advice to prepare the file first
         try:
             quantize_dynamic(before, after, weight_type=QuantType.QInt8)
         finally:

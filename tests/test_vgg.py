@@ -127,8 +127,10 @@ def test_what_does_not_fit_the_data_is_refused_before_there_is_a_folder(
     assert stop.value.code == 2 and message in capsys.readouterr().err and not (tmp_path / "run").exists()
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_a_gpu_that_is_not_there_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_gpu_that_is_not_there_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(SystemExit) as stop:
         main(["train", "--dataset", "bars", "--device", "cuda", "--run", str(tmp_path / "run")])
     assert stop.value.code == 2 and "torch finds no GPU here" in capsys.readouterr().err

@@ -63,6 +63,8 @@ def _parse(args: list[str]) -> Train | Evaluate | Posterior | Compact | Data:
     command: Train | Evaluate | Posterior | Compact | Data = tyro.cli(Command, args=args, **PARSER)
     if not isinstance(command, Train) or command.resume is not None:
         return command
+    if command.config is None and runs.recipe(command.network) == runs.TrainConfig():
+        return command
     try:
         file = tomllib.loads(command.config.read_text()) if command.config else {}
         settings = {key.replace("-", "_"): value for key, value in file.items()}

@@ -3,13 +3,12 @@
 from bbpyro.runs.config import NETWORKS, PRIORS, TrainConfig, recipe
 from bbpyro.runs.inspection import POSTERIOR, Inspection, inspect
 from bbpyro.runs.run import ARTEFACTS, CHECKPOINT, Run, check, create, default_folder, load, score, summarize, train
-from bbpyro.runs.shrinking import BATCH_SIZES, FINETUNE_LEARNING_RATE, Shrunk, shrink
+from bbpyro.runs.shrinking import BATCH_SIZES, Shrunk, shrink
 
 __all__ = [
     "ARTEFACTS",
     "BATCH_SIZES",
     "CHECKPOINT",
-    "FINETUNE_LEARNING_RATE",
     "NETWORKS",
     "POSTERIOR",
     "PRIORS",

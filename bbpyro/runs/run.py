@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from bbpyro import checkpoint, data, plots, posterior, training
 from bbpyro.checkpoint import CheckpointError
+from bbpyro.export import COMPACT
 from bbpyro.layers import insert_dropout
 from bbpyro.likelihoods import Categorical
 from bbpyro.model import BetaBernoulliNetwork
@@ -30,7 +31,7 @@ from bbpyro.runs.config import AUGMENTATIONS, NETWORKS, TrainConfig
 from bbpyro.version import __version__
 
 CHECKPOINT = "checkpoint.safetensors"
-ARTEFACTS = ("compact.safetensors", "compact.pt2", "compact.onnx", "compact-int8.onnx")  # of a compacted run
+ARTEFACTS = (COMPACT, "compact.pt2", "compact.onnx", "compact-int8.onnx")  # of a compacted run
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,28 @@
+"""The distributions of Beta-Bernoulli dropout, for Pyro, and their divergences, registered with torch.
+
+A draw remembers its log-odds: π or z that float32 rounds to 0 or 1 keeps them, in a tensor attribute, and every
+distribution here reads them from it. They are lost by any operation on the draw (a slice, a copy); then the
+log-odds are those of the rounded value.
+"""
+
+from bbpyro.distributions.exact_tails import ContinuedTails, with_exact_tails
+from bbpyro.distributions.keep_probability import Beta, BetaMixture, LogitNormal
+from bbpyro.distributions.kumaraswamy import Kumaraswamy
+from bbpyro.distributions.relaxed_bernoulli import RelaxedBernoulli
+from bbpyro.distributions.remembering import log_odds, remember_log_odds, remembered_log_odds
+from bbpyro.distributions.weights import Delta, SphericalNormal
+
+__all__ = [
+    "Beta",
+    "BetaMixture",
+    "ContinuedTails",
+    "Delta",
+    "Kumaraswamy",
+    "LogitNormal",
+    "RelaxedBernoulli",
+    "SphericalNormal",
+    "log_odds",
+    "remember_log_odds",
+    "remembered_log_odds",
+    "with_exact_tails",
+]
