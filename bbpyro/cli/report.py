@@ -157,11 +157,11 @@ def print_shrunk(console: Console, run: runs.Run, shrunk: runs.Shrunk) -> None:
             column.justify, column.overflow = "right", "fold"
         console.print(table)
     exported = "fine-tuned" if "fine-tuned" in shrunk.rows else "compact"
+    onnx = f", and ONNX Runtime's against the {exported} one" if "ONNX Runtime" in shrunk.rows else ""
     print_line(
         console,
         "x: how many times less than the original, which is the plain network that SVI started from. The compact "
-        f"network was checked against the mean mask, and ONNX Runtime's against the {exported} one, on all of these "
-        "data.",
+        f"network was checked against the mean mask{onnx}, on all of these data.",
     )
     if any(not gate.kept().any() for gate in run.bnn.gates.values()):
         print_line(console, "warning: a layer lost all its units, so this network answers the same to every input")
