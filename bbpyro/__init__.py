@@ -8,6 +8,7 @@ from bbpyro.layers import BetaBernoulliDropout, insert_dropout
 from bbpyro.model import BetaBernoulliNetwork
 from bbpyro.posterior import to_arviz
 from bbpyro.prediction import evaluate, predict, score
+from bbpyro.studies import compare
 from bbpyro.training import fit, pretrain
 from bbpyro.version import __version__
 
@@ -18,6 +19,7 @@ __all__ = [
     "Kumaraswamy",
     "RelaxedBernoulli",
     "compact",
+    "compare",
     "evaluate",
     "fit",
     "insert_dropout",

@@ -3,11 +3,12 @@
 import copy
 import fnmatch
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor, nn
 
 from bbpyro.distributions import Kumaraswamy
@@ -17,10 +18,16 @@ MIN_START = 1e-5  # of the keep probability at which training starts, and of wha
 _CONCENTRATION1 = math.log1p(math.exp(-1.0))  # where the source starts: softplus(-1)
 
 
+def kumaraswamy(concentration1: Tensor, concentration0: Tensor) -> Kumaraswamy:
+    """The family of q(π) unless a prior brings its own."""
+    return Kumaraswamy(concentration1, concentration0, validate_args=False)
+
+
 class BetaBernoulliDropout(nn.Module):
     """A gate: multiplies each of its units by a mask z ~ Bernoulli(π) whose keep probabilities π are learnt.
 
-    It holds the parameters of q(π) = Kumaraswamy(a, b) and a place for z, and samples nothing itself. Inside
+    It holds the parameters a, b of q(π), which is Kumaraswamy(a, b) unless the prior of
+    :class:`bbpyro.BetaBernoulliNetwork` says otherwise, and a place for z, and samples nothing itself. Inside
     :class:`bbpyro.BetaBernoulliNetwork` z is bound for each call; anywhere else it multiplies by E[π] where that
     exceeds the threshold and by 0 elsewhere, so a trained network is usable as it stands.
 
@@ -43,6 +50,7 @@ class BetaBernoulliDropout(nn.Module):
     z: Tensor | None
     unconstrained_concentration1: nn.Parameter
     unconstrained_concentration0: nn.Parameter
+    family: Callable[[Tensor, Tensor], TorchDistribution] | None = None  # from (a, b) to q(π); None: not yet in use
 
     def __init__(
         self,
@@ -69,13 +77,11 @@ class BetaBernoulliDropout(nn.Module):
             self.register_parameter(f"unconstrained_{name}", nn.Parameter(torch.full((num_features,), unconstrained)))
         self.register_buffer("z", None)
 
-    def posterior(self) -> Kumaraswamy:
-        """q(π), batch shape `[K]`."""
-        return Kumaraswamy(
-            F.softplus(self.unconstrained_concentration1) + MIN_CONCENTRATION,
-            F.softplus(self.unconstrained_concentration0) + MIN_CONCENTRATION,
-            validate_args=False,
-        )
+    def posterior(self) -> TorchDistribution:
+        """q(π) of the K units: batch shape `[K]`, or event shape `[K]` where they depend on each other."""
+        a = F.softplus(self.unconstrained_concentration1) + MIN_CONCENTRATION
+        b = F.softplus(self.unconstrained_concentration0) + MIN_CONCENTRATION
+        return (self.family or kumaraswamy)(a, b)
 
     @property
     def is_untrained(self) -> bool:

@@ -11,7 +11,7 @@ import xarray as xr
 from pyro.infer import MCMC, NUTS
 from torch import Tensor
 
-from bbpyro.distributions import remember_log_odds
+from bbpyro.distributions import Delta, StickBreaking, remember_log_odds
 from bbpyro.model import BetaBernoulliNetwork
 from bbpyro.posterior import container
 from bbpyro.posterior.arguments import check_data
@@ -33,13 +33,19 @@ class SummedOut:
 
     Raises:
         TypeError: x or y is no tensor.
-        ValueError: there are more than 10 units, not `bnn.num_data` data, or they do not fit the network.
+        ValueError: there are more than 10 units, not `bnn.num_data` data, they do not fit the network, or the prior is
+            FixedRate or StickBreaking.
     """
 
     def __init__(self, bnn: BetaBernoulliNetwork, x: Tensor, y: Tensor) -> None:
         num_units = sum(gate.num_features for gate in bnn.gates.values())
         if num_units > MAX_UNITS:
             raise ValueError(f"bnn has {num_units} units, so 2^{num_units} masks a datum; wanted at most {MAX_UNITS}")
+        for g in bnn.gates:
+            if isinstance(bnn.prior_of(g), Delta | StickBreaking):
+                raise ValueError(
+                    f"prior: {bnn.prior!r} has no density of each π of gate {g!r} alone in (0, 1), which NUTS wants"
+                )
         check_data([bnn], x, y)
         if len(x) != bnn.num_data:
             raise ValueError(f"x: it holds {len(x)} data but the network was made for num_data={bnn.num_data}")

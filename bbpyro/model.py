@@ -7,11 +7,14 @@ q(W, z, π) = δ(W) · Π_k Kumaraswamy(π_k; a_k, b_k) · Π_nk q(z_nk | π_k)
 
 import fnmatch
 import itertools
+import math
 from collections.abc import Mapping
 from typing import Any
 
 import pyro
+import pyro.distributions as dist
 import torch
+import torch.nn.functional as F
 from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor, nn
 from torch.distributions import kl_divergence
@@ -19,9 +22,11 @@ from torch.func import functional_call
 
 from bbpyro import priors
 from bbpyro.distributions import Delta, RelaxedBernoulli, with_exact_tails
-from bbpyro.layers import BetaBernoulliDropout
+from bbpyro.layers import BetaBernoulliDropout, kumaraswamy
 from bbpyro.likelihoods import Categorical, Likelihood
 
+WEIGHT_GUIDES = ("delta", "normal")
+_INITIAL_SCALE = 1e-2  # of q(W), where it is a Normal
 _instances = itertools.count()
 
 
@@ -32,19 +37,22 @@ class BetaBernoulliNetwork(nn.Module):
         net: a module with :class:`bbpyro.BetaBernoulliDropout` gates, e.g. from :func:`bbpyro.insert_dropout`.
         likelihood: from the network's output to the distribution of y.
         num_data: N, the number of training data; a minibatch's log-likelihood is scaled by N/|B|.
-        prior: from a number of units to the distribution of their keep probabilities π; or a mapping from the names of
-            gates, with * for any characters, to such priors: the first name that fits a gate counts.
-        weight_prior: from a weight's shape to its distribution; by default N(0, 1 / (1e-4 N)), which is the
-            source's L2 of 1e-4 on the mean loss.
+        prior: of the keep probabilities π, see :mod:`bbpyro.priors`: a prior, its spelling such as "Beta(1e-4, 1)", or
+            any distribution on [0, 1]; or a mapping from the names of gates, with * for any characters, to those: the
+            first name that fits a gate counts.
+        weight_prior: from a weight's shape to its distribution, or its spelling such as "Laplace(0.1)"; by default
+            N(0, 1 / (1e-4 N)), which is the source's L2 of 1e-4 on the mean loss.
+        weight_guide: q(W): "delta", a point; or "normal", a Gaussian for each number, with W its mean.
         temperature: τ of the relaxed Bernoulli.
 
     Attributes:
         gates: the gates by name, in the network's order.
-        weights: W, every parameter of the network that is no gate's and not frozen, by name.
+        weights: W, every parameter of the network that is no gate's and not frozen, by name; under "normal" the means.
 
     Raises:
-        ValueError: `net` has no gates, `num_data` < 1, `temperature` ≤ 0, the prior is not a distribution of one
-            number in [0, 1] for each unit, or a mapping leaves a gate without one.
+        ValueError: `net` has no gates, or gates in use under another family of q(π); `num_data` < 1, `temperature` ≤
+            0, `weight_guide` is not known; the prior is not a distribution of one number in [0, 1] for each unit, or a
+            mapping leaves a gate without one or names one that is not there.
     """
 
     def __init__(
@@ -53,8 +61,9 @@ class BetaBernoulliNetwork(nn.Module):
         likelihood: Likelihood | None = None,
         *,
         num_data: int,
-        prior: priors.Prior | Mapping[str, priors.Prior] | None = None,
-        weight_prior: priors.WeightPrior | None = None,
+        prior: priors.PriorLike | Mapping[str, priors.PriorLike] | None = None,
+        weight_prior: priors.WeightPrior | str | None = None,
+        weight_guide: str = "delta",
         temperature: float = 0.1,
     ) -> None:
         super().__init__()
@@ -62,11 +71,13 @@ class BetaBernoulliNetwork(nn.Module):
             raise ValueError(f"num_data is {num_data}, wanted the number of training data, at least 1")
         if not 0 < temperature < float("inf"):
             raise ValueError(f"temperature is {temperature}, wanted a positive number (0.1 is usual)")
+        if weight_guide not in WEIGHT_GUIDES:
+            raise ValueError(f"weight_guide is {weight_guide!r}, wanted one of {', '.join(WEIGHT_GUIDES)}")
         self.net = net
         self.likelihood = likelihood or Categorical()
         self.num_data = num_data
-        self.prior = prior or priors.Beta()
-        self.weight_prior = weight_prior or priors.Normal((1e-4 * num_data) ** -0.5)
+        self.prior = priors.as_prior(prior or priors.Beta())
+        self.weight_prior = priors.as_weight_prior(weight_prior or priors.matching_l2(1e-4, num_data))
         self.temperature = temperature
         self._pyro_name = f"bbpyro{next(_instances)}"
         self.gates = {name: m for name, m in net.named_modules() if isinstance(m, BetaBernoulliDropout)}
@@ -79,13 +90,16 @@ class BetaBernoulliNetwork(nn.Module):
         if not self.gates:
             raise ValueError("net: it has no BetaBernoulliDropout gate; make one with bbpyro.insert_dropout(net)")
         self._priors: dict[tuple[str, torch.device], TorchDistribution] = {}
-        for name, gate in self.gates.items():
-            _check_prior(name, gate.num_features, self.prior_of(name))
+        self._take_gates()
+        self.unconstrained_scales = nn.ParameterDict()
+        if weight_guide == "normal":
+            start = math.log(math.expm1(_INITIAL_SCALE))
+            self.unconstrained_scales.update({_key(n): torch.full_like(w, start) for n, w in self.weights.items()})
 
     def model(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """p(W, π, z, y | x) of a minibatch x `[B, ...]`, y `[B]`; returns the network's output."""
         W = {name: pyro.sample(name, self.weight_prior(w.shape)) for name, w in self.weights.items()}
-        pi = {g: pyro.sample(f"{g}.pi", self._prior(g).to_event(1)) for g in self.gates}
+        pi = {g: pyro.sample(f"{g}.pi", _joint(self._prior(g))) for g in self.gates}
         with pyro.plate("data", self.num_data, subsample=x):
             z = {g: pyro.sample(f"{g}.z", self._mask(pi[g]).to_event(1)) for g in pi}
             output = functional_call(self.net, self._bind(W, z), (x,))
@@ -95,28 +109,57 @@ class BetaBernoulliNetwork(nn.Module):
     def guide(self, x: Tensor, y: Tensor | None = None) -> None:
         """q(W, π, z) = δ(W) · Kumaraswamy(π) · q(z | π), where q(z | π) = p(z | π)."""
         self._register_parameters()
-        for name, w in self.weights.items():
-            pyro.sample(name, Delta(w, event_dim=w.dim()))
-        pi = {g: pyro.sample(f"{g}.pi", gate.posterior().to_event(1)) for g, gate in self.gates.items()}
+        for name in self.weights:
+            pyro.sample(name, self.weight_posterior(name))
+        pi = {g: pyro.sample(f"{g}.pi", _joint(gate.posterior())) for g, gate in self.gates.items()}
         with pyro.plate("data", self.num_data, subsample=x):
             for g in pi:
                 pyro.sample(f"{g}.z", self._mask(pi[g]).tied().to_event(1))
+
+    def weight_posterior(self, name: str) -> TorchDistribution:
+        """q(W) of one weight tensor, event shape that of the tensor."""
+        w = self.weights[name]
+        if not self.unconstrained_scales:
+            return Delta(w, event_dim=w.dim())
+        scale = F.softplus(self.unconstrained_scales[_key(name)])
+        return dist.Normal(w, scale, validate_args=False).to_event(w.dim())
 
     def kl(self) -> dict[str, Tensor]:
         """KL[q(π) || p(π)] of each gate in nats, closed where it is registered, else from 1000 draws."""
         return {name: _kl(gate.posterior(), self._prior(name)).sum() for name, gate in self.gates.items()}
 
+    def weights_kl(self) -> Tensor:
+        """What W costs, nats: -log p(W) under a Delta guide; KL[q(W) || p(W)], or 10 draws of it, under a Normal."""
+        costs = (_kl(self.weight_posterior(n), self.weight_prior(w.shape), 10) for n, w in self.weights.items())
+        return torch.stack([cost.sum() for cost in costs]).sum()
+
     def prior_of(self, gate: str) -> TorchDistribution:
-        """The prior of the keep probabilities of a gate's K units, batch shape `[K]`."""
-        prior = self.prior
-        if isinstance(prior, Mapping):
-            fitting = [each for name, each in prior.items() if fnmatch.fnmatchcase(gate, name)]
-            if not fitting:
+        """The prior of the keep probabilities of a gate's K units, batch shape `[K]` or event shape `[K]`."""
+        return self._prior_on(gate)(self.gates[gate].num_features)
+
+    def _prior_on(self, gate: str) -> priors.Prior:
+        if not isinstance(self.prior, dict):
+            return self.prior
+        fitting = [each for name, each in self.prior.items() if fnmatch.fnmatchcase(gate, name)]
+        if not fitting:
+            names = ", ".join(map(repr, self.prior))
+            raise ValueError(f"prior: none of {names} is the gate {gate!r}; add '*' for the rest")
+        return fitting[0]
+
+    def _take_gates(self) -> None:
+        """Check each gate's prior, and tell the gate which family q(π) is of."""
+        for pattern in self.prior if isinstance(self.prior, dict) else ():
+            if not fnmatch.filter(self.gates, pattern):
+                raise ValueError(f"prior: {pattern!r} is none of the gates {', '.join(self.gates)}")
+        for name, gate in self.gates.items():
+            _check_prior(name, gate.num_features, self.prior_of(name))
+            family = getattr(self._prior_on(name), "guide", kumaraswamy)
+            if gate.family is not None and not _is_same(gate.family, family):
                 raise ValueError(
-                    f"prior: none of {', '.join(map(repr, prior))} is the gate {gate!r}; add '*' for the rest"
+                    f"net: its gate {name!r} is already in use under another family of q(π) than {self.prior!r} wants; "
+                    "give each network its own gates, by insert_dropout"
                 )
-            prior = fitting[0]
-        return prior(self.gates[gate].num_features)
+            gate.family = family
 
     def forward(self, x: Tensor) -> Tensor:
         """The network's output by the mean mask: thresholded E[π] in place of z."""
@@ -173,12 +216,28 @@ def _kl(q: Any, p: Any, num_samples: int = 1000) -> Tensor:
         return (q.log_prob(draw) - p.log_prob(draw)).mean(0)
 
 
+def _joint(pi: TorchDistribution) -> TorchDistribution:
+    """The distribution of a gate's units as one event."""
+    return pi.to_event(1 - len(pi.event_shape))
+
+
+def _is_same(one: Any, other: Any) -> bool:
+    """Whether these are one function, or the methods of equal objects."""
+    return all(getattr(one, a, one) == getattr(other, a, other) for a in ("__func__", "__self__"))
+
+
+def _key(name: str) -> str:
+    return name.replace(".", "/")  # a module's parameter has no dot in its name
+
+
 def _check_prior(gate: str, num_units: int, prior: Any) -> None:
-    if prior.batch_shape != (num_units,) or prior.event_shape != ():
+    shape = getattr(prior, "batch_shape", None), getattr(prior, "event_shape", None)
+    if shape not in (((num_units,), ()), ((), (num_units,))):
         raise ValueError(
-            f"prior: for gate {gate!r} it gives batch shape {tuple(prior.batch_shape)} and event shape "
-            f"{tuple(prior.event_shape)}, wanted one number a unit: ({num_units},) and ()"
+            f"prior: for gate {gate!r} it gives a {type(prior).__name__} of batch shape {shape[0]} and event shape "
+            f"{shape[1]}, wanted a distribution of one number a unit: ({num_units},) and (), or () and ({num_units},)"
         )
-    draw = prior.sample()
+    with torch.random.fork_rng(devices=[]):
+        draw = prior.sample((max(1, 1000 // num_units),))
     if not bool(((draw >= 0) & (draw <= 1)).all()):
         raise ValueError(f"prior: for gate {gate!r} it drew keep probabilities outside [0, 1]")

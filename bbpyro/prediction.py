@@ -73,13 +73,20 @@ def _predict_batch(bnn: BetaBernoulliNetwork, x: Tensor, num_samples: int | None
     total = torch.zeros((), device=x.device)
     for _ in range(num_samples):
         pi = {g: gate.posterior().rsample() for g, gate in bnn.gates.items()}
-        total = total + _probs(draw_y(bnn, x, pi)[0])
+        total = total + _probs(draw_y(bnn, x, pi, draw_weights(bnn))[0])
     return total / num_samples
 
 
-def draw_y(bnn: BetaBernoulliNetwork, x: Tensor, pi: Mapping[str, Tensor]) -> tuple[Any, Tensor]:
-    """The distribution of y given π of each gate and one draw of z, which q and p draw alike, and a y from it."""
-    known = {**bnn.weights, **{f"{g}.pi": value for g, value in pi.items()}}
+def draw_weights(bnn: BetaBernoulliNetwork) -> dict[str, Tensor]:
+    """One W of q(W), by name."""
+    return {name: bnn.weight_posterior(name).sample() for name in bnn.weights}
+
+
+def draw_y(
+    bnn: BetaBernoulliNetwork, x: Tensor, pi: Mapping[str, Tensor], W: Mapping[str, Tensor]
+) -> tuple[Any, Tensor]:
+    """The distribution of y given W, π of each gate and one draw of z, which q and p draw alike, and a y from it."""
+    known = {**W, **{f"{g}.pi": value for g, value in pi.items()}}
     y: Any = poutine.trace(poutine.condition(bnn.model, data=known)).get_trace(x).nodes["y"]
     return y["fn"], y["value"]
 

@@ -10,13 +10,14 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pyro import poutine
-from scipy import special, stats
+from scipy import integrate, special, stats
 from torch.distributions import kl_divergence
 
 from bbpyro.distributions import (
     Beta,
     ContinuedTails,
     Delta,
+    HorseshoeLike,
     Kumaraswamy,
     RelaxedBernoulli,
     SphericalNormal,
@@ -756,3 +757,53 @@ def test_betas_draws_are_reparameterised_where_its_concentrations_are_learnt() -
     c1 = torch.tensor(2.0, requires_grad=True)
     Beta(c1, torch.tensor(3.0)).rsample((5,)).sum().backward()
     assert c1.grad is not None and c1.grad != 0
+
+
+# --- what W is --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scale", [0.01, 1.0, 30.0])
+def test_horseshoe_like_is_a_density(scale):
+    p = HorseshoeLike(torch.tensor(scale, dtype=torch.float64))
+    # In log |w|, where neither the pole nor the tails are far.
+    mass, _ = integrate.quad(
+        lambda log_w: 2 * p.log_prob(torch.tensor(math.exp(log_w), dtype=torch.float64)).exp().item() * math.exp(log_w),
+        math.log(scale) - 60, math.log(scale) + 30, limit=500,
+    )  # fmt: skip
+    assert mass == pytest.approx(1, abs=1e-6)
+
+
+@pytest.mark.parametrize("value", [1e-30, 1e-3, 0.5, 7.0, 1e8])
+def test_horseshoe_like_is_its_formula_and_symmetric(value):
+    wanted = mp.log(mp.log(1 + (mp.mpf(0.5) / mp.mpf(value)) ** 2) / (2 * mp.pi * mp.mpf(0.5)))
+    for sign in (1, -1):
+        for dtype, tolerance in ((torch.float32, 1e-5), (torch.float64, 1e-12)):
+            found = HorseshoeLike(torch.tensor(0.5, dtype=dtype)).log_prob(torch.tensor(sign * value, dtype=dtype))
+            assert found.item() == pytest.approx(float(wanted), rel=tolerance)
+
+
+def test_horseshoe_likes_draws_follow_its_density():
+    p = HorseshoeLike(torch.tensor(2.0, dtype=torch.float64))
+    draws = p.sample((100_000,)).abs().log()
+    grid = torch.linspace(-30, 30, 60_001, dtype=torch.float64)
+    cumulative = torch.cumulative_trapezoid(2 * (p.log_prob(grid.exp()) + grid).exp(), grid)
+    wanted = dict(zip(grid[1:].tolist(), cumulative.tolist(), strict=True))
+    for at in (-3.0, 0.0, 1.0, 3.0):
+        nearest = min(wanted, key=lambda g: abs(g - at))
+        assert (draws <= at).double().mean().item() == pytest.approx(wanted[nearest], abs=5 * 0.5 / 100_000**0.5)
+
+
+def test_horseshoe_like_at_its_pole_is_finite_and_has_no_gradient():
+    w = torch.tensor([0.0, 1e-20, -1.0], requires_grad=True)
+    HorseshoeLike(1.0).log_prob(w).sum().backward()
+    assert w.grad.isfinite().all() and w.grad[0] == 0 and w.grad[1] < 0 < w.grad[2]
+
+
+@pytest.mark.parametrize("shape", [(3,), (2, 4)])
+def test_the_divergence_of_normals_from_the_spherical_one_is_torchs(shape):
+    loc, scale = torch.randn(shape), torch.rand(shape) + 0.1
+    q = dist.Normal(loc, scale).to_event(len(shape))
+    wanted = kl_divergence(torch.distributions.Normal(loc, scale), torch.distributions.Normal(0.0, 0.3)).sum()
+    torch.testing.assert_close(kl_divergence(q, SphericalNormal(0.3, shape)), wanted)
+    with pytest.raises(NotImplementedError):
+        kl_divergence(dist.Laplace(loc, scale).to_event(len(shape)), SphericalNormal(0.3, shape))

@@ -321,7 +321,7 @@ def test_attributes_say_where_it_comes_from(bnn):
         assert attrs["inference_library_version"] == bbpyro.__version__
         assert attrs["arviz_version"] == az.__version__
         assert (attrs["seed"], attrs["dataset"], attrs["num_data"]) == (17, "toy", 1000)
-        assert attrs["prior"] == "Beta(concentration1=0.0001, concentration0=1.0)"
+        assert attrs["prior"] == "Beta(0.0001, 1)"
 
 
 def test_an_untrained_network_works_and_says_so(x, y):

@@ -1,6 +1,7 @@
 """The ready-made priors: the distribution they make, and what they say of a bad argument."""
 
 import math
+import re
 
 import mpmath
 import pytest
@@ -10,20 +11,20 @@ from scipy import stats
 import bbpyro
 from bbpyro import data, distributions, priors
 
-BAD_NUMBERS = (0, -1.0, math.inf, math.nan)
+BAD_NUMBERS = (0, -1.0, math.inf, math.nan, 1e-300, 1e300)
 VALUES = (0.05, 0.5, 0.9)
 
 
 @pytest.mark.parametrize(
     "prior, text",
     [
-        (priors.Beta(), "Beta(concentration1=0.0001, concentration0=1.0)"),
-        (priors.Beta(0.5, 2.0), "Beta(concentration1=0.5, concentration0=2.0)"),
-        (priors.IndianBuffet(), "IndianBuffet(alpha=5.0)"),
-        (priors.Normal(0.1), "Normal(scale=0.1)"),
+        (priors.Beta(), "Beta(0.0001, 1)"),
+        (priors.Beta(0.5, 2.0), "Beta(0.5, 2)"),
+        (priors.IndianBuffet(), "IndianBuffet(5)"),
+        (priors.Normal(0.1), "Normal(0.1)"),
         (priors.Uniform(), "Uniform()"),
         (priors.Jeffreys(), "Jeffreys()"),
-        (priors.LogitNormal(-1.0), "LogitNormal(loc=-1.0, scale=3.0)"),
+        (priors.LogitNormal(-1.0), "LogitNormal(-1, 3)"),
     ],
 )
 def test_a_prior_prints_as_it_is_written(prior, text):
@@ -44,10 +45,17 @@ def test_priors_are_values():
         (lambda value: priors.IndianBuffet(alpha=value), "IndianBuffet: alpha"),
         (lambda value: priors.Normal(scale=value), "Normal: scale"),
         (lambda value: priors.LogitNormal(scale=value), "LogitNormal: scale"),
+        (lambda value: priors.StickBreaking(alpha=value), "StickBreaking: alpha"),
+        (lambda value: priors.Laplace(scale=value), "Laplace: scale"),
+        (lambda value: priors.StudentT(df=value, scale=1.0), "StudentT: df"),
+        (lambda value: priors.StudentT(df=3.0, scale=value), "StudentT: scale"),
+        (lambda value: priors.HorseshoeLike(scale=value), "HorseshoeLike: scale"),
     ],
 )
 def test_a_prior_names_the_argument_that_is_not_a_positive_number(make, name, value):
-    with pytest.raises(ValueError, match=f"^{name} is {value}, wanted a positive finite number$"):
+    with pytest.raises(
+        ValueError, match="^" + re.escape(f"{name} is {value}, wanted a positive number, 1e-37 to 1e38")
+    ):
         make(value)
 
 
@@ -174,3 +182,44 @@ def test_a_mixtures_weight_and_a_location_are_checked():
             priors.SpikeAndSlab(weight)
     with pytest.raises(ValueError, match="LogitNormal: loc is inf"):
         priors.LogitNormal(math.inf)
+
+
+@pytest.mark.parametrize("alpha", [2.0, 10.0])
+def test_under_indian_buffet_the_active_units_settle_as_the_layer_grows(alpha):
+    """Σ_k z_k of one datum goes to Poisson(α) as K grows; of Beta(c, 1) with one c for all it grows with K."""
+    active = {}
+    for num_units in (20, 200, 2000):
+        pi = priors.IndianBuffet(alpha)(num_units).sample((4000,)).double()
+        active[num_units] = torch.bernoulli(pi).sum(-1)
+        wanted = num_units * alpha / (alpha + num_units)
+        error = (active[num_units].var() / 4000).sqrt()
+        assert abs(active[num_units].mean() - wanted) < 5 * error
+    assert active[2000].mean() == pytest.approx(alpha, rel=0.05)
+    assert active[2000].var() == pytest.approx(alpha, rel=0.15)  # a Poisson's variance is its mean
+    of_one_number = [priors.Beta(0.05, 1.0)(k).mean.sum().item() for k in (20, 2000)]
+    assert of_one_number[1] == pytest.approx(100 * of_one_number[0])
+
+
+def test_the_rate_of_ordinary_dropout_is_given():
+    p = priors.FixedRate(0.3)(4)
+    assert p.batch_shape == (4,) and p.mean.tolist() == pytest.approx([0.7] * 4)
+    for rate in (1.0, -0.1, math.nan, math.inf):
+        with pytest.raises(ValueError, match="FixedRate: p is"):
+            priors.FixedRate(rate)
+
+
+ON_W = {
+    "Normal(0.2)": stats.norm(0, 0.2),
+    "Laplace(0.2)": stats.laplace(0, 0.2),
+    "StudentT(3, 0.2)": stats.t(3, 0, 0.2),
+}
+
+
+@pytest.mark.parametrize("text, wanted", ON_W.items(), ids=list(ON_W))
+@pytest.mark.parametrize("shape", [(3,), (4, 5), (2, 3, 5, 5)])
+def test_a_prior_on_weights_is_scipys_over_the_whole_tensor(text, wanted, shape):
+    p = priors.as_weight_prior(text)(shape)
+    assert p.batch_shape == () and p.event_shape == shape
+    weight = torch.linspace(-0.5, 0.5, math.prod(shape)).reshape(shape)
+    assert p.log_prob(weight).item() == pytest.approx(wanted.logpdf(weight.double().numpy()).sum(), rel=1e-5)
+    assert p.sample((2,)).shape == (2, *shape)

@@ -111,8 +111,15 @@ def trained(npz: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
     ("setting", "value", "mentions"),
     [
         ("network", "resnet", ["'resnet'", "lenet-500-300"]),
-        ("prior", "gauss", ["'gauss'", "beta", "indian-buffet"]),
-        *(("alpha", value, [f"{value}", "positive"]) for value in (0.0, -1.0, float("nan"), float("inf"))),
+        ("prior", "gauss", ["'gauss'", "Beta(0.0001, 1)", "IndianBuffet(5)"]),
+        *(("prior", f"Beta({value}, 1)", [value, "positive"]) for value in ("0", "-1", "1e999", "1e-300")),
+        ("prior", "FixedRate(1)", ["p is 1", "[0, 1)"]),
+        ("prior", "{'fc9.*': Jeffreys, '*': Uniform}", ["'fc9.*'", "fc1.gate, fc2.gate, fc3.gate"]),
+        ("prior", "{'fc1.*': Jeffreys}", ["'fc2.gate'", "add '*'"]),
+        ("prior", "no.such:thing", ["No module named 'no'", "module:name"]),
+        ("weight_prior", "Laplace(0)", ["Laplace: scale is 0"]),
+        ("weight_prior", "Laplace", ["Laplace", "scale"]),
+        ("weights", "gauss", ["'gauss'", "delta, normal"]),
         *(("temperature", value, [f"{value}", "positive"]) for value in (0.0, -0.1, float("nan"))),
         *(("learning_rate", value, ["positive"]) for value in (0.0, -1e-3, float("inf"))),
         ("gate_learning_rate", 0.0, ["positive"]),
@@ -140,17 +147,31 @@ def test_a_setting_out_of_range_is_named(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("alpha", [1e-300, 1e300])
-@pytest.mark.parametrize("prior", ["beta", "indian-buffet"])
-def test_an_alpha_that_float32_cannot_hold_is_named_before_any_training(
-    tmp_path: Path, npz: Path, prior: str, alpha: float
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ({"prior": "beta", "alpha": None}, "Beta(0.0001, 1)"),
+        ({"prior": "beta", "alpha": 0.5}, "Beta(0.5, 1)"),
+        ({"prior": "indian-buffet", "alpha": None}, "IndianBuffet(5.0)"),
+        ({"prior": "indian-buffet", "alpha": 2.5}, "IndianBuffet(2.5)"),
+    ],
+)
+def test_the_settings_of_a_run_from_before_priors_were_spelled_out_are_understood(
+    old: dict[str, Any], new: str
 ) -> None:
-    with pytest.raises(ValueError, match="alpha"):
-        runs.create(tmp_path / "run", TrainConfig(dataset=str(npz), prior=prior, alpha=alpha))
+    assert TrainConfig.from_json(old).make_prior() == TrainConfig(prior=new).make_prior()
+
+
+def test_a_prior_is_kept_in_one_spelling(tmp_path: Path, short: TrainConfig) -> None:
+    for folder, prior in (("a", "Beta(1e-4,1)"), ("b", " Beta( concentration0 = 1 ) ")):
+        runs.create(tmp_path / folder, dataclasses.replace(short, prior=prior))
+    assert (tmp_path / "a" / "config.json").read_text() == (tmp_path / "b" / "config.json").read_text()
 
 
 def test_settings_survive_json(tmp_path: Path) -> None:
-    config = TrainConfig(alpha=0.5, pretrained=Path("a/b"), data_dir=tmp_path, elbo="mean-field", seed=2**40)
+    config = TrainConfig(
+        prior="Uniform()", weights="normal", pretrained=Path("a/b"), data_dir=tmp_path, elbo="mean-field", seed=2**40
+    )
     assert TrainConfig.from_json(json.loads(json.dumps(config.to_json()))) == config
     assert TrainConfig.from_json({}) == TrainConfig()
 
@@ -366,7 +387,9 @@ def test_every_kind_of_training_goes_on_with_the_same_numbers(tmp_path: Path, np
         epochs=4,
         pretrain_epochs=0,
         batch_size=64,
-        prior="indian-buffet",
+        prior="{'fc1.*': IndianBuffet(5), '*': StickBreaking(5)}",
+        weights="normal",
+        weight_prior="Laplace(0.1)",
         schedule="steps",
         elbo="mean-field",
         kl_warmup_epochs=3,
@@ -596,7 +619,7 @@ def test_a_config_that_is_none_is_refused(tmp_path: Path, text: str) -> None:
         {"dataset": 3},
         {"network": []},
         {"prior": "gauss"},
-        {"alpha": "1"},
+        {"weight_prior": 1},
         {"temperature": 0},
         {"threshold": None},
         {"schedule": "linear"},

@@ -6,15 +6,15 @@ import shlex
 import sys
 import tomllib
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import tyro
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from bbpyro import data, runs
-from bbpyro.cli.commands import PARSER, Command, Compact, Data, DataFetch, DataList, Evaluate, Posterior, Train
+from bbpyro import data, runs, studies
+from bbpyro.cli.commands import PARSER, Command, Compact, Compare, Data, DataFetch, DataList, Evaluate, Posterior, Train
 from bbpyro.cli.report import (
     EpochPrinter,
     new_console,
@@ -22,6 +22,7 @@ from bbpyro.cli.report import (
     print_inspection,
     print_line,
     print_shrunk,
+    print_study,
     print_summary,
 )
 from bbpyro.training import NonFiniteLossError
@@ -38,6 +39,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         command = _parse(args or ["--help"])
         if isinstance(command, Train):
             _train(command)
+        elif isinstance(command, Compare):
+            _compare(command)
         elif isinstance(command, Evaluate):
             _evaluate(command)
         elif isinstance(command, Posterior):
@@ -55,29 +58,46 @@ def main(argv: Sequence[str] | None = None) -> None:
     except BrokenPipeError:  # the reader of our output, such as head, has gone
         sys.stderr.close()
         sys.exit(1)
-    except (NonFiniteLossError, OSError) as error:
+    except (ImportError, NonFiniteLossError, OSError) as error:
         _fail(str(error), 1)
 
 
-def _parse(args: list[str]) -> Train | Evaluate | Posterior | Compact | Data:
-    command: Train | Evaluate | Posterior | Compact | Data = tyro.cli(Command, args=args, **PARSER)
-    if not isinstance(command, Train) or command.resume is not None:
+def _parse(args: list[str]) -> Train | Compare | Evaluate | Posterior | Compact | Data:
+    command: Train | Compare | Evaluate | Posterior | Compact | Data = tyro.cli(Command, args=args, **PARSER)
+    if not isinstance(command, Train | Compare) or command.resume is not None:
         return command
-    if command.config is None and runs.recipe(command.network) == runs.TrainConfig():
+    defaults = _defaults(command, args)
+    if defaults is None:
         return command
+    fields: dict[str, Any] = {f.name: getattr(defaults, f.name) for f in dataclasses.fields(defaults)}
+    if isinstance(command, Train):
+        return tyro.cli(Command, args=args, default=Train(**fields), **PARSER)
+    # tyro would append the priors of the command line to those of the file; they are to replace them.
+    flags: Compare = tyro.cli(Command, args=args, default=Compare(**{**fields, "prior": ()}), **PARSER)
+    return dataclasses.replace(flags, prior=flags.prior or fields["prior"])
+
+
+def _defaults(command: Train | Compare, args: list[str]) -> runs.TrainConfig | studies.StudyConfig | None:
+    """What holds where the command line is silent, unless that is the usual.
+
+    Least to most: a network's own settings, those of the study that is there, those of the file.
+    """
+    kind = runs.TrainConfig if isinstance(command, Train) else studies.StudyConfig
     try:
         file = tomllib.loads(command.config.read_text()) if command.config else {}
         settings = {key.replace("-", "_"): value for key, value in file.items()}
-        runs.TrainConfig.from_json(settings)
+        kind.from_json(settings)
     except (OSError, ValueError) as error:
         raise ValueError(f"config: {command.config} is no file of settings ({error}); see --print-config") from None
-    # Least to most: a network's own settings, the file's, the flags'.
+    if isinstance(command, Compare) and command.study is not None and studies.is_study(command.study):
+        settings = studies.read_config(command.study).to_json() | settings
     is_flag = any(arg.split("=")[0] == "--network" for arg in args)
     network = command.network if is_flag else settings.get("network", command.network)
-    defaults = runs.TrainConfig.from_json({**runs.recipe(network).to_json(), **settings})
-    fields = {f.name: getattr(defaults, f.name) for f in dataclasses.fields(defaults)}
-    again: Train = tyro.cli(Command, args=args, default=Train(**fields), **PARSER)
-    return again
+    own = runs.recipe(network)
+    if not settings and own == runs.TrainConfig():
+        return None
+    shared = {f.name for f in dataclasses.fields(runs.Settings)}
+    return kind.from_json({k: v for k, v in own.to_json().items() if k in shared} | settings)
 
 
 def _fail(message: str, status: int) -> NoReturn:
@@ -90,12 +110,11 @@ def _train(command: Train) -> None:
     if command.num_samples < 1:
         raise ValueError(f"num_samples is {command.num_samples}, wanted at least 1")
     if command.print_config:
-        config.validate()
-        print("".join(f"{k} = {json.dumps(v)}\n" for k, v in config.to_json().items() if v is not None), end="")
+        _print_config(config)
         return
     console = new_console()
     if command.resume is not None:
-        _check_resume(command)
+        _check_resume(command, {"resume", "num_samples"})
         folder = command.resume
         runs.check(folder)
     else:
@@ -119,6 +138,42 @@ def _train(command: Train) -> None:
     print_line(console, f"wrote {folder}: summary.json, metrics.jsonl, checkpoint.safetensors, figures/")
 
 
+def _print_config(config: runs.TrainConfig | studies.StudyConfig) -> None:
+    config.validate()
+    print("".join(f"{k} = {json.dumps(v)}\n" for k, v in config.to_json().items() if v is not None), end="")
+
+
+def _compare(command: Compare) -> None:
+    if command.print_config:
+        _print_config(command.settings())
+        return
+    if command.resume is not None:
+        _check_resume(command, {"resume", "jobs", "backend", "address", "published"})
+    folder = command.resume or command.study or studies.default_folder()
+    config = studies.prepare(folder, studies.read_config(folder) if command.resume else command.settings())
+    console = new_console()
+    print_line(console, f"study folder: {folder}")
+    try:
+        study = studies.compare(
+            config,
+            folder=folder,
+            jobs=command.jobs,
+            backend=command.backend,
+            address=command.address,
+            published=command.published,
+            progress=console,
+        )
+    except KeyboardInterrupt:
+        jobs = f" --jobs {command.jobs}" if command.jobs > 1 else ""
+        _fail(f"interrupted; go on with: bbpyro compare --resume {shlex.quote(str(folder))}{jobs}", 130)
+    print_study(console, study)
+    print_line(
+        console, f"\nwrote {folder}: table.md, table.csv, runs.csv, figures/, and a folder for each run in runs/"
+    )
+    if study.failures:
+        _fail(f"{len(study.failures)} of {len(study.config.tasks())} runs failed; see the table and the logs", 1)
+
+
 def _warn_of_loss(console: Console, run: runs.Run) -> None:
     """Say so where SVI left the network worse than pretraining did: with few data the KL outweighs them."""
     before = [r["held_out_nll"] for r in run.history if r["phase"] == "pretraining"]
@@ -133,12 +188,12 @@ def _warn_of_loss(console: Console, run: runs.Run) -> None:
         )
 
 
-def _check_resume(command: Train) -> None:
-    allowed = {"resume", "num_samples"}
-    for field in dataclasses.fields(Train):
+def _check_resume(command: Train | Compare, allowed: set[str]) -> None:
+    what = "run" if isinstance(command, Train) else "study"
+    for field in dataclasses.fields(command):
         if field.name not in allowed and getattr(command, field.name) != field.default:
             flag = field.name.replace("_", "-")
-            raise ValueError(f"--resume goes on with the run's own settings; leave out --{flag}")
+            raise ValueError(f"--resume goes on with the {what}'s own settings; leave out --{flag}")
 
 
 def _evaluate(command: Evaluate) -> None:

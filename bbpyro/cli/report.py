@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from bbpyro import posterior, runs
+from bbpyro import posterior, runs, studies
 
 
 class EpochPrinter:
@@ -169,6 +169,27 @@ def print_shrunk(console: Console, run: runs.Run, shrunk: runs.Shrunk) -> None:
 
 def _saved(before: float, after: float | None, form: str = ",") -> str:
     return "" if after is None else f"{after:{form}} {before / after:5.2f}x"
+
+
+def print_study(console: Console, study: studies.Study) -> None:
+    """What each prior costs and keeps: the mean over its seeds, and the range below it; then what failed."""
+    scored_on = next((result["scored_on"] for result in study.results.values()), "no")
+    what = f"{study.config.network} on {study.config.dataset}"
+    for title, scores in ((f"{what}, {scored_on} data", studies.tables.PREDICTIONS), (what, studies.tables.COSTS)):
+        units = list(study.total.values())
+        table = Table("prior", "runs", *(studies.tables.label(score, units) for score in scores), title=title)
+        for prior, row in study.table.iterrows():
+            cells = [studies.tables.cell(row, score) for score in scores] if row["runs"] else []
+            shown = [f"{mean}\n[dim]{span}[/dim]" if row["runs"] > 1 else mean for mean, span in cells]
+            failed = f"\n{row['failed']:.0f} failed" if row["failed"] else ""
+            table.add_row(escape(str(prior)), f"{row['runs']:.0f}{failed}", *shown)
+        table.title_justify, table.columns[0].overflow = "left", "fold"
+        for column in table.columns[1:]:
+            column.justify = "right"
+        console.print(table)
+    print_line(console, studies.tables.NOTE)
+    for failure in study.failures:
+        print_line(console, f"failed: {failure.task}: {failure.reason}; see {failure.log}")
 
 
 def new_console() -> Console:

@@ -10,17 +10,20 @@ from bbpyro.distributions.keep_probability import Beta, BetaMixture, LogitNormal
 from bbpyro.distributions.kumaraswamy import Kumaraswamy
 from bbpyro.distributions.relaxed_bernoulli import RelaxedBernoulli
 from bbpyro.distributions.remembering import log_odds, remember_log_odds, remembered_log_odds
-from bbpyro.distributions.weights import Delta, SphericalNormal
+from bbpyro.distributions.stick_breaking import StickBreaking
+from bbpyro.distributions.weights import Delta, HorseshoeLike, SphericalNormal
 
 __all__ = [
     "Beta",
     "BetaMixture",
     "ContinuedTails",
     "Delta",
+    "HorseshoeLike",
     "Kumaraswamy",
     "LogitNormal",
     "RelaxedBernoulli",
     "SphericalNormal",
+    "StickBreaking",
     "log_odds",
     "remember_log_odds",
     "remembered_log_odds",

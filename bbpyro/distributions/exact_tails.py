@@ -11,6 +11,7 @@ from bbpyro import functional as f
 from bbpyro.distributions.keep_probability import Beta, BetaMixture, LogitNormal
 from bbpyro.distributions.kumaraswamy import Kumaraswamy
 from bbpyro.distributions.remembering import remembered_log_odds
+from bbpyro.distributions.weights import Delta
 
 
 class ContinuedTails(TorchDistribution):
@@ -67,8 +68,10 @@ class ContinuedTails(TorchDistribution):
 
 def with_exact_tails(distribution: TorchDistribution) -> TorchDistribution:
     """A distribution on [0, 1] that can score a remembered draw: itself, its twin here, or its continuation."""
-    if isinstance(distribution, Beta | BetaMixture | Kumaraswamy | LogitNormal | ContinuedTails):
+    if isinstance(distribution, Beta | BetaMixture | Delta | Kumaraswamy | LogitNormal | ContinuedTails):
         return distribution
+    if distribution.event_shape:
+        return distribution  # of π that depend on each other, whose tails are its own
     if isinstance(distribution, torch.distributions.Beta):
         return Beta(distribution.concentration1, distribution.concentration0)
     if isinstance(distribution, torch.distributions.Kumaraswamy):

@@ -1,14 +1,17 @@
-"""What W is: a point in the guide, spherical Gaussian in the model, each scored as one factor."""
+"""What W is: a point in the guide, spherical Gaussian in the model, each scored as one factor; or horseshoe-like."""
 
+import math
 from typing import Any
 
 import pyro.distributions as dist
 import torch
 from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor
-from torch.distributions import constraints
+from torch.distributions import constraints, register_kl
+from torch.distributions.utils import broadcast_all
 
 from bbpyro import functional as f
+from bbpyro.distributions.remembering import floating
 
 
 class Delta(dist.Delta):
@@ -60,3 +63,45 @@ class SphericalNormal(TorchDistribution):
             raise ValueError(f"value has shape {tuple(value.shape)}, wanted it to end in {tuple(self.event_shape)}")
         elements = dist.Normal(0.0, self.scale, validate_args=False).log_prob(value)
         return elements.reshape(*batch, -1).sum(-1)
+
+
+class HorseshoeLike(TorchDistribution):
+    """The horseshoe-like density ``log(1 + scale²/w²) / (2π scale)``: a pole at 0, Cauchy's tails (arXiv 1702.07400).
+
+    It is a scale mixture, of Cauchy(0, u scale) over u ~ U(0, 1), and so of Gaussians.
+
+    Args:
+        scale: > 0, of any shape, which is the batch shape.
+        validate_args: as everywhere in torch.distributions.
+    """
+
+    arg_constraints = {"scale": constraints.positive}
+    support = constraints.real
+    has_rsample = True
+
+    def __init__(self, scale: Any, validate_args: bool | None = None) -> None:
+        (self.scale,) = broadcast_all(floating(scale))
+        super().__init__(self.scale.shape, validate_args=validate_args)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> "HorseshoeLike":
+        """The same distribution with a larger batch shape."""
+        return HorseshoeLike(self.scale.expand(batch_shape), validate_args=False)
+
+    def rsample(self, sample_shape: Any = ()) -> Tensor:
+        """Reparameterised draws, `sample_shape + batch_shape`."""
+        scale = self.scale.expand(self._extended_shape(torch.Size(sample_shape)))
+        return scale * torch.rand_like(scale) * torch.empty_like(scale).cauchy_()
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Log-density of `value`; at 0, where it is infinite, that of the smallest number."""
+        log_ratio = self.scale.log() - value.abs().clamp_min(torch.finfo(value.dtype).tiny).log()
+        return f.log_softplus(2 * log_ratio) - math.log(2 * math.pi) - self.scale.log()
+
+
+@register_kl(dist.Independent, SphericalNormal)
+def _kl_normals_spherical(q: Any, p: SphericalNormal) -> Tensor:
+    """Of a Normal for each element of a tensor, from the spherical one."""
+    if not isinstance(q.base_dist, torch.distributions.Normal) or q.event_shape != p.event_shape:
+        raise NotImplementedError
+    elements = torch.distributions.kl_divergence(q.base_dist, torch.distributions.Normal(q.mean.new_zeros(()), p.scale))
+    return elements.reshape(*q.batch_shape, -1).sum(-1)

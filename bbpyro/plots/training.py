@@ -18,8 +18,10 @@ def elbo(idata: Any) -> Figure:
         "-ELBO": training["loss"],
         "E[-log p(y)]": training["train_nll"],
         "KL[q(π)||p(π)]": kl / num_data,
-        "-log p(W)": training["weights_nll"] / num_data,
     }
+    for name, label in (("weights_nll", "-log p(W)"), ("weights_kl", "KL[q(W)||p(W)]")):
+        if name in training:
+            parts[label] = training[name] / num_data
     scores = {"training": training["train_nll"]}
     if "held_out_nll" in training:
         scores["held out, mean mask"] = training["held_out_nll"]

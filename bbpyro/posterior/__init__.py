@@ -1,6 +1,6 @@
 """The posterior as ArviZ knows it, and how to read it."""
 
-from bbpyro.posterior.container import elpd, group, save
+from bbpyro.posterior.container import elpd, group, loo, save
 from bbpyro.posterior.inference_data import to_arviz
 from bbpyro.posterior.reading import decisions, extremes, gates, in_words, keep_probability, layer, order
 
@@ -13,6 +13,7 @@ __all__ = [
     "in_words",
     "keep_probability",
     "layer",
+    "loo",
     "order",
     "save",
     "to_arviz",

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bbpyro.distributions import Delta
 from bbpyro.layers import device_of
 from bbpyro.model import BetaBernoulliNetwork
 from bbpyro.prediction import in_eval_mode
@@ -52,11 +53,19 @@ def _model(bnn: BetaBernoulliNetwork) -> dict[str, Any]:
         "gates": {g: gate.num_features for g, gate in bnn.gates.items()},
         "thresholds": {g: gate.threshold for g, gate in bnn.gates.items()},
         "log prior densities at 0.1, 0.5 and 0.9": {
-            g: [round(v, 4) for v in d[:, 0].tolist()] for g, d in densities.items()
+            g: [round(v, 4) for v in d.reshape(3, -1)[:, 0].tolist()] for g, d in densities.items()
         },
+        "rates": {g: _rate(bnn.prior_of(g)) for g in bnn.gates},
+        "family of q(π)": {g: type(gate.posterior()).__name__ for g, gate in bnn.gates.items()},
+        "weight guide": "normal" if bnn.unconstrained_scales else "delta",
         "num_data": bnn.num_data,
         "temperature": bnn.temperature,
     }
+
+
+def _rate(prior: Any) -> float | None:
+    """Where the prior is one point, of which densities elsewhere say nothing."""
+    return float(prior.v[0]) if isinstance(prior, Delta) else None
 
 
 def check_histories(histories: list[History], chains: list[BetaBernoulliNetwork]) -> None:

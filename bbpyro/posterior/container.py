@@ -2,7 +2,7 @@
 
 import importlib
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +65,23 @@ def group(idata: Any, name: str) -> xr.Dataset:
         }.get(name, "give bbpyro.to_arviz data: x, and y where labels are wanted")
         raise ValueError(f"idata: it has no group {name!r}; {remedy}") from None
     return found.to_dataset() if isinstance(found, xr.DataTree) else found
+
+
+def as_chains(paths: Sequence[Path]) -> Any:
+    """The draws of files that :func:`save` wrote, of restarts of one model, each of which becomes a chain."""
+    groups = {}
+    for name in ("posterior", "prior", "log_likelihood", "guide"):
+        each = [xr.load_dataset(path, group=name, engine="h5netcdf") for path in paths]
+        joined = xr.concat(each, "chain", data_vars="all", coords="minimal", compat="override", join="override")
+        groups[name] = joined.assign_coords(chain=range(len(each)))
+    return make(groups, groups["posterior"].attrs)
+
+
+def loo(idata: Any) -> Any:
+    """az.loo of independent draws, pointwise, without its warning of a bad Pareto k, of which its table tells too."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Estimated shape parameter of Pareto")
+        return import_arviz().loo(idata, pointwise=True, reff=1.0)
 
 
 def elpd(loo: Any) -> float:

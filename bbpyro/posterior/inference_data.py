@@ -12,7 +12,7 @@ import xarray as xr
 from rich.console import Console
 from torch import Tensor, nn
 
-from bbpyro.distributions import remembered_log_odds, with_exact_tails
+from bbpyro.distributions import log_odds, remembered_log_odds, with_exact_tails
 from bbpyro.layers import device_of
 from bbpyro.model import BetaBernoulliNetwork
 from bbpyro.posterior import container
@@ -51,8 +51,9 @@ def to_arviz(
     - posterior, prior: `fc1.gate.pi` `[chain, S, K]`, float64, along dimension `fc1.gate_unit`. Where the gate sees
       the pixels of x themselves, its units also have the coordinates `fc1.gate_row` and `fc1.gate_column` (where
       ArviZ is 1.x in the guide alone: its summary fails on them).
-    - guide: q(π) itself `[chain, K]`: `fc1.gate.concentration1` and `concentration0`, `keep_probability`, which is
-      the exact E[π], and the gate's `threshold` `[chain]`.
+    - guide: q(π) itself `[chain, K]`: `fc1.gate.concentration1` and `concentration0` (of the sticks, under
+      StickBreaking; not under FixedRate), `keep_probability`, which is the exact E[π], and the gate's `threshold`
+      `[chain]`.
     - with x: posterior_predictive (y), constant_data (x), and for classes class_probability: `[chain, N, C]` by
       mean_mask, and by monte_carlo, averaged over the draws.
     - with y too: observed_data (y), log_likelihood (y: of each datum, nats, not scaled by N/B), and threshold_sweep:
@@ -99,16 +100,16 @@ def to_arviz(
         for network in chains:
             stack.enter_context(in_eval_mode(network))
         torch.manual_seed(seed)
-        log_odds = [_draw_log_odds(network, num_samples) for network in chains]
+        drawn = [_draw_log_odds(network, num_samples) for network in chains]
         coords = _unit_coords(chains[0], x)
         groups = {
-            "posterior": _of_pi([{g: torch.sigmoid(odds[g]) for g in odds} for odds in log_odds], coords),
+            "posterior": _of_pi([{g: torch.sigmoid(odds[g]) for g in odds} for odds in drawn], coords),
             "prior": _of_pi([_draw_prior(network, num_samples) for network in chains], coords),
             "guide": _stack([_of_guide(network, coords) for network in chains]),
         }
         if x is not None:
             thinned = np.arange(num_predictive) * num_samples // num_predictive
-            by_chain = predictive_groups(chains, log_odds, x, y, thinned, num_masks, batch_size, progress)
+            by_chain = predictive_groups(chains, drawn, x, y, thinned, num_masks, batch_size, progress)
             groups |= {name: _stack([chain[name] for chain in by_chain]) for name in by_chain[0]}
             groups |= _of_data(x, y)
         if x is not None and y is not None:
@@ -130,12 +131,10 @@ def _of_pi(draws: list[dict[str, Tensor]], coords: dict[str, Any]) -> xr.Dataset
 
 def _draw_log_odds(bnn: BetaBernoulliNetwork, num_samples: int) -> dict[str, Tensor]:
     """Exact log-odds of π `[S, K]` by gate, float64."""
-    log_odds = {}
+    odds = {}
     for g, gate in bnn.gates.items():
-        exact = remembered_log_odds(gate.posterior().rsample((num_samples,)))
-        assert exact is not None  # which a Kumaraswamy's draw always has
-        log_odds[g] = exact
-    return log_odds
+        odds[g] = log_odds(gate.posterior().rsample(torch.Size([num_samples]))).double()
+    return odds
 
 
 def _draw_prior(bnn: BetaBernoulliNetwork, num_samples: int) -> dict[str, Tensor]:
@@ -151,7 +150,8 @@ def _of_guide(bnn: BetaBernoulliNetwork, coords: dict[str, Any]) -> xr.Dataset:
     variables: dict[str, Any] = {}
     for g, gate in bnn.gates.items():
         q = gate.posterior()
-        named = {"concentration1": q.concentration1, "concentration0": q.concentration0, "keep_probability": q.mean}
+        named = {name: getattr(q, name) for name in ("concentration1", "concentration0") if hasattr(q, name)}
+        named["keep_probability"] = q.mean
         variables |= {f"{g}.{name}": ((f"{g}_unit",), to_numpy(value)) for name, value in named.items()}
         variables[f"{g}.threshold"] = ((), gate.threshold)
     return xr.Dataset(variables, coords)
@@ -239,6 +239,7 @@ def _describe(chains: list[BetaBernoulliNetwork], seed: int) -> dict[str, Any]:
         "trained": "no: q(π) is as it was made; bbpyro.fit comes first" if untrained else "yes",
         "prior": repr(bnn.prior),
         "weight_prior": repr(bnn.weight_prior),
+        "weight_guide": "normal" if bnn.unconstrained_scales else "delta",
         "temperature": bnn.temperature,
         "num_data": bnn.num_data,
     }

@@ -15,7 +15,7 @@ from bbpyro.distributions import remember_log_odds
 from bbpyro.layers import BetaBernoulliDropout, device_of
 from bbpyro.likelihoods import is_classification
 from bbpyro.model import BetaBernoulliNetwork
-from bbpyro.prediction import draw_y, predict
+from bbpyro.prediction import draw_weights, draw_y, predict
 from bbpyro.training.handlers import held_out_score
 
 
@@ -47,19 +47,25 @@ def predictive_groups(
     for record, odds, s in track(steps, "predicting", console=console, disable=not progress, transient=True):
         gates = record.bnn.gates
         pi = {g: remember_log_odds(odds[g][draws[s]], gates[g].unconstrained_concentration1.dtype) for g in odds}
+        W = draw_weights(record.bnn)
         for start in range(0, len(x), batch_size):
             batch = slice(start, start + batch_size)
             x_batch, y_batch = (None if data is None else data[batch].to(device_of(record.bnn)) for data in (x, y))
             assert x_batch is not None
-            record.add(s, batch, _draw(record.bnn, pi, x_batch, y_batch, num_masks))
+            record.add(s, batch, _draw(record.bnn, pi, W, x_batch, y_batch, num_masks))
     return [record.groups(batch_size) for record in records]
 
 
 def _draw(
-    bnn: BetaBernoulliNetwork, pi: dict[str, Tensor], x: Tensor, y: Tensor | None, num_masks: int
+    bnn: BetaBernoulliNetwork,
+    pi: dict[str, Tensor],
+    W: dict[str, Tensor],
+    x: Tensor,
+    y: Tensor | None,
+    num_masks: int,
 ) -> dict[str, Tensor]:
-    """A y given π; and, averaged over the masks, the probability of each class and of the y that was observed."""
-    drawn = [draw_y(bnn, x, pi) for _ in range(num_masks)]
+    """A y given π and W; and, averaged over the masks, the probability of each class and of the y that was observed."""
+    drawn = [draw_y(bnn, x, pi, W) for _ in range(num_masks)]
     result = {"y": drawn[0][1]}
     if is_classification(drawn[0][0]):
         result["class_probability"] = torch.stack([distribution.probs for distribution, _ in drawn]).mean(0)

@@ -1,8 +1,22 @@
 """Runs: settings in, a folder with a trained network out."""
 
-from bbpyro.runs.config import NETWORKS, PRIORS, TrainConfig, recipe
-from bbpyro.runs.inspection import POSTERIOR, Inspection, inspect
-from bbpyro.runs.run import ARTEFACTS, CHECKPOINT, Run, check, create, default_folder, load, score, summarize, train
+from bbpyro.runs.config import NETWORKS, Settings, TrainConfig, recipe
+from bbpyro.runs.inspection import POSTERIOR, Inspection, inspect, leave_one_out
+from bbpyro.runs.run import (
+    ARTEFACTS,
+    CHECKPOINT,
+    Run,
+    check,
+    check_settings,
+    create,
+    default_folder,
+    load,
+    plain_network,
+    score,
+    summarize,
+    train,
+    write_figures,
+)
 from bbpyro.runs.shrinking import BATCH_SIZES, Shrunk, shrink
 
 __all__ = [
@@ -11,19 +25,23 @@ __all__ = [
     "CHECKPOINT",
     "NETWORKS",
     "POSTERIOR",
-    "PRIORS",
     "Inspection",
     "Run",
+    "Settings",
     "Shrunk",
     "TrainConfig",
     "check",
+    "check_settings",
     "create",
     "default_folder",
     "inspect",
+    "leave_one_out",
     "load",
+    "plain_network",
     "recipe",
     "score",
     "shrink",
     "summarize",
     "train",
+    "write_figures",
 ]

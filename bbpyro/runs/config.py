@@ -7,13 +7,14 @@ import typing
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
 
 from bbpyro import data, networks, priors, training
 from bbpyro.layers import MIN_START
+from bbpyro.model import WEIGHT_GUIDES
 
 # From the shape of one input and the number of classes.
 NETWORKS: dict[str, Callable[[Sequence[int], int], nn.Module]] = {
@@ -34,15 +35,9 @@ RECIPES: dict[str, dict[str, Any]] = {
 AUGMENTATIONS: dict[str, Callable[[Tensor], Tensor] | None] = {"none": None, "crop-flip": data.crop_and_flip}
 
 
-PRIORS: dict[str, tuple[Callable[[float], priors.Prior], float]] = {
-    "beta": (priors.Beta, 1e-4),
-    "indian-buffet": (priors.IndianBuffet, 5.0),
-}
-
-
 @dataclass(frozen=True)
-class TrainConfig:
-    """Everything that decides the numbers of a run."""
+class Settings:
+    """What decides the numbers of a run, but for its prior and its seed."""
 
     dataset: str = "mnist"
     """mnist, fashion-mnist, cifar10, bars, or a .npz file with arrays x, y and, optionally, x_test, y_test."""
@@ -51,10 +46,11 @@ class TrainConfig:
     bring settings of their own: bbpyro train --network NAME --print-config shows them."""
     augmentation: Literal["none", "crop-flip"] = "none"
     """crop-flip shifts each training image [C, H, W] by up to 4 pixels and mirrors half of them."""
-    prior: str = "beta"
-    """Prior on the keep probabilities π: beta is Beta(alpha, 1); indian-buffet is Beta(alpha/K, 1), K its width."""
-    alpha: float | None = None
-    """The prior's alpha; by default 1e-4 for beta and 5 for indian-buffet."""
+    weight_prior: str | None = None
+    """Prior on the weights W: Normal(scale), Laplace(scale), StudentT(df, scale), HorseshoeLike(scale) or module:name;
+    by default the Gaussian that an L2 of 1e-4 on the mean loss is."""
+    weights: Literal["delta", "normal"] = "delta"
+    """q(W): a point, or a Gaussian for each weight."""
     temperature: float = 0.1
     """Temperature τ of the relaxed Bernoulli masks."""
     threshold: float = 1e-3
@@ -83,8 +79,6 @@ class TrainConfig:
     """Pyro's Trace_ELBO, or TraceMeanField_ELBO with closed-form KLs."""
     validation_size: int = 0
     """Hold out the last so many training data and report on them instead of the test set: for choosing settings."""
-    seed: int = 0
-    """Seed of the initial weights, the order of the data and all noise."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to train and predict: auto is the GPU, if torch has one."""
     precision: Literal["float32", "bf16"] = "float32"
@@ -98,7 +92,7 @@ class TrainConfig:
         """Raise a ValueError that names the first setting out of range."""
         choices: dict[str, Collection[str]] = {
             "network": NETWORKS,
-            "prior": PRIORS,
+            "weights": WEIGHT_GUIDES,
             "schedule": training.SCHEDULES,
             "elbo": training.ELBOS,
             "augmentation": AUGMENTATIONS,
@@ -114,15 +108,12 @@ class TrainConfig:
             "pretrain_epochs": 0,
             "kl_warmup_epochs": 0,
             "validation_size": 0,
-            "seed": 0,
             "threads": 1,
         }
         for name, least in at_least.items():
             if getattr(self, name) < least:
                 raise ValueError(f"{name} is {getattr(self, name)}, wanted at least {least}")
-        if self.seed >= 2**63:
-            raise ValueError(f"seed is {self.seed}, wanted at most {2**63 - 1}")
-        for name in ("alpha", "temperature", "learning_rate", "gate_learning_rate"):
+        for name in ("temperature", "learning_rate", "gate_learning_rate"):
             value = getattr(self, name)
             if value is not None and not 1e-37 <= value <= 1e38:
                 raise ValueError(f"{name} is {value}, wanted a positive number, from 1e-37 to 1e38")
@@ -131,13 +122,14 @@ class TrainConfig:
             raise ValueError(f"initial_keep_probability is {p}, wanted a number from {MIN_START} to {1 - MIN_START}")
         if not 0 <= self.threshold < 1:
             raise ValueError(f"threshold is {self.threshold}, wanted a keep probability in [0, 1)")
+        self.make_weight_prior()
 
     @property
     def scored_on(self) -> str:
         """What the scores are of: "test" or "validation" data."""
         return "validation" if self.validation_size else "test"
 
-    def with_absolute_paths(self) -> "TrainConfig":
+    def with_absolute_paths(self) -> Self:
         """The same settings, of use from any working directory."""
         return dataclasses.replace(
             self,
@@ -154,10 +146,12 @@ class TrainConfig:
         """What :func:`bbpyro.fit` wants as `kl_start`."""
         return dict(self.kl_start) or 0.0
 
-    def make_prior(self) -> priors.Prior:
-        """The prior on π."""
-        make, default = PRIORS[self.prior]
-        return make(default if self.alpha is None else self.alpha)
+    def make_weight_prior(self) -> priors.WeightPrior | None:
+        """The prior on W; None for the default, which depends on the number of data."""
+        try:
+            return priors.as_weight_prior(self.weight_prior) if self.weight_prior else None
+        except ValueError as error:
+            raise ValueError(f"weight_prior: {error}") from None
 
     def to_json(self) -> dict[str, Any]:
         """The settings as JSON holds them."""
@@ -165,7 +159,7 @@ class TrainConfig:
         return {**settings, "kl_start": [list(pair) for pair in self.kl_start]}
 
     @classmethod
-    def from_json(cls, settings: dict[str, Any]) -> "TrainConfig":
+    def from_json(cls, settings: dict[str, Any]) -> Self:
         """The settings that :meth:`to_json` wrote; a ValueError names one that is unknown or of a wrong type."""
         hints = typing.get_type_hints(cls)
         for name, value in settings.items():
@@ -176,6 +170,46 @@ class TrainConfig:
         paths = {k: Path(v) for k, v in settings.items() if k in ("pretrained", "data_dir") and v is not None}
         pairs = {"kl_start": tuple((str(k), float(v)) for k, v in settings.get("kl_start", ()))}
         return cls(**{**settings, **paths, **pairs})
+
+
+@dataclass(frozen=True)
+class TrainConfig(Settings):
+    """Everything that decides the numbers of a run."""
+
+    prior: str = repr(priors.Beta())
+    """Prior on the keep probabilities π: Beta(c1, c0), IndianBuffet(alpha), Uniform, Jeffreys, LogitNormal(loc, scale),
+    SpikeAndSlab(slab_probability), StickBreaking(alpha), FixedRate(p), module:name, or by gate: {'fc1.*': Jeffreys,
+    '*': Beta(1e-4, 1)}."""
+    seed: int = 0
+    """Seed of the initial weights, the order of the data and all noise."""
+
+    def canonical(self) -> Self:
+        """The same settings in one spelling, of use from any working directory."""
+        return dataclasses.replace(self.with_absolute_paths(), prior=priors.spell(self.prior))
+
+    def validate(self) -> None:
+        """Raise a ValueError that names the first setting out of range."""
+        super().validate()
+        if not 0 <= self.seed < 2**63:
+            raise ValueError(f"seed is {self.seed}, wanted at least 0, at most {2**63 - 1}")
+        self.make_prior()
+
+    def make_prior(self) -> priors.Prior | dict[str, priors.Prior]:
+        """The prior on π, of each gate or of all."""
+        try:
+            return priors.as_prior(self.prior)
+        except ValueError as error:
+            raise ValueError(f"prior: {error}") from None
+
+    @classmethod
+    def from_json(cls, settings: dict[str, Any]) -> Self:
+        """As above; the settings of a run from before priors were spelled out are understood too."""
+        settings = dict(settings)
+        old = {"beta": "Beta({}, 1)", "indian-buffet": "IndianBuffet({})"}
+        if settings.get("prior") in old and "alpha" in settings:
+            default = {"beta": 1e-4, "indian-buffet": 5.0}[settings["prior"]]
+            settings["prior"] = old[settings["prior"]].format(settings.pop("alpha") or default)
+        return super().from_json(settings)
 
 
 def recipe(network: str) -> TrainConfig:

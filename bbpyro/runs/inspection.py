@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,7 +100,8 @@ def inspect(
     }
     log_probs = probs["monte_carlo"].double().clamp_min(1e-30).log().gather(-1, data.y_test[:, None])
     by_held_out = log_probs.mean().item(), log_probs.std(correction=0).item() / len(log_probs) ** 0.5
-    loo, num_loo_data = _leave_one_out(runs, num_predictive_samples, console)
+    loo, _ = leave_one_out(runs, num_predictive_samples, console)
+    num_loo_data = len(loo.pareto_k)
     by_loo = posterior.elpd(loo) / num_loo_data, float(loo.se) / num_loo_data
     return Inspection(idata, scores, loo, by_loo, by_held_out)
 
@@ -120,10 +120,15 @@ def _figures(idata: Any, are_images: bool) -> dict[str, Figure]:
     return figures
 
 
-def _leave_one_out(runs: Sequence[Run], num_samples: int, console: Console | None) -> tuple[Any, int]:
-    """az.loo of up to 250 training data, z averaged out by 16 masks (one mask a datum makes its Pareto k useless)."""
+def leave_one_out(
+    runs: Sequence[Run], num_samples: int, console: Console | None = None, num_data: int = 250
+) -> tuple[Any, Any]:
+    """az.loo of up to `num_data` training data, the same for all runs of one data set, and what it was computed from.
+
+    z is averaged out by 16 masks (one mask a datum makes its Pareto k useless).
+    """
     data = runs[0].dataset
-    chosen = torch.randperm(len(data.x), generator=torch.Generator().manual_seed(0))[:250]
+    chosen = torch.randperm(len(data.x), generator=torch.Generator().manual_seed(0))[:num_data]
     idata = posterior.to_arviz(
         [run.bnn for run in runs],
         data.x[chosen],
@@ -133,6 +138,4 @@ def _leave_one_out(runs: Sequence[Run], num_samples: int, console: Console | Non
         seed=runs[0].config.seed,
         progress=console or False,
     )
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Estimated shape parameter of Pareto")  # its table says so too
-        return container.import_arviz().loo(idata, pointwise=True, reff=1.0), len(chosen)
+    return container.loo(idata), idata

@@ -70,18 +70,14 @@ def create(folder: Path, config: TrainConfig, force: bool = False) -> None:
         ValueError: the configuration is out of range, or the folder exists and `force` is false.
         CheckpointError: the pretrained weights do not fit the network.
     """
-    config.validate()
-    if config.device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("device is 'cuda', but torch finds no GPU here; leave it at auto, or install torch with CUDA")
     if folder.exists() and not force:
         raise ValueError(
             f"run folder {folder} already exists; choose another, continue it with --resume, or add --force"
         )
     if folder.exists() and not (folder / "config.json").is_file():
         raise ValueError(f"run folder {folder} is no run, so it is not replaced, with --force or without")
-    dataset = _load_data(config)
-    _check_fit(config, dataset)
-    config = config.with_absolute_paths()
+    dataset = check_settings(config)
+    config = config.canonical()
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -96,8 +92,17 @@ def create(folder: Path, config: TrainConfig, force: bool = False) -> None:
         os.replace(made, folder)
 
 
-def _check_fit(config: TrainConfig, dataset: data.Dataset) -> None:
-    """Refuse what would fail only in training, when there is a folder already."""
+def check_settings(config: TrainConfig) -> data.Dataset:
+    """Refuse what would fail only in training, when there is a folder already; returns the data.
+
+    Raises:
+        ValueError: a setting is out of range, or does not fit the data, the network or this machine.
+        CheckpointError: the pretrained weights do not fit the network.
+    """
+    config.validate()
+    if config.device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device is 'cuda', but torch finds no GPU here; leave it at auto, or install torch with CUDA")
+    dataset = _load_data(config)
     plain = plain_network(config, dataset)
     if config.pretrained is not None:
         _load_pretrained(config.pretrained, plain)
@@ -109,6 +114,7 @@ def _check_fit(config: TrainConfig, dataset: data.Dataset) -> None:
         raise ValueError(
             f"augmentation {config.augmentation} is for images [C, H, W] of at least 8x8; the data have {shape}"
         )
+    return dataset
 
 
 def load(folder: Path) -> Run:
@@ -126,7 +132,7 @@ def load(folder: Path) -> Run:
         )
     bnn = _network(config, plain_network(config, dataset), dataset)
     if saved.phase == "SVI":
-        saved.load_into(bnn.net, folder)
+        saved.load_into(bnn, folder)
     return Run(folder, config, dataset, bnn.eval().to(config.torch_device()), saved.history)
 
 
@@ -174,7 +180,7 @@ def train(folder: Path, console: Console | None = None, on_epoch: OnEpoch | None
 
     def keep(net: nn.Module, num_epochs: int, before: list[dict[str, Any]]) -> Callable[[training.TrainingState], None]:
         def after_epoch(state: training.TrainingState) -> None:
-            _Saved(net.state_dict(), state.optimizer, [*before, *state.history]).write(folder, config)
+            _Saved(_state_dict(net), state.optimizer, [*before, *state.history]).write(folder, config)
             if on_epoch:
                 on_epoch(state.history[-1], num_epochs, config.scored_on)
 
@@ -198,7 +204,7 @@ def train(folder: Path, console: Console | None = None, on_epoch: OnEpoch | None
         saved = None
     bnn = _network(config, plain, dataset)
     if saved:
-        saved.load_into(bnn.net, folder)
+        saved.load_into(bnn, folder)
     history = training.fit(
         bnn,
         dataset.x,
@@ -209,7 +215,7 @@ def train(folder: Path, console: Console | None = None, on_epoch: OnEpoch | None
         kl_warmup_epochs=config.kl_warmup_epochs,
         kl_start=config.kl_weights(),
         elbo=config.elbo,
-        on_epoch=keep(bnn.net, config.epochs, pretraining),
+        on_epoch=keep(bnn, config.epochs, pretraining),
         resume_from=saved.state(config.seed) if saved else None,
         **settings,
     )
@@ -286,6 +292,11 @@ def _peak_memory_mib() -> float:
     return peak / 1024 / (1024 if sys.platform == "darwin" else 1)  # macOS counts bytes, Linux KiB
 
 
+def _state_dict(net: nn.Module) -> dict[str, Tensor]:
+    """The tensors of a network, with or without gates, by their names in the plain one where they have one."""
+    return {name.removeprefix("net."): tensor for name, tensor in net.state_dict().items()}
+
+
 @dataclass(frozen=True)
 class _Saved:
     """What a checkpoint holds: the network in training, its optimizer, and the records of all epochs done."""
@@ -306,8 +317,10 @@ class _Saved:
         return training.TrainingState(seed, self.records(self.phase), self.optimizer)
 
     def load_into(self, net: nn.Module, folder: Path) -> None:
-        checkpoint.check_state_dict(f"the checkpoint of {folder}", self.network, net.state_dict())
-        net.load_state_dict(self.network)
+        wanted = _state_dict(net)
+        checkpoint.check_state_dict(f"the checkpoint of {folder}", self.network, wanted)
+        names = net.state_dict()
+        net.load_state_dict({name: self.network[short] for name, short in zip(names, wanted, strict=True)})
 
     def write(self, folder: Path, config: TrainConfig) -> None:
         groups = {"network": self.network, "optimizer": self.optimizer}
@@ -376,6 +389,8 @@ def _network(config: TrainConfig, plain: nn.Module, dataset: data.Dataset) -> Be
         Categorical(),
         num_data=len(dataset.x),
         prior=config.make_prior(),
+        weight_prior=config.make_weight_prior(),
+        weight_guide=config.weights,
         temperature=config.temperature,
     )
 

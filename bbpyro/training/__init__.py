@@ -2,7 +2,7 @@
 
 from bbpyro.training.epochs import NonFiniteLossError, TrainingState, check_batch_norm
 from bbpyro.training.handlers import PRECISIONS, KLWarmup, Scorecard, SingleOptimizer
-from bbpyro.training.inference import ELBOS, SCHEDULES, cosine, fit, kl_starts, pretrain, steps
+from bbpyro.training.inference import ELBOS, SCHEDULES, cosine, elbo, fit, kl_starts, pretrain, steps
 
 __all__ = [
     "ELBOS",
@@ -15,6 +15,7 @@ __all__ = [
     "TrainingState",
     "check_batch_norm",
     "cosine",
+    "elbo",
     "fit",
     "kl_starts",
     "pretrain",

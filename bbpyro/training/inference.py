@@ -6,12 +6,16 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import pyro
+import pyro.poutine as poutine
+import torch
 from pyro.infer import SVI, Trace_ELBO, TraceMeanField_ELBO
 from rich.console import Console
 from torch import Tensor, nn
 
+from bbpyro.layers import device_of
 from bbpyro.likelihoods import Categorical, Likelihood
 from bbpyro.model import BetaBernoulliNetwork
+from bbpyro.prediction import in_eval_mode
 from bbpyro.training.epochs import (
     Epochs,
     TrainingState,
@@ -102,7 +106,8 @@ def fit(
 
     Returns:
         One record an epoch: learning rates, loss (-ELBO/N), train and held-out nll (nats a datum) and accuracy,
-        weights_nll (-log p(W), nats), and by gate kl (nats) and active units.
+        what W costs (weights_nll, -log p(W), or, where q(W) is a Normal, weights_kl; nats), and by gate kl (nats) and
+        active units.
 
     Raises:
         ValueError: an argument is out of range, or x, y and bnn.num_data do not fit each other.
@@ -123,7 +128,7 @@ def fit(
     gate_parameters = [p for gate in bnn.gates.values() for p in gate.parameters()]
     optimizer = fused_adam(
         [
-            {"params": list(bnn.weights.values()), "lr": learning_rate},
+            {"params": [*bnn.weights.values(), *bnn.unconstrained_scales.values()], "lr": learning_rate},
             {"params": gate_parameters, "lr": gate_learning_rate},
         ]
     )
@@ -150,7 +155,7 @@ def fit(
         return {
             **score.take(),
             **held_out_score(bnn, bnn.likelihood, held_out),
-            "weights_nll": -sum(bnn.weight_prior(w.shape).log_prob(w).sum().item() for w in bnn.weights.values()),
+            "weights_kl" if bnn.unconstrained_scales else "weights_nll": bnn.weights_kl().item(),
             "kl": {name: kl.item() for name, kl in bnn.kl().items()},
             "active": {name: int(gate.kept().sum()) for name, gate in bnn.gates.items()},
         }
@@ -158,6 +163,29 @@ def fit(
     epochs = Epochs("SVI", x, y, num_epochs, batch_size, SCHEDULES[schedule], progress, on_epoch, augment)
     with pyro.validation_enabled(False), mixed_precision(bnn.net, precision):
         return epochs.run(bnn, optimizer, step, report, starting_state(seed, resume_from), begin)
+
+
+@torch.no_grad()
+def elbo(bnn: BetaBernoulliNetwork, x: Tensor, y: Tensor, batch_size: int = 1000) -> float:
+    """The ELBO of `bnn` on its training data, nats a datum.
+
+    The expected log-likelihood is that of one draw of W, π and z for each minibatch; the KLs are closed where they are
+    registered.
+
+    Args:
+        bnn: the network.
+        x: inputs `[N, ...]`.
+        y: what was observed there.
+        batch_size: data predicted at once, and by one draw.
+    """
+    check_data(x, y, bnn.num_data)
+    score, device = Scorecard(), device_of(bnn)
+    with in_eval_mode(bnn), pyro.validation_enabled(False), score:
+        for batch in zip(x.split(batch_size), y.split(batch_size), strict=True):
+            data = [tensor.to(device) for tensor in batch]
+            poutine.replay(bnn.model, trace=poutine.trace(bnn.guide).get_trace(*data))(*data)
+    kl = sum(kl.item() for kl in bnn.kl().values()) + bnn.weights_kl().item()
+    return -score.take()["train_nll"] - kl / bnn.num_data
 
 
 def kl_starts(

@@ -1,0 +1,308 @@
+"""compare(): priors times seeds, each a run of its own in a process of its own, and what comes out."""
+
+import dataclasses
+import json
+import os
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import joblib
+import pandas as pd
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from bbpyro import checkpoint, priors, runs
+from bbpyro.checkpoint import CheckpointError
+from bbpyro.studies import figures, tables, task
+from bbpyro.studies.config import StudyConfig
+from bbpyro.version import __version__
+
+CONFIG = "study.json"
+BACKENDS = ("processes", "dask", "ray")
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A run that did not end, why, and where that is told in full."""
+
+    task: str
+    reason: str
+    log: Path
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study, as far as it has come.
+
+    Attributes:
+        folder: where it is.
+        config: its settings.
+        results: what came out, by the name of the run's folder.
+        failures: the runs that did not end.
+    """
+
+    folder: Path
+    config: StudyConfig
+    results: dict[str, dict[str, Any]]
+    failures: list[Failure]
+
+    @property
+    def runs(self) -> pd.DataFrame:
+        """A row for each run that ended or failed."""
+        return tables.by_run(self.config, self.results, {each.task: each.reason for each in self.failures})
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """A row for each prior: mean, lowest and highest of each score."""
+        return tables.by_prior(self.runs)
+
+    @property
+    def total(self) -> dict[str, int]:
+        """The units of each gate."""
+        return next((result["total"] for result in self.results.values()), {})
+
+    def write(self, published: bool = False) -> None:
+        """Write its tables, runs.csv, table.csv and table.md, and its figures into its folder.
+
+        Args:
+            published: put the published points, where there are any for this network and MNIST, behind the errors.
+        """
+        total = [units for units in self.total.values()]
+        tables.write(self.folder, self.table, self.runs, total)
+        if self.results:
+            network = self.config.network if published and self.config.dataset == "mnist" else None
+            runs.write_figures(self.folder, figures.draw(self.folder, self.runs, self.total, network))
+
+
+def default_folder() -> Path:
+    """runs/study-DATE-TIME."""
+    return Path("runs") / f"study-{time.strftime('%Y%m%d-%H%M%S')}"
+
+
+def compare(
+    prior: Sequence[priors.PriorLike] | StudyConfig,
+    *,
+    seeds: int = 3,
+    folder: Path | str | None = None,
+    jobs: int = 1,
+    backend: str = "processes",
+    address: str | None = None,
+    published: bool = False,
+    progress: bool | Console = True,
+    **settings: Any,
+) -> Study:
+    """Train each prior from each seed, and gather what came out.
+
+    A study that was killed goes on where it stopped when it is started again with the same folder: runs that ended are
+    not trained again, and others go on from their newest checkpoint. Priors and seeds may be added to it.
+
+    Args:
+        prior: the priors on π, each an object of :mod:`bbpyro.priors` or its spelling, such as "Beta(1e-4, 1)" or
+            "module:name"; or the whole configuration.
+        seeds: how many restarts of each.
+        folder: of the study; by default runs/study-DATE-TIME.
+        jobs: how many runs at once.
+        backend: "processes" on this machine, or the scheduler of an existing "dask" or "ray" cluster whose workers see
+            the same files.
+        address: of that scheduler.
+        published: put published points behind the errors, where there are any.
+        progress: a progress display, or the rich console to draw it on.
+        **settings: of the runs, as in bbpyro train: network, dataset, epochs, …
+
+    Raises:
+        ValueError: a setting is out of range, or differs from that of the study in the folder.
+        ImportError: the cluster's library is not installed.
+    """
+    config = prior if isinstance(prior, StudyConfig) else _config(prior, seeds, settings)
+    if jobs < 1:
+        raise ValueError(f"jobs is {jobs}, wanted at least 1")
+    folder = Path(folder or default_folder())
+    config = prepare(folder, config)
+    tasks = config.tasks()
+    waiting = [name for name in tasks if not task.is_done(folder / "runs" / name)]
+    calls = [
+        joblib.delayed(task.perform)(
+            folder.absolute() / "runs" / name, _log(folder, name).absolute(), tasks[name], os.getpid()
+        )
+        for name in waiting
+    ]
+    with _display(folder, tasks, progress), _cluster(backend, address):
+        outcomes = joblib.Parallel(n_jobs=jobs, batch_size=1, pre_dispatch="all")(calls) if calls else []
+    reasons = {name: reason for name, reason in zip(waiting, outcomes, strict=True) if reason}
+    study = _gather(folder, config, reasons)
+    study.write(published)
+    return study
+
+
+def load(folder: Path) -> Study:
+    """A study as its folder has it; a run that has not ended, and left no log, is in neither list."""
+    config = read_config(folder)
+    reasons = {}
+    for name in config.tasks():
+        if _log(folder, name).is_file():
+            reasons[name] = _log(folder, name).read_text().strip().splitlines()[-1]
+    return _gather(folder, config, reasons)
+
+
+def is_study(folder: Path) -> bool:
+    """Whether there is a study in a folder."""
+    return (folder / CONFIG).is_file()
+
+
+def read_config(folder: Path) -> StudyConfig:
+    """The settings of the study in a folder.
+
+    Raises:
+        CheckpointError: there is none, or its study.json was altered.
+    """
+    path = folder / CONFIG
+    if not is_study(folder):
+        raise CheckpointError(f"{folder} is no bbpyro study: it has no {CONFIG}")
+    try:
+        config = StudyConfig.from_json(json.loads(path.read_text())["config"])
+        config.validate()
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path} was altered, or written by another version of bbpyro ({error})") from None
+    return config
+
+
+def _config(prior: Sequence[priors.PriorLike], seeds: int, settings: dict[str, Any]) -> StudyConfig:
+    known = {field.name for field in dataclasses.fields(runs.Settings)}
+    for name in settings:
+        if name not in known:
+            raise ValueError(f"unknown setting {name!r}, wanted one of {', '.join(sorted(known))}")
+    network = settings.get("network", runs.Settings.network)
+    shared = {name: value for name, value in vars(runs.recipe(network)).items() if name in known} | settings
+    named = [prior] if isinstance(prior, str | Mapping) or callable(prior) else prior
+    return StudyConfig(**shared, prior=tuple(map(priors.spell, named)), seeds=seeds)
+
+
+def prepare(folder: Path, config: StudyConfig) -> StudyConfig:
+    """Make the study's folder, or go on with the study that is there; returns all its settings.
+
+    Raises:
+        ValueError: a setting is out of range, or differs from that of the study in the folder.
+    """
+    config.validate()
+    if folder.exists() and not is_study(folder) and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f"study folder {folder} is no study; choose another")
+    if is_study(folder):
+        config = read_config(folder).extended_by(config)
+    config = config.canonical()
+    runs.check_settings(next(iter(config.tasks().values())))  # what all runs would fail of, once
+    folder.mkdir(parents=True, exist_ok=True)
+    description = {"format": checkpoint.FORMAT, "bbpyro": __version__, "config": config.to_json()}
+    checkpoint.write_json(folder / CONFIG, description)
+    return config
+
+
+def _log(folder: Path, name: str) -> Path:
+    return folder / "logs" / f"{name.replace('/', '-')}.log"
+
+
+def _gather(folder: Path, config: StudyConfig, reasons: dict[str, str]) -> Study:
+    results = {
+        name: json.loads((folder / "runs" / name / task.RESULT).read_text())
+        for name in config.tasks()
+        if task.is_done(folder / "runs" / name)
+    }
+    return Study(folder, config, results, [Failure(name, why, _log(folder, name)) for name, why in reasons.items()])
+
+
+@contextmanager
+def _cluster(backend: str, address: str | None) -> Iterator[None]:
+    """Where joblib sends the runs."""
+    if backend not in BACKENDS:
+        raise ValueError(f"backend is {backend!r}, wanted one of {', '.join(BACKENDS)}")
+    if backend == "processes":
+        with joblib.parallel_config("loky", inner_max_num_threads=1):
+            yield
+        return
+    try:
+        if backend == "dask":
+            from distributed import Client
+
+            with Client(address), joblib.parallel_config("dask"):
+                yield
+            return
+        import ray
+        from ray.util.joblib import register_ray
+    except ImportError as error:
+        package = "distributed" if backend == "dask" else "ray"
+        raise ImportError(f"backend {backend!r} wants: pip install {package} ({error})") from None
+    register_ray()
+    ray.init(address=address, ignore_reinit_error=True)
+    with joblib.parallel_config("ray"):
+        yield
+
+
+@contextmanager
+def _display(folder: Path, tasks: dict[str, runs.TrainConfig], progress: bool | Console) -> Iterator[None]:
+    """A bar of all epochs of all runs, and a line for each run that is being trained, read off their files."""
+    if not progress:
+        yield
+        return
+    console = progress if isinstance(progress, Console) else None
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("epochs,"),
+        TimeElapsedColumn(),
+        TextColumn("gone,"),
+        TimeRemainingColumn(),
+        TextColumn("left"),
+    )
+    with Progress(*columns, console=console, transient=True) as bar:
+        watch = _Watch(folder, tasks, bar)
+        stop = threading.Event()
+
+        def poll() -> None:
+            while not stop.wait(1.0):
+                watch.update()
+
+        watch.update()
+        thread = threading.Thread(target=poll, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join()
+
+
+class _Watch:
+    """The progress of a study's runs, by the lines of their metrics.jsonl."""
+
+    def __init__(self, folder: Path, tasks: dict[str, runs.TrainConfig], bar: Progress) -> None:
+        self.folder, self.bar = folder, bar
+        self.epochs = {
+            name: config.epochs + (0 if config.pretrained else config.pretrain_epochs) for name, config in tasks.items()
+        }
+        self.lines: dict[str, Any] = {}
+        self.all = bar.add_task("", total=sum(self.epochs.values()))
+
+    def update(self) -> None:
+        done = {name: self._epochs_done(name) for name in self.epochs}
+        finished = [name for name in self.epochs if task.is_done(self.folder / "runs" / name)]
+        self.bar.update(
+            self.all, completed=sum(done.values()), description=f"{len(finished)} of {len(self.epochs)} runs done"
+        )
+        for name, total in self.epochs.items():
+            if name in finished and name in self.lines:
+                self.bar.remove_task(self.lines.pop(name))
+            elif name not in finished and done[name]:
+                if name not in self.lines:
+                    self.lines[name] = self.bar.add_task(f"  {name}", total=total)
+                self.bar.update(self.lines[name], completed=done[name])
+
+    def _epochs_done(self, name: str) -> int:
+        try:
+            return (self.folder / "runs" / name / "metrics.jsonl").read_bytes().count(b"\n")
+        except OSError:
+            return 0

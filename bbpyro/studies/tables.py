@@ -1,0 +1,102 @@
+"""The tables of a study: a row a run, and a row a prior with the mean and the range of its seeds."""
+
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from bbpyro import checkpoint
+from bbpyro.studies.config import StudyConfig
+
+# What is compared, in the order of the columns, and how a number of it is written; "kept" has one for each layer.
+PREDICTIONS = {
+    "error": ("error", "{:.2%}"),
+    "nll": ("NLL", "{:.4f}"),
+    "ece": ("ECE", "{:.4f}"),
+    "nll_monte_carlo": ("NLL, MC", "{:.4f}"),
+    "elbo": ("ELBO", "{:.3f}"),
+    "elpd_loo": ("elpd_loo", "{:.4f}"),
+}
+COSTS = {
+    "kept": ("kept", "{:.0f}"),
+    "flops_left": ("FLOPs left", "{:.1%}"),
+    "parameters_left": ("parameters left", "{:.1%}"),
+    "seconds": ("seconds", "{:.0f}"),
+}
+SCORES = PREDICTIONS | COSTS
+NOTE = (
+    "mean (range) of the seeds, by mean mask; kept: units on the input of each dense layer, or channels; NLL, MC: by "
+    "Monte Carlo over the masks; ELBO: nats a datum, log p(W) of a point W in it; elpd_loo: nats a datum, of 250 "
+    "training data: too good where W is a point fitted to them, so compare the NLLs"
+)
+
+
+def by_run(config: StudyConfig, results: Mapping[str, Mapping[str, Any]], reasons: Mapping[str, str]) -> pd.DataFrame:
+    """A row for each run that ended or failed: prior, seed, scores, units kept by layer, and what went wrong."""
+    rows = []
+    for name, run in config.tasks().items():
+        row: dict[str, Any] = {"run": name, "prior": run.prior, "seed": run.seed}
+        if name in results:
+            result = results[name]
+            scalars = {k: v for k, v in result.items() if not isinstance(v, Mapping)}
+            kept = {f"kept {gate.removesuffix('.gate')}": count for gate, count in result["kept"].items()}
+            rows.append({**row, **kept, **scalars})
+        elif name in reasons:
+            rows.append({**row, "failed": reasons[name]})
+    return pd.DataFrame(rows)
+
+
+def by_prior(runs: pd.DataFrame) -> pd.DataFrame:
+    """Mean, lowest and highest of every score and of the units kept, a row for each prior in the order of the study."""
+    rows = {}
+    columns = [c for c in runs.columns if c in SCORES or c.startswith("kept ")]
+    for prior, group in runs.groupby("prior", sort=False) if len(runs) else ():
+        done = group.dropna(subset=columns) if columns else group.iloc[:0]
+        row: dict[str, Any] = {"runs": len(done), "failed": len(group) - len(done)}
+        for column in columns:
+            for label, of in (("mean", statistics.mean), ("lowest", min), ("highest", max)):
+                row[f"{column} {label}"] = of(map(float, done[column])) if len(done) else None
+        rows[prior] = row
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("prior")
+
+
+def cell(row: Any, score: str) -> tuple[str, str]:
+    """The mean of a score in a row of :func:`by_prior`, and its range, as text."""
+    form = SCORES[score][1]
+    names = [str(name).removesuffix(" mean") for name in row.index if str(name).endswith(" mean")]
+    names = [name for name in names if name == score or name.startswith(f"{score} ")]
+    mean, lowest, highest = (
+        "-".join(form.format(row[f"{name} {which}"]) for name in names) for which in ("mean", "lowest", "highest")
+    )
+    return mean, f"{lowest} to {highest}" if len(names) > 1 else f"{lowest} - {highest}"
+
+
+def label(score: str, total: Sequence[int]) -> str:
+    """What the column of a score is called; `total` are the units of each layer."""
+    return f"kept of {'-'.join(map(str, total))}" if score == "kept" else SCORES[score][0]
+
+
+def to_markdown(table: pd.DataFrame, runs: pd.DataFrame, total: Sequence[int]) -> str:
+    """The table of priors in Markdown, with the runs that failed below it."""
+    lines = [["prior", "runs", *(label(score, total) for score in SCORES)]]
+    lines.append(["---"] * len(lines[0]))
+    for prior, row in table.iterrows():
+        cells = [cell(row, score) for score in SCORES] if row["runs"] else [("", "")] * len(SCORES)
+        shown = [f"{mean} ({span})" if row["runs"] > 1 else mean for mean, span in cells]
+        lines.append([f"`{prior}`", f"{row['runs']:.0f}", *shown])
+    text = "".join(f"| {' | '.join(line)} |\n" for line in lines) + f"\n{NOTE}.\n"
+    if "failed" in runs:
+        failed = runs.dropna(subset="failed")
+        text += "".join(
+            f"\nfailed: {run}: {reason}\n" for run, reason in zip(failed["run"], failed["failed"], strict=True)
+        )
+    return text
+
+
+def write(folder: Path, table: pd.DataFrame, runs: pd.DataFrame, total: Sequence[int]) -> None:
+    """Write runs.csv, table.csv and table.md into the study's folder."""
+    checkpoint.write_atomic(folder / "runs.csv", runs.to_csv(index=False).encode())
+    checkpoint.write_atomic(folder / "table.csv", table.to_csv().encode())
+    checkpoint.write_atomic(folder / "table.md", to_markdown(table, runs, total).encode())

@@ -1,0 +1,412 @@
+"""Studies: the grid, its table and figures, and what is left of one that was killed, changed or broken."""
+
+import dataclasses
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import matplotlib.image
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import bbpyro
+from bbpyro import data, plots, priors, runs, studies, training
+from bbpyro.checkpoint import CheckpointError
+from bbpyro.cli import main
+from bbpyro.studies import StudyConfig, tables
+
+PRIORS = ("Beta(0.0001, 1)", "FixedRate(0.5)")
+SHORT: dict[str, Any] = {"epochs": 2, "pretrain_epochs": 1, "batch_size": 50}
+
+
+@pytest.fixture(scope="module")
+def npz(tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("data") / "bars.npz"
+    bars = data.bars(num_train=150, num_test=50)
+    np.savez(path, **{name: getattr(bars, name).numpy() for name in ("x", "y", "x_test", "y_test")})
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def made(npz: str, tmp_path_factory: pytest.TempPathFactory) -> studies.Study:
+    """A study of two priors and two seeds, in two processes."""
+    folder = tmp_path_factory.mktemp("study") / "study"
+    return bbpyro.compare(PRIORS, seeds=2, folder=folder, jobs=2, progress=False, dataset=npz, **SHORT)
+
+
+@pytest.fixture
+def study(made: studies.Study, tmp_path: Path) -> studies.Study:
+    """A copy of it to change."""
+    shutil.copytree(made.folder, tmp_path / "study")
+    return studies.load(tmp_path / "study")
+
+
+def stamps(folder: Path) -> dict[str, int]:
+    return {str(p.relative_to(folder)): p.stat().st_mtime_ns for p in (folder / "runs").rglob("*") if p.is_file()}
+
+
+# --- what comes out ----------------------------------------------------------------------------------------
+
+
+def test_every_prior_was_trained_from_every_seed(made: studies.Study) -> None:
+    assert made.failures == []
+    assert list(made.results) == [f"{p}/seed-{s}" for p in ("beta-0.0001-1", "fixedrate-0.5") for s in (0, 1)]
+    for name in made.results:
+        run = runs.load(made.folder / "runs" / name)
+        assert run.is_complete
+        assert (run.config.prior, run.config.seed) == (PRIORS["fixed" in name], int(name[-1]))
+
+
+def test_a_row_says_what_the_run_itself_says(made: studies.Study) -> None:
+    table = made.runs.set_index("run")
+    for name, row in table.iterrows():
+        run = runs.load(made.folder / "runs" / str(name))
+        by_mean = bbpyro.evaluate(run.bnn, run.dataset.x_test, run.dataset.y_test, None)
+        assert (row["error"], row["nll"], row["ece"]) == pytest.approx((by_mean.error, by_mean.nll, by_mean.ece))
+        small = bbpyro.compact(run.bnn, run.dataset.x_test[:2])
+        size = bbpyro.compaction.measure(small, run.dataset.x_test[:2])
+        assert (row["flops"], row["parameters"]) == (size.flops, size.parameters)
+        assert [row[f"kept fc{i}"] for i in (1, 2, 3)] == [int(g.kept().sum()) for g in run.bnn.gates.values()]
+        again = [training.elbo(run.bnn, run.dataset.x, run.dataset.y) for _ in range(20)]
+        assert row["elbo"] == pytest.approx(np.mean(again), abs=6 * np.std(again))
+        assert row["seconds"] == pytest.approx(sum(record["seconds"] for record in run.history))
+        assert -3 < row["elpd_loo"] < 0 and row["scored_on"] == "test"
+    assert table.loc["fixedrate-0.5/seed-0", "flops_left"] == 1
+
+
+def test_a_priors_row_has_mean_and_range_of_its_seeds(made: studies.Study) -> None:
+    by_run, by_prior = made.runs, made.table
+    assert list(by_prior.index) == list(PRIORS)
+    for prior, group in by_run.groupby("prior"):
+        for score in (*tables.PREDICTIONS, "flops_left", "parameters_left", "seconds", "kept fc2"):
+            found = by_prior.loc[prior, [f"{score} {which}" for which in ("mean", "lowest", "highest")]]
+            assert list(found) == pytest.approx([group[score].mean(), group[score].min(), group[score].max()])
+        assert by_prior.loc[prior, "runs"] == 2
+
+
+def test_the_files_hold_the_tables(made: studies.Study) -> None:
+    pd.testing.assert_frame_equal(pd.read_csv(made.folder / "runs.csv"), made.runs, check_dtype=False)
+    read = pd.read_csv(made.folder / "table.csv", index_col="prior")
+    pd.testing.assert_frame_equal(read, made.table, check_dtype=False)
+    lines = (made.folder / "table.md").read_text().splitlines()
+    assert lines[0].startswith("| prior | runs | error | NLL | ECE |") and "kept of 64-500-300" in lines[0]
+    assert [line.split("|")[1].strip() for line in lines[2:4]] == [f"`{prior}`" for prior in PRIORS]
+    error = made.table.iloc[0]
+    assert f"{error['error mean']:.2%} ({error['error lowest']:.2%} - {error['error highest']:.2%})" in lines[2]
+
+
+@pytest.mark.parametrize("name", ["error_flops", "kept_epochs", "priors_posteriors", "loo_compare"])
+def test_the_figures_are_pictures_of_something(made: studies.Study, name: str) -> None:
+    picture = matplotlib.image.imread(made.folder / "figures" / f"{name}.png")
+    assert picture.shape[0] > 300 and picture[..., :3].std() > 0.02
+
+
+def test_each_seed_is_a_dot_of_its_priors_colour_and_published_points_stand_behind(made: studies.Study) -> None:
+    axis = plots.error_flops(made.runs, plots.PUBLISHED["lenet-500-300"]).axes[0]
+    lines = {line.get_label(): line for line in axis.lines}
+    for prior in PRIORS:
+        group = made.runs[made.runs["prior"] == prior]
+        assert list(lines[prior].get_xdata()) == pytest.approx(list(100 * group["flops_left"]))
+        assert list(lines[prior].get_ydata()) == pytest.approx(list(100 * group["error"]))
+    assert lines[PRIORS[0]].get_color() != lines[PRIORS[1]].get_color()
+    assert list(lines["published, BB"].get_xdata())[2] == pytest.approx(100 / 13.3)
+    assert set(lines) == {*PRIORS, *(f"published, {m}" for m in plots.PUBLISHED["lenet-500-300"])}
+
+
+def test_the_folder_says_how_it_was_made(made: studies.Study) -> None:
+    description = json.loads((made.folder / "study.json").read_text())
+    assert StudyConfig.from_json(description["config"]) == made.config
+    result = json.loads((made.folder / "runs" / "beta-0.0001-1" / "seed-1" / "result.json").read_text())
+    assert result["config"]["seed"] == 1 and result["versions"]["torch"] == torch.__version__
+
+
+# --- going on ----------------------------------------------------------------------------------------------
+
+
+def test_a_study_that_is_done_is_not_done_again(study: studies.Study) -> None:
+    before = stamps(study.folder)
+    again = bbpyro.compare(study.config, folder=study.folder, progress=False)
+    assert stamps(study.folder) == before
+    pd.testing.assert_frame_equal(again.table, study.table)
+
+
+def test_priors_and_seeds_can_be_added(study: studies.Study, npz: str) -> None:
+    before = stamps(study.folder)
+    more = bbpyro.compare(["Jeffreys"], seeds=1, folder=study.folder, progress=False, dataset=npz, **SHORT)
+    assert list(more.table.index) == [*PRIORS, "Jeffreys()"] and more.config.seeds == 2
+    assert list(more.table["runs"]) == [2, 2, 2]
+    assert {name: stamp for name, stamp in stamps(study.folder).items() if "jeffreys" not in name} == before
+
+
+def test_another_setting_is_another_study(study: studies.Study, npz: str) -> None:
+    with pytest.raises(ValueError, match="epochs is 3, but 2 in the study that is there; name another folder"):
+        bbpyro.compare(PRIORS, folder=study.folder, progress=False, dataset=npz, **{**SHORT, "epochs": 3})
+    assert studies.load(study.folder).config == study.config
+
+
+def test_a_run_that_was_scored_but_not_to_the_end_is_scored_again(study: studies.Study) -> None:
+    folder = study.folder / "runs" / "beta-0.0001-1" / "seed-0"
+    (folder / "result.json").unlink()
+    checkpoint = (folder / "checkpoint.safetensors").read_bytes()
+    assert len(studies.load(study.folder).results) == 3
+    again = bbpyro.compare(study.config, folder=study.folder, progress=False)
+    assert again.runs.drop(columns="peak_memory_mib").equals(study.runs.drop(columns="peak_memory_mib"))
+    assert (folder / "checkpoint.safetensors").read_bytes() == checkpoint
+
+
+def command(folder: Path, npz: str, *more: str) -> list[str]:
+    flags = ["--dataset", npz, "--batch-size", "50", "--pretrain-epochs", "2", "--epochs", "20", "--seeds", "2"]
+    named = [flag for prior in PRIORS for flag in ("--prior", prior)]
+    return [sys.executable, "-c", "from bbpyro.cli import main; main()", "compare", *flags, *named,
+            "--study", str(folder), "--jobs", "2", *more]  # fmt: skip
+
+
+def wait_until(is_so: Callable[[], bool], seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def processes_in(folder: Path) -> list[str]:
+    """The living processes whose working directory this is."""
+    found = []
+    for process in Path("/proc").iterdir():
+        try:
+            if process.name.isdigit() and Path(os.readlink(process / "cwd")) == folder:
+                found.append(process.name)
+        except OSError:
+            continue
+    return found
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="it looks for processes in /proc")
+def test_a_killed_study_goes_on_with_the_same_numbers_and_leaves_no_process(npz: str, tmp_path: Path) -> None:
+    subprocess.run(command(tmp_path / "whole", npz), check=True, capture_output=True)
+    (tmp_path / "cwd").mkdir()
+    killed = subprocess.Popen(
+        command(tmp_path / "study", npz), cwd=tmp_path / "cwd", stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    folder = tmp_path / "study" / "runs"
+    # One run is done, and of those in training one is past its first epochs.
+    wait_until(lambda: len(list(folder.glob("*/*/result.json"))) >= 1)
+    wait_until(lambda: any(path.read_text().count("\n") > 4 for path in folder.glob("fixedrate-0.5/*/metrics.jsonl")))
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    wait_until(lambda: not processes_in(tmp_path / "cwd"))
+    done = {path: path.stat().st_mtime_ns for path in folder.glob("*/*/result.json")}
+    assert 1 <= len(done) < 4
+    again = subprocess.run(
+        [*command(tmp_path / "study", npz)[:4], "--resume", str(tmp_path / "study")], check=True, capture_output=True
+    )
+    assert b"2 of 4" not in again.stderr
+    assert {path: path.stat().st_mtime_ns for path in done} == done
+    whole, found = (studies.load(tmp_path / name).runs for name in ("whole", "study"))
+    measured = ["seconds", "peak_memory_mib"]
+    pd.testing.assert_frame_equal(found.drop(columns=measured), whole.drop(columns=measured))
+
+
+# --- what goes wrong ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def fragile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A prior that works here but, while a file is there, in no other process."""
+    (tmp_path / "fragile_prior.py").write_text(
+        "import os, torch, pyro.distributions as dist\n"
+        "def prior(k):\n"
+        f"    if os.path.exists('broken') and os.getpid() != {os.getpid()}:\n"
+        "        raise RuntimeError('no luck\\nin this process')\n"
+        "    return dist.Beta(torch.ones(k), 1.0)\n"
+    )
+    (tmp_path / "broken").touch()
+    monkeypatch.chdir(tmp_path)
+    yield tmp_path
+    sys.modules.pop("fragile_prior", None)
+
+
+def test_a_run_that_fails_is_told_and_does_not_sink_the_study(
+    fragile: Path, npz: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--dataset", npz, "--epochs", "1", "--pretrain-epochs", "1", "--seeds", "2", "--jobs", "2"]
+    with pytest.raises(SystemExit) as status:
+        main(["compare", "--prior", "fragile_prior:prior", "--prior", "Uniform", *flags, "--study", "study"])
+    assert status.value.code == 1
+    out, err = capsys.readouterr()
+    assert "2 of 4 runs failed" in err
+    log = Path("study/logs/fragile_prior-prior-seed-1.log")
+    assert f"failed: fragile_prior-prior/seed-1: RuntimeError: no luck in this process; see {log}" in out
+    assert "Traceback" in log.read_text() and "no luck" in log.read_text()
+    study = studies.load(Path("study"))
+    assert list(study.table["runs"]) == [0, 2] and list(study.table["failed"]) == [2, 0]
+    assert {failure.task for failure in study.failures} == {f"fragile_prior-prior/seed-{s}" for s in (0, 1)}
+    assert "RuntimeError: no luck" in Path("study/table.md").read_text()
+    (fragile / "broken").unlink()
+    main(["compare", "--resume", "study", "--jobs", "2"])
+    assert studies.load(Path("study")).failures == [] and not log.exists()
+
+
+def test_a_study_all_of_whose_runs_fail_is_told_too(fragile: Path, npz: str) -> None:
+    study = bbpyro.compare(
+        ["fragile_prior:prior"], seeds=2, folder="study", jobs=2, progress=False, dataset=npz, **SHORT
+    )
+    assert len(study.failures) == 2 and study.results == {}
+    assert (Path("study") / "table.md").read_text().count("failed: ") == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "mention"),
+    [
+        ({"prior": ()}, "prior: there is none"),
+        ({"prior": ("Beta(1e-4,1)", "Beta(0.0001)")}, "are the same"),
+        ({"prior": ("Bta(1)",)}, "there is no Bta"),
+        ({"prior": ("{'fc9.*': Jeffreys, '*': Uniform}",)}, "none of the gates fc1.gate"),
+        ({"seeds": 0}, "seeds is 0"),
+        ({"epochs": 0}, "epochs is 0"),
+        ({"jobs": 0}, "jobs is 0"),
+        ({"backend": "threads"}, "backend is 'threads', wanted one of processes, dask, ray"),
+        ({"depth": 3}, "unknown setting 'depth'"),
+        ({"prior": (lambda k: torch.distributions.Beta(torch.ones(k), 1.0),)}, "module:name"),
+    ],
+)
+def test_what_is_wrong_is_named_and_nothing_is_made(
+    npz: str, tmp_path: Path, change: dict[str, Any], mention: str
+) -> None:
+    arguments = {"prior": PRIORS, "folder": tmp_path / "study", "progress": False, "dataset": npz, **SHORT, **change}
+    with pytest.raises(ValueError, match=mention.replace("'", "['\"]?")):
+        bbpyro.compare(**arguments)
+    assert not list((tmp_path / "study").glob("runs"))
+
+
+def test_a_folder_of_something_else_is_refused(npz: str, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for folder in (tmp_path, tmp_path / "file"):
+        with pytest.raises(ValueError, match="is no study; choose another"):
+            bbpyro.compare(PRIORS, folder=folder, progress=False, dataset=npz, **SHORT)
+    with pytest.raises(CheckpointError, match=r"is no bbpyro study: it has no study\.json"):
+        studies.load(tmp_path)
+
+
+def test_an_altered_study_is_refused(study: studies.Study) -> None:
+    path = study.folder / "study.json"
+    path.write_text(path.read_text().replace('"epochs": 2', '"epochs": "two"'))
+    with pytest.raises(CheckpointError, match="was altered"):
+        studies.load(study.folder)
+
+
+def test_an_absent_cluster_library_says_what_to_install(
+    npz: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ImportError, match="pip install ray"):
+        bbpyro.compare(PRIORS, folder=tmp_path / "s", backend="ray", progress=False, dataset=npz, **SHORT)
+
+
+# --- priors from Python, other networks, a cluster -----------------------------------------------------------
+
+
+def test_priors_may_be_objects_and_a_network_brings_its_settings(tmp_path: Path, npz: str) -> None:
+    objects = [priors.Beta(), {"fc1.*": priors.FixedRate(0.2), "*": "Jeffreys"}]
+    config = studies.prepare(tmp_path / "a", StudyConfig(prior=tuple(map(priors.spell, objects)), dataset=npz))
+    assert config.prior == ("Beta(0.0001, 1)", "{'fc1.*': FixedRate(0.2), '*': Jeffreys()}")
+    names = list(config.tasks())
+    assert names[3] == "fc1.all-fixedrate-0.2-all-jeffreys/seed-0"
+    assert dataclasses.replace(runs.recipe("lenet5-caffe"), seed=2) in _tasks_of("lenet5-caffe")
+
+
+def _tasks_of(network: str) -> list[runs.TrainConfig]:
+    from bbpyro.studies.compare import _config
+
+    return list(_config(["Beta(1e-4, 1)"], 3, {"network": network}).tasks().values())
+
+
+@pytest.mark.filterwarnings("ignore:Port .* is already in use", "ignore::ResourceWarning")
+def test_an_existing_dask_cluster_does_the_same(made: studies.Study, npz: str, tmp_path: Path) -> None:
+    distributed = pytest.importorskip("distributed")
+    with distributed.LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None) as cluster:
+        study = bbpyro.compare(
+            PRIORS[:1], seeds=2, folder=tmp_path / "study", backend="dask", address=cluster.scheduler_address,
+            progress=False, dataset=npz, **SHORT,
+        )  # fmt: skip
+    assert study.failures == []
+    scores = ["run", "error", "nll", "kept fc1", "flops", "elbo", "elpd_loo"]
+    pd.testing.assert_frame_equal(study.runs[scores], made.runs[made.runs["prior"] == PRIORS[0]][scores])
+
+
+# --- the command line --------------------------------------------------------------------------------------
+
+
+def test_the_command_prints_the_table(study: studies.Study, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["compare", "--resume", str(study.folder)])
+    out = capsys.readouterr().out
+    for prior, row in study.table.iterrows():
+        assert str(prior) in out and f"{row['error mean']:.2%}" in out and f"{row['elpd_loo mean']:.4f}" in out
+    assert "kept of 64-500-300" in out and f"wrote {study.folder}" in out
+
+
+def config_of(capsys: pytest.CaptureFixture[str], *flags: str) -> str:
+    main(["compare", *flags, "--print-config"])
+    return capsys.readouterr().out
+
+
+def test_a_study_file_says_what_flags_say(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    flags = [
+        "--prior",
+        "Jeffreys",
+        "--prior",
+        "{'fc1.*': Uniform, '*': Beta(1e-4, 1)}",
+        "--seeds",
+        "5",
+        "--epochs",
+        "7",
+    ]
+    text = config_of(capsys, *flags)
+    assert 'prior = ["Jeffreys", "{' in text and "seeds = 5" in text
+    (tmp_path / "study.toml").write_text(text)
+    file = ["--config", str(tmp_path / "study.toml")]
+    assert config_of(capsys, *file) == text
+    changed = config_of(capsys, *file, "--prior", "Uniform", "--seeds", "2")
+    assert 'prior = ["Uniform"]' in changed and "seeds = 2" in changed and "epochs = 7" in changed
+    assert 'prior = ["Beta(0.0001, 1)", "IndianBuffet(5)", "FixedRate(0.5)"]' in config_of(capsys)
+    assert "gate_learning_rate = 0.03" in config_of(capsys, "--network", "lenet5-caffe")
+
+
+def test_a_study_that_is_there_lends_its_settings(study: studies.Study, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["compare", "--study", str(study.folder)])
+    with pytest.raises(SystemExit) as status:
+        main(["compare", "--study", str(study.folder), "--epochs", "9"])
+    assert status.value.code == 2
+    assert "epochs is 9, but 2 in the study that is there" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "mention"),
+    [
+        (["--prior", "Beta(0)"], "Beta: concentration1 is 0"),
+        (["--prior", "nowhere:prior"], "No module named 'nowhere'"),
+        (["--jobs", "0"], "jobs is 0"),
+        (["--resume", "nowhere"], "is no bbpyro study"),
+        (["--resume", "nowhere", "--seeds", "9"], "leave out --seeds"),
+        (["--config", "nowhere.toml"], "is no file of settings"),
+        (["--dataset", "nowhere.npz"], "nowhere.npz"),
+    ],
+)
+def test_a_users_error_is_one_line_and_nothing_is_made(
+    flags: list[str], mention: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as status:
+        main(["compare", "--study", "study", *flags] if "--resume" not in flags else ["compare", *flags])
+    assert status.value.code == 2
+    err = capsys.readouterr().err
+    assert mention in err and err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
