@@ -149,6 +149,8 @@ def _compare(command: Compare) -> None:
         return
     if command.resume is not None:
         _check_resume(command, {"resume", "jobs", "backend", "address", "published"})
+    if command.jobs < 1:
+        raise ValueError(f"jobs is {command.jobs}, wanted at least 1")
     folder = command.resume or command.study or studies.default_folder()
     config = studies.prepare(folder, studies.read_config(folder) if command.resume else command.settings())
     console = new_console()

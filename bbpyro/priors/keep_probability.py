@@ -15,7 +15,7 @@ from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor
 
 from bbpyro import distributions
-from bbpyro.priors.spelled import Spelled, canonical, check_positive, parse, spellings
+from bbpyro.priors.spelled import Spelled, canonical, check_positive, is_path, parse, spellings
 
 Prior = Callable[[int], TorchDistribution]
 
@@ -201,6 +201,10 @@ def spell(prior: PriorLike | Mapping[str, PriorLike]) -> str:
         ValueError: it has no spelling, or spells no prior.
     """
     as_prior(prior)
+    if isinstance(prior, Mapping):
+        spelled = {name: spell(each) for name, each in prior.items()}
+        each_one = (f"{str(name)!r}: {repr(text) if is_path(text) else text}" for name, text in spelled.items())
+        return f"{{{', '.join(each_one)}}}"
     text = prior if isinstance(prior, str) else repr(prior)
     try:
         return canonical(text, KNOWN)

@@ -38,7 +38,7 @@ def parse(text: str, known: Mapping[str, Callable[..., Any]]) -> Any:
     Raises:
         ValueError: it does not parse, a name is not known, an argument is out of range, or there is no such object.
     """
-    if _is_path(text):
+    if is_path(text):
         return _imported(text.strip())
     try:
         return _built(ast.parse(text.strip(), mode="eval").body, known)
@@ -51,7 +51,7 @@ def parse(text: str, known: Mapping[str, Callable[..., Any]]) -> Any:
 def canonical(text: str, known: Mapping[str, Callable[..., Any]]) -> str:
     """The one way to write what a text spells: "Beta(1e-4,1)" is Beta(0.0001, 1); arguments and errors as above."""
     found = parse(text, known)
-    if _is_path(text):
+    if is_path(text):
         return text.strip()
     if not isinstance(found, Mapping):
         return repr(found)
@@ -64,7 +64,8 @@ def canonical(text: str, known: Mapping[str, Callable[..., Any]]) -> str:
     return f"{{{', '.join(f'{name!r}: {each}' for name, each in zip(found, spelled, strict=True))}}}"
 
 
-def _is_path(text: str) -> bool:
+def is_path(text: str) -> bool:
+    """Whether a text has the form module:name."""
     return re.fullmatch(r"[\w.]+:[\w.]+", text.strip()) is not None
 
 
@@ -94,7 +95,7 @@ def _built(node: ast.expr, known: Mapping[str, Callable[..., Any]]) -> Any:
             return number
         case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() | float() as number)):
             return -number
-        case ast.Constant(value=str() as text) if _is_path(text):
+        case ast.Constant(value=str() as text) if is_path(text):
             return _imported(text.strip())
     raise ValueError(f"{ast.unparse(node)} is no prior and no number")
 

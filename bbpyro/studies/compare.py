@@ -125,9 +125,10 @@ def compare(
     config = prepare(folder, config)
     tasks = config.tasks()
     waiting = [name for name in tasks if not task.is_done(folder / "runs" / name)]
+    here = os.getpid(), Path.cwd()
     calls = [
         joblib.delayed(task.perform)(
-            folder.absolute() / "runs" / name, _log(folder, name).absolute(), tasks[name], os.getpid()
+            folder.absolute() / "runs" / name, _log(folder, name).absolute(), tasks[name], *here
         )
         for name in waiting
     ]
@@ -145,7 +146,7 @@ def load(folder: Path) -> Study:
     reasons = {}
     for name in config.tasks():
         if _log(folder, name).is_file():
-            reasons[name] = _log(folder, name).read_text().strip().splitlines()[-1]
+            reasons[name] = _log(folder, name).read_text().splitlines()[0]
     return _gather(folder, config, reasons)
 
 

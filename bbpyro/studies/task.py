@@ -24,7 +24,7 @@ def is_done(folder: Path) -> bool:
     return (folder / RESULT).is_file()
 
 
-def perform(folder: Path, log: Path, config: runs.TrainConfig, study_process: int) -> str | None:
+def perform(folder: Path, log: Path, config: runs.TrainConfig, study_process: int, started_in: Path) -> str | None:
     """Train a run to its end and score it, unless that was done; returns what went wrong, if anything did.
 
     Of two processes that are given the same run, one waits for the other.
@@ -34,8 +34,11 @@ def perform(folder: Path, log: Path, config: runs.TrainConfig, study_process: in
         log: where what went wrong is told in full.
         config: of the run.
         study_process: which started this; if this is a child of it, it ends with it.
+        started_in: the working directory there, where the modules of priors may be.
     """
     _die_with(study_process)
+    if started_in.is_dir():
+        os.chdir(started_in)  # a worker may be left from an earlier study
     folder.parent.mkdir(parents=True, exist_ok=True)
     log.parent.mkdir(parents=True, exist_ok=True)
     with filelock.FileLock(folder.with_name(f".{folder.name}.lock")):
@@ -49,11 +52,9 @@ def perform(folder: Path, log: Path, config: runs.TrainConfig, study_process: in
             log.unlink(missing_ok=True)
             return None
         except Exception as error:  # whatever it is, the study goes on and tells
-            when = time.strftime("%Y-%m-%d %H:%M:%S")
-            log.write_text(
-                f"{when}, process {os.getpid()}, run {folder.name} of {config.prior}\n{traceback.format_exc()}"
-            )
-            return " ".join(f"{type(error).__name__}: {error}".split())
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            log.write_text(f"{reason}\n\n{time.strftime('%Y-%m-%d %H:%M:%S')}, {folder}\n{traceback.format_exc()}")
+            return reason
 
 
 def _die_with(parent: int) -> None:
