@@ -1,10 +1,11 @@
 # make train   trains LeNet-500-300 on MNIST (installs first, into .venv, if need be)
 # make test    runs the whole test suite, the notebooks among it, ruff and mypy
+# make study   trains README's comparison of priors, 18 runs, or goes on with it, and keeps its tables and figures
 # make notebooks   runs the notebooks again and keeps their outputs
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
-.PHONY: train test notebooks clean
+.PHONY: train test study notebooks clean
 .DELETE_ON_ERROR:
 
 train: .venv/installed
@@ -15,6 +16,11 @@ test: .venv/installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/pytest
+
+study: .venv/installed
+	$(BIN)/bbpyro compare --config docs/study/study.toml --study runs/mnist-priors --jobs 2 --published
+	cp runs/mnist-priors/runs.csv runs/mnist-priors/table.csv runs/mnist-priors/table.md docs/study/
+	cp runs/mnist-priors/figures/*.png docs/study/
 
 notebooks: .venv/installed-dev
 	$(BIN)/python notebooks/execute.py --write notebooks/*.ipynb
