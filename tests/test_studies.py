@@ -269,7 +269,7 @@ def test_a_study_all_of_whose_runs_fail_is_told_too(fragile: Path, npz: str) -> 
         ({"prior": ()}, "prior: there is none"),
         ({"prior": ("Beta(1e-4,1)", "Beta(0.0001)")}, "are the same"),
         ({"prior": ("Bta(1)",)}, "there is no Bta"),
-        ({"prior": ("{'fc9.*': Jeffreys, '*': Uniform}",)}, "none of the gates fc1.gate"),
+        ({"prior": ("Uniform", "{'fc9.*': Jeffreys, '*': Uniform}")}, "none of the gates fc1.gate"),
         ({"seeds": 0}, "seeds is 0"),
         ({"epochs": 0}, "epochs is 0"),
         ({"jobs": 0}, "jobs is 0"),

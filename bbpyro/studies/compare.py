@@ -106,7 +106,7 @@ def compare(
             "module:name"; or the whole configuration.
         seeds: how many restarts of each.
         folder: of the study; by default runs/study-DATE-TIME.
-        jobs: how many runs at once.
+        jobs: how many runs at once; a cluster's workers decide that themselves.
         backend: "processes" on this machine, or the scheduler of an existing "dask" or "ray" cluster whose workers see
             the same files.
         address: of that scheduler.
@@ -121,6 +121,8 @@ def compare(
     config = prior if isinstance(prior, StudyConfig) else _config(prior, seeds, settings)
     if jobs < 1:
         raise ValueError(f"jobs is {jobs}, wanted at least 1")
+    if backend not in BACKENDS:
+        raise ValueError(f"backend is {backend!r}, wanted one of {', '.join(BACKENDS)}")
     folder = Path(folder or default_folder())
     config = prepare(folder, config)
     tasks = config.tasks()
@@ -132,8 +134,10 @@ def compare(
         )
         for name in waiting
     ]
-    with _display(folder, tasks, progress), _cluster(backend, address):
-        outcomes = joblib.Parallel(n_jobs=jobs, batch_size=1, pre_dispatch="all")(calls) if calls else []
+    outcomes = []
+    if calls:
+        with _display(folder, tasks, progress), _cluster(backend, address):
+            outcomes = joblib.Parallel(n_jobs=jobs, batch_size=1, pre_dispatch="all")(calls)
     reasons = {name: reason for name, reason in zip(waiting, outcomes, strict=True) if reason}
     study = _gather(folder, config, reasons)
     study.write(published)
@@ -195,7 +199,9 @@ def prepare(folder: Path, config: StudyConfig) -> StudyConfig:
     if is_study(folder):
         config = read_config(folder).extended_by(config)
     config = config.canonical()
-    runs.check_settings(next(iter(config.tasks().values())))  # what all runs would fail of, once
+    for run in config.tasks().values():
+        if run.seed == 0:
+            runs.check_settings(run)  # what all runs of a prior would fail of, once
     folder.mkdir(parents=True, exist_ok=True)
     description = {"format": checkpoint.FORMAT, "bbpyro": __version__, "config": config.to_json()}
     checkpoint.write_json(folder / CONFIG, description)
@@ -218,8 +224,6 @@ def _gather(folder: Path, config: StudyConfig, reasons: dict[str, str]) -> Study
 @contextmanager
 def _cluster(backend: str, address: str | None) -> Iterator[None]:
     """Where joblib sends the runs."""
-    if backend not in BACKENDS:
-        raise ValueError(f"backend is {backend!r}, wanted one of {', '.join(BACKENDS)}")
     if backend == "processes":
         with joblib.parallel_config("loky", inner_max_num_threads=1):
             yield
