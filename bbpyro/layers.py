@@ -33,7 +33,7 @@ class BetaBernoulliDropout(nn.Module):
 
     Args:
         num_features: number of units K, the size of the input's dimension `dim`.
-        threshold: a unit is kept when E[π] > threshold; in [0, 1).
+        threshold: a unit is kept when E[π] > threshold; in [0, 1). A prior that leaves idle units above it raises it.
         concentration1: starting value of a (by default the source's, softplus(-1)).
         concentration0: starting value of b.
         dim: the dimension of the units: -1, or 1 for the channels of a convolution.
@@ -67,7 +67,8 @@ class BetaBernoulliDropout(nn.Module):
             raise ValueError(f"threshold is {threshold}, wanted a keep probability in [0, 1)")
         if dim not in (-1, 1):
             raise ValueError(f"dim is {dim}, wanted -1, or 1 for the channels of a convolution")
-        self.num_features, self.threshold, self.dim = num_features, threshold, dim
+        self.num_features, self.dim = num_features, dim
+        self.threshold = self.own_threshold = threshold
         self._start: list[float] = []
         for name, start in (("concentration1", concentration1), ("concentration0", concentration0)):
             if not MIN_CONCENTRATION < start < math.inf:

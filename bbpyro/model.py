@@ -76,7 +76,7 @@ class BetaBernoulliNetwork(nn.Module):
         self.net = net
         self.likelihood = likelihood or Categorical()
         self.num_data = num_data
-        self.prior = priors.as_prior(prior or priors.Beta())
+        self.prior = priors.as_prior(priors.Beta() if prior is None else prior)
         self.weight_prior = priors.as_weight_prior(weight_prior or priors.matching_l2(1e-4, num_data))
         self.temperature = temperature
         self._pyro_name = f"bbpyro{next(_instances)}"
@@ -91,6 +91,8 @@ class BetaBernoulliNetwork(nn.Module):
             raise ValueError("net: it has no BetaBernoulliDropout gate; make one with bbpyro.insert_dropout(net)")
         self._priors: dict[tuple[str, torch.device], TorchDistribution] = {}
         self._take_gates()
+        for name, w in self.weights.items():
+            _check_weight_prior(name, w.shape, self.weight_prior)
         self.unconstrained_scales = nn.ParameterDict()
         if weight_guide == "normal":
             start = math.log(math.expm1(_INITIAL_SCALE))
@@ -147,19 +149,23 @@ class BetaBernoulliNetwork(nn.Module):
         return fitting[0]
 
     def _take_gates(self) -> None:
-        """Check each gate's prior, and tell the gate which family q(π) is of."""
+        """Check each gate's prior, and tell the gate which family q(π) is of and up to which E[π] a unit is out."""
         for pattern in self.prior if isinstance(self.prior, dict) else ():
             if not fnmatch.filter(self.gates, pattern):
                 raise ValueError(f"prior: {pattern!r} is none of the gates {', '.join(self.gates)}")
         for name, gate in self.gates.items():
-            _check_prior(name, gate.num_features, self.prior_of(name))
-            family = getattr(self._prior_on(name), "guide", kumaraswamy)
-            if gate.family is not None and not _is_same(gate.family, family):
+            prior = self._prior_on(name)
+            _check_prior(name, gate.num_features, prior)
+            if gate.family is not None and not _is_same(gate.family, getattr(prior, "guide", kumaraswamy)):
                 raise ValueError(
                     f"net: its gate {name!r} is already in use under another family of q(π) than {self.prior!r} wants; "
                     "give each network its own gates, by insert_dropout"
                 )
-            gate.family = family
+        for name, gate in self.gates.items():
+            prior = self._prior_on(name)
+            gate.family = getattr(prior, "guide", kumaraswamy)
+            threshold = getattr(prior, "threshold", lambda own, num_units: own)
+            gate.threshold = threshold(gate.own_threshold, gate.num_features)
 
     def forward(self, x: Tensor) -> Tensor:
         """The network's output by the mean mask: thresholded E[π] in place of z."""
@@ -230,14 +236,31 @@ def _key(name: str) -> str:
     return name.replace(".", "/")  # a module's parameter has no dot in its name
 
 
-def _check_prior(gate: str, num_units: int, prior: Any) -> None:
-    shape = getattr(prior, "batch_shape", None), getattr(prior, "event_shape", None)
+def _check_prior(gate: str, num_units: int, prior: priors.Prior) -> None:
+    try:
+        made: Any = prior(num_units)
+        shape = getattr(made, "batch_shape", None), getattr(made, "event_shape", None)
+        with torch.random.fork_rng(devices=[]):
+            draw: Any = made.sample((max(1, 1000 // num_units),)) if None not in shape else None
+    except Exception as error:  # whatever a user's prior does
+        raise ValueError(f"prior: that of gate {gate!r} fails ({type(error).__name__}: {error})") from error
     if shape not in (((num_units,), ()), ((), (num_units,))):
         raise ValueError(
-            f"prior: for gate {gate!r} it gives a {type(prior).__name__} of batch shape {shape[0]} and event shape "
+            f"prior: for gate {gate!r} it gives a {type(made).__name__} of batch shape {shape[0]} and event shape "
             f"{shape[1]}, wanted a distribution of one number a unit: ({num_units},) and (), or () and ({num_units},)"
         )
-    with torch.random.fork_rng(devices=[]):
-        draw = prior.sample((max(1, 1000 // num_units),))
     if not bool(((draw >= 0) & (draw <= 1)).all()):
         raise ValueError(f"prior: for gate {gate!r} it drew keep probabilities outside [0, 1]")
+
+
+def _check_weight_prior(name: str, shape: torch.Size, prior: priors.WeightPrior) -> None:
+    try:
+        made = prior(shape)
+        found = made.batch_shape, made.event_shape
+    except Exception as error:
+        raise ValueError(f"weight_prior: for {name!r} it fails ({type(error).__name__}: {error})") from error
+    if found != ((), shape):
+        raise ValueError(
+            f"weight_prior: for {name!r} it gives batch shape {tuple(found[0])} and event shape {tuple(found[1])}, "
+            f"wanted one distribution of the whole tensor: () and {tuple(shape)}"
+        )

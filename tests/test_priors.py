@@ -6,7 +6,7 @@ import re
 import mpmath
 import pytest
 import torch
-from scipy import stats
+from scipy import integrate, stats
 
 import bbpyro
 from bbpyro import data, distributions, priors
@@ -198,6 +198,47 @@ def test_under_indian_buffet_the_active_units_settle_as_the_layer_grows(alpha):
     assert active[2000].var() == pytest.approx(alpha, rel=0.15)  # a Poisson's variance is its mean
     of_one_number = [priors.Beta(0.05, 1.0)(k).mean.sum().item() for k in (20, 2000)]
     assert of_one_number[1] == pytest.approx(100 * of_one_number[0])
+
+
+@pytest.mark.parametrize(
+    ("prior", "num_units", "wanted"),
+    [
+        (priors.Beta(), 500, 2e-4 / 1.0001),
+        (priors.Beta(0.1, 1.9), 7, 0.1),
+        (priors.IndianBuffet(5), 300, 2 * 5 / 305),
+        (priors.IndianBuffet(5), 10, 1e-5),  # whose mean is a third
+        (priors.Jeffreys(), 10, 1e-5),
+        (priors.LogitNormal(0.0, 3.0), 10, 1e-5),
+        (priors.SpikeAndSlab(0.1, priors.Beta(0.01, 0.99)), 10, 0.02),
+        (priors.StickBreaking(5), 10, 1e-5),
+        (priors.FixedRate(0.9), 10, 0.0),
+    ],
+    ids=repr,
+)
+def test_a_prior_that_expects_units_to_be_off_has_them_out_up_to_twice_its_mean(prior, num_units, wanted):
+    net = bbpyro.insert_dropout(torch.nn.Linear(num_units, 2), threshold=1e-5)
+    gate = bbpyro.BetaBernoulliNetwork(net, num_data=5, prior=prior).gates["gate"]
+    assert gate.threshold == pytest.approx(wanted)
+
+
+def test_the_mean_of_gaussian_log_odds_is_scipys():
+    prior = priors.LogitNormal(-4.0, 2.0)
+    wanted, _ = integrate.quad(lambda x: stats.norm(-4, 2).pdf(x) / (1 + math.exp(-x)), -30, 30)
+    assert prior.threshold(0.0, 3) == pytest.approx(2 * wanted, rel=1e-6)
+
+
+def test_units_the_data_say_nothing_of_are_out_under_the_indian_buffet():
+    """Six inputs of which one says all: the others are left at the prior's mean, 2 / (2 + 20), far above 1e-3."""
+    torch.manual_seed(0)
+    x = torch.randn(2000, 20)
+    y = (x[:, 0] > 0).long()
+    bnn = bbpyro.BetaBernoulliNetwork(
+        bbpyro.insert_dropout(torch.nn.Linear(20, 2)), num_data=2000, prior="IndianBuffet(2)"
+    )
+    bbpyro.fit(bnn, x, y, num_epochs=60, learning_rate=0.01, gate_learning_rate=0.05, seed=0, progress=False)
+    mean = bnn.gates["gate"].keep_probability()
+    assert mean[0] > 0.5 and (mean[1:] > 1e-2).sum() > 10
+    assert bnn.gates["gate"].kept().tolist() == [True] + 19 * [False]
 
 
 def test_the_rate_of_ordinary_dropout_is_given():

@@ -23,7 +23,11 @@ class Delta(dist.Delta):
 
     def log_prob(self, x: Tensor) -> Tensor:
         """`log_density` at the point, -inf elsewhere."""
-        return self.log_density if x is self.v else super().log_prob(x)
+        if x is self.v:
+            return self.log_density
+        if x.dtype != self.v.dtype:  # the point as that type has it
+            return Delta(self.v.to(x.dtype), self.log_density, self.event_dim).log_prob(x)
+        return super().log_prob(x)
 
 
 class SphericalNormal(TorchDistribution):

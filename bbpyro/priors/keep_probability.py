@@ -2,8 +2,11 @@
 
 A prior is any callable from the number of units K to a distribution on [0, 1] of batch shape `[K]`, or, where units
 depend on each other, of event shape `[K]`. Its posterior q(π) is Kumaraswamy, unless the prior has a method
-`guide(concentration1, concentration0)`, from the gate's two parameters `[K]` to another. Under all of them a unit is
-out where E[π] under q is at most the gate's threshold.
+`guide(concentration1, concentration0)`, from the gate's two parameters `[K]` to another.
+
+A unit is out where E[π] under q is at most the gate's threshold, unless the prior has a method
+`threshold(own, num_units)` that makes another of it. A unit of which the data say nothing is left at the prior, so one
+that expects units to be off raises it to twice its own mean: for IndianBuffet(5) and 300 units to 0.03.
 """
 
 from collections.abc import Callable, Mapping
@@ -20,6 +23,11 @@ from bbpyro.priors.spelled import Spelled, canonical, check_positive, is_path, p
 Prior = Callable[[int], TorchDistribution]
 
 
+def _raised(own: float, mean: float) -> float:
+    """The threshold under a prior of this mean: twice that, where the prior expects units to be off."""
+    return max(own, 2 * mean) if mean < 0.25 else own
+
+
 @dataclass(frozen=True, repr=False)
 class Beta(Spelled):
     """π_k ~ Beta(concentration1, concentration0), the same for every unit.
@@ -32,6 +40,10 @@ class Beta(Spelled):
 
     def __post_init__(self) -> None:
         check_positive(self, concentration1=self.concentration1, concentration0=self.concentration0)
+
+    def threshold(self, own: float, num_units: int) -> float:
+        """The E[π] up to which a unit is out, where the gate's own threshold is `own`."""
+        return _raised(own, self.concentration1 / (self.concentration1 + self.concentration0))
 
     def __call__(self, num_units: int) -> distributions.Beta:
         """The prior of `num_units` keep probabilities, batch shape `[num_units]`."""
@@ -51,6 +63,10 @@ class IndianBuffet(Spelled):
 
     def __post_init__(self) -> None:
         check_positive(self, alpha=self.alpha)
+
+    def threshold(self, own: float, num_units: int) -> float:
+        """The E[π] up to which a unit is out, where the gate's own threshold is `own`."""
+        return Beta(self.alpha / num_units, 1.0).threshold(own, num_units)
 
     def __call__(self, num_units: int) -> TorchDistribution:
         """The prior of `num_units` keep probabilities, batch shape `[num_units]`."""
@@ -87,6 +103,12 @@ class LogitNormal(Spelled):
             raise ValueError(f"LogitNormal: loc is {self.loc!r}, wanted a finite number")
         check_positive(self, scale=self.scale)
 
+    def threshold(self, own: float, num_units: int) -> float:
+        """The E[π] up to which a unit is out, where the gate's own threshold is `own`."""
+        nodes = torch.linspace(-8, 8, 1601, dtype=torch.float64)
+        weights = torch.softmax(-nodes.square() / 2, 0)
+        return _raised(own, (weights * torch.sigmoid(self.loc + self.scale * nodes)).sum().item())
+
     def __call__(self, num_units: int) -> TorchDistribution:
         """The prior of `num_units` keep probabilities, batch shape `[num_units]`."""
         return distributions.LogitNormal(torch.full((num_units,), float(self.loc)), float(self.scale))
@@ -105,6 +127,10 @@ class SpikeAndSlab(Spelled):
             raise ValueError(f"SpikeAndSlab: slab_probability is {self.slab_probability!r}, wanted a number in (0, 1)")
         if not isinstance(self.spike, Beta) or not isinstance(self.slab, Beta):
             raise ValueError(f"SpikeAndSlab: spike and slab are {self.spike!r} and {self.slab!r}, wanted two Beta")
+
+    def threshold(self, own: float, num_units: int) -> float:
+        """The E[π] up to which a unit is out, where the gate's own is `own`: an idle unit is left at the spike."""
+        return self.spike.threshold(own, num_units)
 
     def __call__(self, num_units: int) -> TorchDistribution:
         """The prior of `num_units` keep probabilities, batch shape `[num_units]`."""
@@ -155,7 +181,11 @@ class FixedRate(Spelled):
 
     def guide(self, concentration1: Tensor, concentration0: Tensor) -> TorchDistribution:
         """The same point mass; the gate's parameters play no part."""
-        return distributions.Delta(torch.full_like(concentration1, 1 - float(self.p)).detach())
+        return distributions.Delta(self(len(concentration1)).v.to(concentration1))
+
+    def threshold(self, own: float, num_units: int) -> float:
+        """The E[π] up to which a unit is out: none is."""
+        return 0.0
 
 
 @dataclass(frozen=True)

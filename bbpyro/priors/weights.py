@@ -83,10 +83,8 @@ def as_weight_prior(prior: WeightPrior | str) -> WeightPrior:
     Raises:
         ValueError: the text spells none, or spells no prior on W.
     """
-    if not isinstance(prior, str):
-        return prior
-    found = parse(prior, KNOWN)
-    if isinstance(found, int | float | dict) or not callable(found):
+    found = parse(prior, KNOWN) if isinstance(prior, str) else prior
+    if isinstance(found, type | torch.distributions.Distribution) or not callable(found):
         raise ValueError(f"{prior!r} is no prior; {spellings(KNOWN)}")
     return found
 

@@ -54,7 +54,7 @@ class Settings:
     temperature: float = 0.1
     """Temperature τ of the relaxed Bernoulli masks."""
     threshold: float = 1e-3
-    """A unit is kept when E[π] exceeds this."""
+    """A unit is kept when E[π] exceeds this, and twice what the prior expects if that is below a quarter."""
     initial_keep_probability: float | None = None
     """E[π] where SVI starts; by default the source's, 0.24, through which a network as deep as vgg16 learns nothing."""
     epochs: int = 60
