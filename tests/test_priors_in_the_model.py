@@ -173,6 +173,38 @@ def test_a_fixed_rate_learns_no_rate_and_drops_no_unit():
     assert bnn.gates["0.gate"].keep_probability().tolist() == pytest.approx([0.7] * 6)
 
 
+@pytest.mark.parametrize("rate", [0.1, 0.3, 0.999, 0.0])
+@pytest.mark.parametrize("elbo", ["trace", "mean-field"])
+def test_a_fixed_rate_serves_a_network_of_any_precision_and_drops_no_unit(rate, elbo):
+    bnn = make_network(f"FixedRate({rate})", num_data=40).double()
+    x, y = torch.randn(40, 6, dtype=torch.float64), torch.randint(3, (40,))
+    assert math.isfinite(bbpyro.fit(bnn, x, y, num_epochs=1, elbo=elbo, progress=False)[-1]["loss"])
+    assert all(gate.kept().all() for gate in bnn.gates.values())
+    bnn.bfloat16()
+    assert bbpyro.predict(bnn, x.bfloat16(), num_samples=2).isfinite().all()
+
+
+def test_a_network_that_is_refused_leaves_the_gates_as_they_are():
+    net = bbpyro.insert_dropout(nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3)))
+    with pytest.raises(ValueError, match="2.gate"):
+        bbpyro.BetaBernoulliNetwork(net, num_data=40, prior={"0.*": "FixedRate(0.5)", "*": dist.Normal(0.0, 1.0)})
+    bbpyro.BetaBernoulliNetwork(net, num_data=40, prior="Uniform")
+
+
+@pytest.mark.parametrize(
+    ("weight_prior", "mention"),
+    [
+        (0.1, "0.1 is no prior; known are Normal"),
+        (priors.Laplace, "is no prior"),
+        (priors.Uniform(), r"weight_prior: for '0.weight' it fails \(TypeError"),
+        (lambda shape: dist.Normal(torch.zeros(shape), 1.0), "weight_prior: for '0.weight' it gives batch shape"),
+    ],
+)
+def test_what_is_no_prior_on_weights_is_refused_at_once(weight_prior, mention):
+    with pytest.raises(ValueError, match=mention):
+        make_network(weight_prior=weight_prior)
+
+
 def test_rates_of_chains_are_one_model():
     one, other = make_network("FixedRate(0.3)"), make_network("FixedRate(0.4)")
     with pytest.raises(ValueError, match="restarts of one model"):

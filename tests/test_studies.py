@@ -215,6 +215,26 @@ def test_a_killed_study_goes_on_with_the_same_numbers_and_leaves_no_process(npz:
     pd.testing.assert_frame_equal(found.drop(columns=measured), whole.drop(columns=measured))
 
 
+def test_two_priors_of_one_module_name_are_not_mixed_up(
+    npz: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rates = {}
+    for name, rate in (("a", 0.1), ("b", 0.9)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "same_name.py").write_text(
+            f"from bbpyro.priors import FixedRate\nprior = FixedRate({rate})\n"
+        )
+        monkeypatch.chdir(tmp_path / name)
+        settings = {**SHORT, "epochs": 1}
+        bbpyro.compare(["same_name:prior"], seeds=2, folder="study", jobs=2, progress=False, dataset=npz, **settings)
+        bnn = runs.load(Path("study/runs/same_name-prior/seed-0")).bnn
+        rates[name] = bnn.gates["fc1.gate"].keep_probability()[0].item()
+    assert rates == pytest.approx({"a": 0.9, "b": 0.1})
+    (tmp_path / "b" / "same_name.py").write_text("from bbpyro.priors import FixedRate\nprior = FixedRate(0.8)\n")
+    with pytest.raises(ValueError, match="the module that run .* has its prior from has changed since"):
+        runs.load(Path("study/runs/same_name-prior/seed-0"))
+
+
 # --- what goes wrong ---------------------------------------------------------------------------------------
 
 
@@ -244,12 +264,13 @@ def test_a_run_that_fails_is_told_and_does_not_sink_the_study(
     out, err = capsys.readouterr()
     assert "2 of 4 runs failed" in err
     log = Path("study/logs/fragile_prior-prior-seed-1.log")
-    assert f"failed: fragile_prior-prior/seed-1: RuntimeError: no luck in this process; see {log}" in out
+    reason = "ValueError: prior: that of gate 'fc1.gate' fails (RuntimeError: no luck in this process)"
+    assert f"failed: fragile_prior-prior/seed-1: {reason}; see {log}" in out
     assert "Traceback" in log.read_text() and "no luck" in log.read_text()
     study = studies.load(Path("study"))
     assert list(study.table["runs"]) == [0, 2] and list(study.table["failed"]) == [2, 0]
     assert {failure.task for failure in study.failures} == {f"fragile_prior-prior/seed-{s}" for s in (0, 1)}
-    assert "RuntimeError: no luck" in Path("study/table.md").read_text()
+    assert "RuntimeError: no luck in this process" in Path("study/table.md").read_text()
     (fragile / "broken").unlink()
     main(["compare", "--resume", "study", "--jobs", "2"])
     assert studies.load(Path("study")).failures == [] and not log.exists()
@@ -271,6 +292,10 @@ def test_a_study_all_of_whose_runs_fail_is_told_too(fragile: Path, npz: str) -> 
         ({"prior": ("Bta(1)",)}, "there is no Bta"),
         ({"prior": ("Uniform", "{'fc9.*': Jeffreys, '*': Uniform}")}, "none of the gates fc1.gate"),
         ({"seeds": 0}, "seeds is 0"),
+        ({"seeds": "2"}, "seeds is '2', wanted a whole number"),
+        ({"epochs": "3"}, "epochs is '3', wanted a whole number"),
+        ({"weight_prior": "Laplace(0)"}, "weight_prior: 'Laplace\\(0\\)': Laplace: scale is 0"),
+        ({"backend": "dask"}, "backend 'dask' wants the address"),
         ({"epochs": 0}, "epochs is 0"),
         ({"jobs": 0}, "jobs is 0"),
         ({"backend": "threads"}, "backend is 'threads', wanted one of processes, dask, ray"),
@@ -296,6 +321,32 @@ def test_a_folder_of_something_else_is_refused(npz: str, tmp_path: Path) -> None
         studies.load(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda run: (run / "result.json").write_text("{}"),
+        lambda run: (run / "result.json").write_text((run / "result.json").read_text()[:60]),
+        lambda run: (run / "loo.nc").unlink(),
+        lambda run: (run / "metrics.jsonl").unlink(),
+        lambda run: shutil.rmtree(run),
+    ],
+    ids=["empty result", "truncated result", "no loo.nc", "no metrics", "no run"],
+)
+def test_what_is_missing_of_a_run_is_made_again(study: studies.Study, damage: Callable[[Path], object]) -> None:
+    damage(study.folder / "runs" / "fixedrate-0.5" / "seed-1")
+    assert list(studies.load(study.folder).table["runs"]) == [2, 1]
+    again = bbpyro.compare(study.config, folder=study.folder, progress=False)
+    measured = ["seconds", "peak_memory_mib"]
+    pd.testing.assert_frame_equal(again.runs.drop(columns=measured), study.runs.drop(columns=measured))
+
+
+def test_a_result_of_other_settings_is_not_taken_for_this_studys(study: studies.Study) -> None:
+    path = study.folder / "study.json"
+    path.write_text(path.read_text().replace('"epochs": 2', '"epochs": 7'))
+    with pytest.raises(CheckpointError, match="seed-0 was made with another epochs than the study has"):
+        bbpyro.compare(studies.read_config(study.folder), folder=study.folder, progress=False)
+
+
 def test_an_altered_study_is_refused(study: studies.Study) -> None:
     path = study.folder / "study.json"
     path.write_text(path.read_text().replace('"epochs": 2', '"epochs": "two"'))
@@ -308,7 +359,9 @@ def test_an_absent_cluster_library_says_what_to_install(
 ) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ImportError, match="pip install ray"):
-        bbpyro.compare(PRIORS, folder=tmp_path / "s", backend="ray", progress=False, dataset=npz, **SHORT)
+        bbpyro.compare(
+            PRIORS, folder=tmp_path / "s", backend="ray", address="auto", progress=False, dataset=npz, **SHORT
+        )
 
 
 # --- priors from Python, other networks, a cluster -----------------------------------------------------------
@@ -318,6 +371,7 @@ def test_priors_may_be_objects_and_a_network_brings_its_settings(tmp_path: Path,
     objects = [priors.Beta(), {"fc1.*": priors.FixedRate(0.2), "*": "Jeffreys"}]
     config = studies.prepare(tmp_path / "a", StudyConfig(prior=tuple(map(priors.spell, objects)), dataset=npz))
     assert config.prior == ("Beta(0.0001, 1)", "{'fc1.*': FixedRate(0.2), '*': Jeffreys()}")
+    assert json.loads((tmp_path / "a" / "study.json").read_text())["config"]["prior"] == list(config.prior)
     names = list(config.tasks())
     assert names[3] == "fc1.all-fixedrate-0.2-all-jeffreys/seed-0"
     assert dataclasses.replace(runs.recipe("lenet5-caffe"), seed=2) in _tasks_of("lenet5-caffe")

@@ -1,11 +1,13 @@
 """The posterior as ArviZ knows it, and how to read it."""
 
+from bbpyro.posterior.arguments import describe_model
 from bbpyro.posterior.container import elpd, group, loo, save
 from bbpyro.posterior.inference_data import to_arviz
 from bbpyro.posterior.reading import decisions, extremes, gates, in_words, keep_probability, layer, order
 
 __all__ = [
     "decisions",
+    "describe_model",
     "elpd",
     "extremes",
     "gates",

@@ -36,7 +36,7 @@ def check_chains(chains: Sequence[Any]) -> None:
             raise TypeError(f"bnn is a {type(bnn).__name__}, wanted a BetaBernoulliNetwork, or a list of them")
     if len({id(bnn) for bnn in chains}) < len(chains):
         raise ValueError("bnn: it holds a network twice; chains are different restarts of one model")
-    models = [_model(bnn) for bnn in chains]
+    models = [describe_model(bnn) for bnn in chains]
     for name, first in models[0].items():
         for other in models[1:]:
             if other[name] != first:
@@ -45,8 +45,8 @@ def check_chains(chains: Sequence[Any]) -> None:
                 )
 
 
-def _model(bnn: BetaBernoulliNetwork) -> dict[str, Any]:
-    """What must be the same in all restarts."""
+def describe_model(bnn: BetaBernoulliNetwork) -> dict[str, Any]:
+    """What must be the same in all restarts of a model, as JSON can hold it."""
     at = torch.tensor([0.1, 0.5, 0.9])[:, None]
     densities = {g: bnn.prior_of(g).log_prob(at.expand(3, m.num_features)) for g, m in bnn.gates.items()}
     return {
@@ -58,6 +58,10 @@ def _model(bnn: BetaBernoulliNetwork) -> dict[str, Any]:
         "rates": {g: _rate(bnn.prior_of(g)) for g in bnn.gates},
         "family of q(π)": {g: type(gate.posterior()).__name__ for g, gate in bnn.gates.items()},
         "weight guide": "normal" if bnn.unconstrained_scales else "delta",
+        "log prior densities of W at 0.1": {
+            name: round(bnn.weight_prior(w.shape).log_prob(torch.full(w.shape, 0.1)).item(), 2)
+            for name, w in bnn.weights.items()
+        },
         "num_data": bnn.num_data,
         "temperature": bnn.temperature,
     }

@@ -3,11 +3,12 @@
 import ast
 import dataclasses
 import functools
-import importlib
+import importlib.util
 import os
 import re
 import sys
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 
@@ -111,7 +112,7 @@ def _imported(path: str) -> Any:
     here = os.getcwd()
     sys.path.insert(0, here)
     try:
-        found: Any = importlib.import_module(module)
+        found: Any = _module(module, Path(here))
         for part in name.split("."):
             found = getattr(found, part)
     except Exception as error:  # whatever the user's module does
@@ -120,3 +121,14 @@ def _imported(path: str) -> Any:
     finally:
         sys.path.remove(here)
     return found
+
+
+def _module(name: str, here: Path) -> Any:
+    """A module; one of the working directory as its file is now, whatever was imported under its name before."""
+    file = here.joinpath(*name.split(".")).with_suffix(".py")
+    spec = importlib.util.spec_from_file_location(name, file) if file.is_file() else None
+    if spec is None or spec.loader is None:
+        return importlib.import_module(name)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

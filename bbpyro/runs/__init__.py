@@ -4,7 +4,6 @@ from bbpyro.runs.config import NETWORKS, Settings, TrainConfig, recipe
 from bbpyro.runs.inspection import POSTERIOR, Inspection, inspect, leave_one_out
 from bbpyro.runs.run import (
     ARTEFACTS,
-    CHECKPOINT,
     Run,
     check,
     check_settings,
@@ -17,6 +16,7 @@ from bbpyro.runs.run import (
     train,
     write_figures,
 )
+from bbpyro.runs.saved import CHECKPOINT
 from bbpyro.runs.shrinking import BATCH_SIZES, Shrunk, shrink
 
 __all__ = [

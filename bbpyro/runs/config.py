@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 import types
 import typing
 from collections.abc import Callable, Collection, Sequence
@@ -169,7 +170,8 @@ class Settings:
                 raise ValueError(f"{name} is {value!r}, wanted {_describe(hints[name])}")
         paths = {k: Path(v) for k, v in settings.items() if k in ("pretrained", "data_dir") and v is not None}
         pairs = {"kl_start": tuple((str(k), float(v)) for k, v in settings.get("kl_start", ()))}
-        return cls(**{**settings, **paths, **pairs})
+        lists = {k: tuple(v) for k, v in settings.items() if isinstance(v, list)}
+        return cls(**{**settings, **lists, **paths, **pairs})
 
 
 @dataclass(frozen=True)
@@ -193,6 +195,11 @@ class TrainConfig(Settings):
         if not 0 <= self.seed < 2**63:
             raise ValueError(f"seed is {self.seed}, wanted at least 0, at most {2**63 - 1}")
         self.make_prior()
+
+    @property
+    def has_module(self) -> bool:
+        """Whether a prior is imported from a module of the user's."""
+        return ":" in re.sub(r"'[^']*': ", "", self.prior) or ":" in (self.weight_prior or "")
 
     def make_prior(self) -> priors.Prior | dict[str, priors.Prior]:
         """The prior on π, of each gate or of all."""
@@ -256,6 +263,7 @@ def _describe(hint: Any) -> str:
     if typing.get_origin(hint) is Literal:
         return f"one of {', '.join(typing.get_args(hint))}"
     if typing.get_origin(hint) is tuple:
-        return 'pairs such as [["conv*", 40.0]]'
+        is_text = typing.get_args(hint)[0] is str
+        return 'texts such as ["Jeffreys", "Beta(1e-4, 1)"]' if is_text else 'pairs such as [["conv*", 40.0]]'
     options = [option for option in typing.get_args(hint) or (hint,) if option is not types.NoneType]
     return {int: "a whole number", float: "a number", str: "a text", Path: "a path"}[options[0]]

@@ -28,9 +28,9 @@ from bbpyro.likelihoods import Categorical
 from bbpyro.model import BetaBernoulliNetwork
 from bbpyro.prediction import evaluate
 from bbpyro.runs.config import AUGMENTATIONS, NETWORKS, TrainConfig
+from bbpyro.runs.saved import CHECKPOINT, Saved, state_dict_of
 from bbpyro.version import __version__
 
-CHECKPOINT = "checkpoint.safetensors"
 ARTEFACTS = (COMPACT, "compact.pt2", "compact.onnx", "compact-int8.onnx")  # of a compacted run
 
 
@@ -86,6 +86,9 @@ def create(folder: Path, config: TrainConfig, force: bool = False) -> None:
         made = Path(scratch) / "run"
         made.mkdir()
         description = {"format": checkpoint.FORMAT, "bbpyro": __version__, "data": dataset.fingerprint()}
+        if config.has_module:
+            bnn = _network(config, plain_network(config, dataset), dataset)
+            description["model"] = posterior.describe_model(bnn)
         checkpoint.write_json(made / "config.json", {**description, "config": config.to_json()})
         if folder.exists():
             os.replace(folder, Path(scratch) / "old")
@@ -125,12 +128,13 @@ def load(folder: Path) -> Run:
         ValueError: its data set has changed, or cannot be had.
     """
     config, dataset = _open(folder)
-    saved = _Saved.read(folder, config)
+    saved = Saved.read(folder, config)
     if saved is None:
         raise CheckpointError(
             f"run {folder} has no checkpoint yet; start it again with bbpyro train --resume {shlex.quote(str(folder))}"
         )
     bnn = _network(config, plain_network(config, dataset), dataset)
+    _check_model(folder, bnn)
     if saved.phase == "SVI":
         saved.load_into(bnn, folder)
     return Run(folder, config, dataset, bnn.eval().to(config.torch_device()), saved.history)
@@ -162,7 +166,7 @@ def train(folder: Path, console: Console | None = None, on_epoch: OnEpoch | None
     """
     config, dataset = _open(folder)
     checkpoint.clear_unfinished(folder, CHECKPOINT, "metrics.jsonl", "config.json", "summary.json")
-    saved = _Saved.read(folder, config)
+    saved = Saved.read(folder, config)
     if saved:
         saved.write_metrics(folder)
     if saved is None or len(saved.records("SVI")) < config.epochs:
@@ -180,7 +184,7 @@ def train(folder: Path, console: Console | None = None, on_epoch: OnEpoch | None
 
     def keep(net: nn.Module, num_epochs: int, before: list[dict[str, Any]]) -> Callable[[training.TrainingState], None]:
         def after_epoch(state: training.TrainingState) -> None:
-            _Saved(_state_dict(net), state.optimizer, [*before, *state.history]).write(folder, config)
+            Saved(state_dict_of(net), state.optimizer, [*before, *state.history]).write(folder, config)
             if on_epoch:
                 on_epoch(state.history[-1], num_epochs, config.scored_on)
 
@@ -203,6 +207,7 @@ def train(folder: Path, console: Console | None = None, on_epoch: OnEpoch | None
         )
         saved = None
     bnn = _network(config, plain, dataset)
+    _check_model(folder, bnn)
     if saved:
         saved.load_into(bnn, folder)
     history = training.fit(
@@ -292,62 +297,6 @@ def _peak_memory_mib() -> float:
     return peak / 1024 / (1024 if sys.platform == "darwin" else 1)  # macOS counts bytes, Linux KiB
 
 
-def _state_dict(net: nn.Module) -> dict[str, Tensor]:
-    """The tensors of a network, with or without gates, by their names in the plain one where they have one."""
-    return {name.removeprefix("net."): tensor for name, tensor in net.state_dict().items()}
-
-
-@dataclass(frozen=True)
-class _Saved:
-    """What a checkpoint holds: the network in training, its optimizer, and the records of all epochs done."""
-
-    network: dict[str, Tensor]
-    optimizer: dict[str, Tensor]
-    history: list[dict[str, Any]]
-
-    @property
-    def phase(self) -> str:
-        phase: str = self.history[-1]["phase"]
-        return phase
-
-    def records(self, phase: str) -> list[dict[str, Any]]:
-        return [record for record in self.history if record["phase"] == phase]
-
-    def state(self, seed: int) -> training.TrainingState:
-        return training.TrainingState(seed, self.records(self.phase), self.optimizer)
-
-    def load_into(self, net: nn.Module, folder: Path) -> None:
-        wanted = _state_dict(net)
-        checkpoint.check_state_dict(f"the checkpoint of {folder}", self.network, wanted)
-        names = net.state_dict()
-        net.load_state_dict({name: self.network[short] for name, short in zip(names, wanted, strict=True)})
-
-    def write(self, folder: Path, config: TrainConfig) -> None:
-        groups = {"network": self.network, "optimizer": self.optimizer}
-        tensors = {f"{group}.{name}": t for group, named in groups.items() for name, t in named.items()}
-        checkpoint.save(folder / CHECKPOINT, tensors, {"config": config.to_json(), "history": self.history})
-        self.write_metrics(folder)
-
-    def write_metrics(self, folder: Path) -> None:
-        lines = "".join(json.dumps(record) + "\n" for record in self.history)
-        checkpoint.write_atomic(folder / "metrics.jsonl", lines.encode())
-
-    @classmethod
-    def read(cls, folder: Path, config: TrainConfig) -> "_Saved | None":
-        if not (folder / CHECKPOINT).exists():
-            return None
-        tensors, meta = checkpoint.load(folder / CHECKPOINT)
-        if TrainConfig.from_json(meta["config"]) != config:
-            raise CheckpointError(
-                f"{folder}: {CHECKPOINT} is of another network or run, or config.json was altered: settings differ"
-            )
-        groups: dict[str, dict[str, Tensor]] = {"network": {}, "optimizer": {}}
-        for full_name, tensor in tensors.items():
-            group, name = full_name.split(".", 1)
-            groups[group][name] = tensor
-        return cls(groups["network"], groups["optimizer"], meta["history"])
-
-
 def _open(folder: Path) -> tuple[TrainConfig, data.Dataset]:
     config, fingerprint = _read_config(folder)
     dataset = _load_data(config)
@@ -369,6 +318,13 @@ def _read_config(folder: Path) -> tuple[TrainConfig, str]:
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path} was altered, or written by another version of bbpyro ({error})") from None
     return config, fingerprint
+
+
+def _check_model(folder: Path, bnn: BetaBernoulliNetwork) -> None:
+    """Raise a ValueError where a prior of the user's own is not what it was when the run was made."""
+    noted = json.loads((folder / "config.json").read_text()).get("model")
+    if noted is not None and noted != json.loads(json.dumps(posterior.describe_model(bnn))):
+        raise ValueError(f"prior: the module that run {folder} has its prior from has changed since; restore it")
 
 
 def _load_data(config: TrainConfig) -> data.Dataset:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import filelock
 import joblib
 import pandas as pd
 from rich.console import Console
@@ -123,10 +124,12 @@ def compare(
         raise ValueError(f"jobs is {jobs}, wanted at least 1")
     if backend not in BACKENDS:
         raise ValueError(f"backend is {backend!r}, wanted one of {', '.join(BACKENDS)}")
+    if backend != "processes" and address is None:
+        raise ValueError(f"backend {backend!r} wants the address of its scheduler, such as tcp://10.0.0.1:8786")
     folder = Path(folder or default_folder())
     config = prepare(folder, config)
     tasks = config.tasks()
-    waiting = [name for name in tasks if not task.is_done(folder / "runs" / name)]
+    waiting = [name for name, run in tasks.items() if task.result(folder / "runs" / name, run) is None]
     here = os.getpid(), Path.cwd()
     calls = [
         joblib.delayed(task.perform)(
@@ -139,18 +142,21 @@ def compare(
         with _display(folder, tasks, progress), _cluster(backend, address):
             outcomes = joblib.Parallel(n_jobs=jobs, batch_size=1, pre_dispatch="all")(calls)
     reasons = {name: reason for name, reason in zip(waiting, outcomes, strict=True) if reason}
-    study = _gather(folder, config, reasons)
+    study = _gather(folder, read_config(folder), reasons)  # to which another process may have added
     study.write(published)
     return study
 
 
-def load(folder: Path) -> Study:
-    """A study as its folder has it; a run that has not ended, and left no log, is in neither list."""
+def load(folder: Path | str) -> Study:
+    """A study as its folder has it; a run that has not ended, and left no log, is in neither list.
+
+    Raises:
+        CheckpointError: there is none, or its files were altered.
+    """
+    folder = Path(folder)
     config = read_config(folder)
-    reasons = {}
-    for name in config.tasks():
-        if _log(folder, name).is_file():
-            reasons[name] = _log(folder, name).read_text().splitlines()[0]
+    logs = {name: _log(folder, name) for name in config.tasks()}
+    reasons = {name: [*log.read_text().splitlines(), "?"][0] for name, log in logs.items() if log.is_file()}
     return _gather(folder, config, reasons)
 
 
@@ -181,10 +187,13 @@ def _config(prior: Sequence[priors.PriorLike], seeds: int, settings: dict[str, A
     for name in settings:
         if name not in known:
             raise ValueError(f"unknown setting {name!r}, wanted one of {', '.join(sorted(known))}")
-    network = settings.get("network", runs.Settings.network)
-    shared = {name: value for name, value in vars(runs.recipe(network)).items() if name in known} | settings
+    own = runs.recipe(settings.get("network", runs.Settings.network)).to_json()
+    if not isinstance(settings.get("weight_prior", ""), str):
+        settings = {**settings, "weight_prior": repr(settings["weight_prior"])}
+    given = {name: str(value) if isinstance(value, Path) else value for name, value in settings.items()}
     named = [prior] if isinstance(prior, str | Mapping) or callable(prior) else prior
-    return StudyConfig(**shared, prior=tuple(map(priors.spell, named)), seeds=seeds)
+    spelled = [priors.spell(each) for each in named]
+    return StudyConfig.from_json({**{k: own[k] for k in known}, **given, "prior": spelled, "seeds": seeds})
 
 
 def prepare(folder: Path, config: StudyConfig) -> StudyConfig:
@@ -198,13 +207,16 @@ def prepare(folder: Path, config: StudyConfig) -> StudyConfig:
         raise ValueError(f"study folder {folder} is no study; choose another")
     if is_study(folder):
         config = read_config(folder).extended_by(config)
-    config = config.canonical()
     for run in config.tasks().values():
         if run.seed == 0:
             runs.check_settings(run)  # what all runs of a prior would fail of, once
     folder.mkdir(parents=True, exist_ok=True)
-    description = {"format": checkpoint.FORMAT, "bbpyro": __version__, "config": config.to_json()}
-    checkpoint.write_json(folder / CONFIG, description)
+    with filelock.FileLock(folder / ".lock"):
+        if is_study(folder):  # by now
+            config = read_config(folder).extended_by(config)
+        config = config.canonical()
+        description = {"format": checkpoint.FORMAT, "bbpyro": __version__, "config": config.to_json()}
+        checkpoint.write_json(folder / CONFIG, description)
     return config
 
 
@@ -213,11 +225,8 @@ def _log(folder: Path, name: str) -> Path:
 
 
 def _gather(folder: Path, config: StudyConfig, reasons: dict[str, str]) -> Study:
-    results = {
-        name: json.loads((folder / "runs" / name / task.RESULT).read_text())
-        for name in config.tasks()
-        if task.is_done(folder / "runs" / name)
-    }
+    found = {name: task.result(folder / "runs" / name, run) for name, run in config.tasks().items()}
+    results = {name: result for name, result in found.items() if result is not None}
     return Study(folder, config, results, [Failure(name, why, _log(folder, name)) for name, why in reasons.items()])
 
 
@@ -294,7 +303,7 @@ class _Watch:
 
     def update(self) -> None:
         done = {name: self._epochs_done(name) for name in self.epochs}
-        finished = [name for name in self.epochs if task.is_done(self.folder / "runs" / name)]
+        finished = [name for name in self.epochs if (self.folder / "runs" / name / task.RESULT).is_file()]
         self.bar.update(
             self.all, completed=sum(done.values()), description=f"{len(finished)} of {len(self.epochs)} runs done"
         )

@@ -65,9 +65,11 @@ class StudyConfig(runs.Settings):
 
     @classmethod
     def from_json(cls, settings: dict[str, Any]) -> Self:
-        """As for a run."""
-        as_tuples = {"prior": tuple(settings["prior"])} if isinstance(settings.get("prior"), list) else {}
-        return super().from_json({**settings, **as_tuples})
+        """As for a run; of one prior the list may be left out."""
+        named = settings.get("prior", cls.prior)
+        if named in ([], ()):
+            raise ValueError("prior: there is none to compare; name at least one")
+        return super().from_json({**settings, "prior": (named,) if isinstance(named, str) else named})
 
 
 def slug(text: str) -> str:

@@ -1,5 +1,7 @@
 """One run of a study, in whatever process it may be: trained from where it stopped, scored, and kept."""
 
+import dataclasses
+import json
 import os
 import threading
 import time
@@ -11,17 +13,48 @@ import filelock
 import torch
 
 from bbpyro import checkpoint, posterior, runs, training
+from bbpyro.checkpoint import CheckpointError
 from bbpyro.compaction import compact, measure
 
 RESULT = "result.json"
 LOO = "loo.nc"
 NUM_SAMPLES = 100
+_SCORES = (
+    "error",
+    "nll",
+    "ece",
+    "nll_monte_carlo",
+    "kept",
+    "total",
+    "flops_left",
+    "parameters_left",
+    "elbo",
+    "elpd_loo",
+    "seconds",
+    "scored_on",
+)
 _WATCH = "watch of the study's process"
 
 
-def is_done(folder: Path) -> bool:
-    """Whether a run of a study was trained and scored."""
-    return (folder / RESULT).is_file()
+def result(folder: Path, config: runs.TrainConfig) -> dict[str, Any] | None:
+    """What came out of a run of a study; None where it is not trained and scored yet, or not whole.
+
+    Raises:
+        CheckpointError: it is of other settings.
+    """
+    try:
+        found: dict[str, Any] = json.loads((folder / RESULT).read_text())
+        made_with = runs.TrainConfig.from_json(found["config"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    if made_with != config:
+        differ = [f.name for f in dataclasses.fields(config) if getattr(made_with, f.name) != getattr(config, f.name)]
+        raise CheckpointError(
+            f"run {folder} was made with another {', '.join(differ)} than the study has; restore study.json, or delete "
+            "the run's folder to train it again"
+        )
+    is_whole = set(found) >= set(_SCORES) and all((folder / name).is_file() for name in (LOO, "metrics.jsonl"))
+    return found if is_whole else None
 
 
 def perform(folder: Path, log: Path, config: runs.TrainConfig, study_process: int, started_in: Path) -> str | None:
@@ -41,10 +74,10 @@ def perform(folder: Path, log: Path, config: runs.TrainConfig, study_process: in
         os.chdir(started_in)  # a worker may be left from an earlier study
     folder.parent.mkdir(parents=True, exist_ok=True)
     log.parent.mkdir(parents=True, exist_ok=True)
-    with filelock.FileLock(folder.with_name(f".{folder.name}.lock")):
-        if is_done(folder):
-            return None
+    with filelock.FileLock(log.with_suffix(".lock")):
         try:
+            if result(folder, config) is not None:
+                return None
             if not folder.exists():
                 runs.create(folder, config)
             run = runs.train(folder)
@@ -52,7 +85,8 @@ def perform(folder: Path, log: Path, config: runs.TrainConfig, study_process: in
             log.unlink(missing_ok=True)
             return None
         except Exception as error:  # whatever it is, the study goes on and tells
-            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            told = str(error).split("Trace Shapes:")[0]  # which Pyro appends
+            reason = " ".join(f"{type(error).__name__}: {told}".split())
             log.write_text(f"{reason}\n\n{time.strftime('%Y-%m-%d %H:%M:%S')}, {folder}\n{traceback.format_exc()}")
             return reason
 

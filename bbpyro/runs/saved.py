@@ -1,0 +1,77 @@
+"""What a run keeps of its training, epoch by epoch."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from bbpyro import checkpoint, training
+from bbpyro.checkpoint import CheckpointError
+from bbpyro.runs.config import TrainConfig
+
+CHECKPOINT = "checkpoint.safetensors"
+
+
+def state_dict_of(net: nn.Module) -> dict[str, Tensor]:
+    """The tensors of a network, with or without gates, by their names in the plain one where they have one."""
+    return {name.removeprefix("net."): tensor for name, tensor in net.state_dict().items()}
+
+
+@dataclass(frozen=True)
+class Saved:
+    """What a checkpoint holds: the network in training, its optimizer, and the records of all epochs done."""
+
+    network: dict[str, Tensor]
+    optimizer: dict[str, Tensor]
+    history: list[dict[str, Any]]
+
+    @property
+    def phase(self) -> str:
+        """What was being trained: "pretraining" or "SVI"."""
+        phase: str = self.history[-1]["phase"]
+        return phase
+
+    def records(self, phase: str) -> list[dict[str, Any]]:
+        """The records of a phase."""
+        return [record for record in self.history if record["phase"] == phase]
+
+    def state(self, seed: int) -> training.TrainingState:
+        """What training goes on from."""
+        return training.TrainingState(seed, self.records(self.phase), self.optimizer)
+
+    def load_into(self, net: nn.Module, folder: Path) -> None:
+        """Give `net` these weights; a CheckpointError names the first that does not fit."""
+        wanted = state_dict_of(net)
+        checkpoint.check_state_dict(f"the checkpoint of {folder}", self.network, wanted)
+        names = net.state_dict()
+        net.load_state_dict({name: self.network[short] for name, short in zip(names, wanted, strict=True)})
+
+    def write(self, folder: Path, config: TrainConfig) -> None:
+        """Write checkpoint and metrics into a run folder."""
+        groups = {"network": self.network, "optimizer": self.optimizer}
+        tensors = {f"{group}.{name}": t for group, named in groups.items() for name, t in named.items()}
+        checkpoint.save(folder / CHECKPOINT, tensors, {"config": config.to_json(), "history": self.history})
+        self.write_metrics(folder)
+
+    def write_metrics(self, folder: Path) -> None:
+        """Write a line an epoch."""
+        lines = "".join(json.dumps(record) + "\n" for record in self.history)
+        checkpoint.write_atomic(folder / "metrics.jsonl", lines.encode())
+
+    @classmethod
+    def read(cls, folder: Path, config: TrainConfig) -> "Saved | None":
+        """The newest checkpoint of a run, if it has one; a CheckpointError where it is damaged or of another run."""
+        if not (folder / CHECKPOINT).exists():
+            return None
+        tensors, meta = checkpoint.load(folder / CHECKPOINT)
+        if TrainConfig.from_json(meta["config"]) != config:
+            raise CheckpointError(
+                f"{folder}: {CHECKPOINT} is of another network or run, or config.json was altered: settings differ"
+            )
+        groups: dict[str, dict[str, Tensor]] = {"network": {}, "optimizer": {}}
+        for full_name, tensor in tensors.items():
+            group, name = full_name.split(".", 1)
+            groups[group][name] = tensor
+        return cls(groups["network"], groups["optimizer"], meta["history"])
