@@ -15,7 +15,7 @@ test: .venv/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pytest
+	$(BIN)/pytest -n auto --dist loadfile
 
 study: .venv/installed
 	$(BIN)/bbpyro compare --config docs/study/study.toml --study runs/mnist-priors --jobs 2 --published

@@ -18,7 +18,16 @@ from bbpyro.runs import config
 
 ARGUMENTS = ["--network", "vgg16", "--augmentation", "crop-flip", "--batch-size", "50"]
 EPOCHS = ["--pretrain-epochs", "3", "--epochs", "6", "--num-samples", "3"]
-GATES = ["--alpha", "0.01", "--gate-learning-rate", "0.3", "--initial-keep-probability", "0.97", "--threshold", "0.5"]
+GATES = [
+    "--prior",
+    "Beta(0.01, 1)",
+    "--gate-learning-rate",
+    "0.3",
+    "--initial-keep-probability",
+    "0.97",
+    "--threshold",
+    "0.5",
+]
 
 
 @pytest.fixture(scope="module", autouse=True)
