@@ -33,6 +33,9 @@ _instances = itertools.count()
 class BetaBernoulliNetwork(nn.Module):
     """A network whose units are kept or dropped by a learnt posterior, as a Pyro model and guide.
 
+    The gates of `net` are told which family the prior wants q(π) to be of, and up to which E[π] a unit is out; that is
+    not in their state_dict, so weights are to be loaded into a network made with the same prior.
+
     Args:
         net: a module with :class:`bbpyro.BetaBernoulliDropout` gates, e.g. from :func:`bbpyro.insert_dropout`.
         likelihood: from the network's output to the distribution of y.
