@@ -180,7 +180,11 @@ def print_study(console: Console, study: studies.Study) -> None:
         table = Table("prior", "runs", *(studies.tables.label(score, units) for score in scores), title=title)
         for prior, row in study.table.iterrows():
             cells = [studies.tables.cell(row, score) for score in scores] if row["runs"] else []
-            shown = [f"{mean}\n[dim]{span}[/dim]" if row["runs"] > 1 else mean for mean, span in cells]
+            spans = [span if span.startswith("-") else span.replace(" - ", "-") for _, span in cells]  # no room
+            shown = [
+                mean + (f"\n[dim]{span}[/dim]" if row["runs"] > 1 else "")
+                for (mean, _), span in zip(cells, spans, strict=True)
+            ]
             failed = f"\n{row['failed']:.0f} failed" if row["failed"] else ""
             table.add_row(escape(str(prior)), f"{row['runs']:.0f}{failed}", *shown)
         table.title_justify, table.columns[0].overflow = "left", "fold"
