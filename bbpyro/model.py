@@ -167,8 +167,7 @@ class BetaBernoulliNetwork(nn.Module):
         for name, gate in self.gates.items():
             prior = self._prior_on(name)
             gate.family = getattr(prior, "guide", kumaraswamy)
-            threshold = getattr(prior, "threshold", lambda own, num_units: own)
-            gate.threshold = threshold(gate.own_threshold, gate.num_features)
+            gate.threshold = priors.threshold_under(prior, gate.own_threshold, gate.num_features)
 
     def forward(self, x: Tensor) -> Tensor:
         """The network's output by the mean mask: thresholded E[π] in place of z."""

@@ -4,6 +4,7 @@ import math
 import re
 
 import mpmath
+import pyro.distributions as dist
 import pytest
 import torch
 from scipy import integrate, stats
@@ -200,6 +201,15 @@ def test_under_indian_buffet_the_active_units_settle_as_the_layer_grows(alpha):
     assert of_one_number[1] == pytest.approx(100 * of_one_number[0])
 
 
+LOGIT_NORMAL_MEAN, _ = integrate.quad(lambda x: stats.norm(-4, 2).pdf(x) / (1 + math.exp(-x)), -30, 30)
+
+
+def without_a_mean(num_units):
+    """The ninth power of a uniform number."""
+    uniform = dist.Uniform(torch.zeros(num_units), torch.ones(num_units))
+    return dist.TransformedDistribution(uniform, [torch.distributions.PowerTransform(torch.tensor(9.0))])
+
+
 @pytest.mark.parametrize(
     ("prior", "num_units", "wanted"),
     [
@@ -212,19 +222,23 @@ def test_under_indian_buffet_the_active_units_settle_as_the_layer_grows(alpha):
         (priors.SpikeAndSlab(0.1, priors.Beta(0.01, 0.99)), 10, 0.02),
         (priors.StickBreaking(5), 10, 1e-5),
         (priors.FixedRate(0.9), 10, 0.0),
+        (priors.LogitNormal(-4.0, 2.0), 10, LOGIT_NORMAL_MEAN * 2),
+        (torch.distributions.Beta(0.01, 0.99), 10, 0.02),
+        (lambda k: dist.Beta(torch.full((k,), 5 / k), torch.ones(k)), 300, 2 * 5 / 305),
+        (without_a_mean, 100, 0.2),
     ],
     ids=repr,
 )
 def test_a_prior_that_expects_units_to_be_off_has_them_out_up_to_twice_its_mean(prior, num_units, wanted):
     net = bbpyro.insert_dropout(torch.nn.Linear(num_units, 2), threshold=1e-5)
     gate = bbpyro.BetaBernoulliNetwork(net, num_data=5, prior=prior).gates["gate"]
-    assert gate.threshold == pytest.approx(wanted)
+    assert gate.threshold == pytest.approx(wanted, rel=0.02 if prior is without_a_mean else 1e-5)
 
 
 def test_the_mean_of_gaussian_log_odds_is_scipys():
-    prior = priors.LogitNormal(-4.0, 2.0)
+    prior = priors.LogitNormal(-4.0, 2.0)(3)
     wanted, _ = integrate.quad(lambda x: stats.norm(-4, 2).pdf(x) / (1 + math.exp(-x)), -30, 30)
-    assert prior.threshold(0.0, 3) == pytest.approx(2 * wanted, rel=1e-6)
+    assert prior.mean.tolist() == pytest.approx([wanted] * 3, rel=1e-6)
 
 
 def test_units_the_data_say_nothing_of_are_out_under_the_indian_buffet():

@@ -235,6 +235,19 @@ def test_two_priors_of_one_module_name_are_not_mixed_up(
         runs.load(Path("study/runs/same_name-prior/seed-0"))
 
 
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="it looks for processes in /proc")
+def test_a_process_of_a_study_ends_with_it_whatever_it_is_at(tmp_path: Path) -> None:
+    watched = "import os, time; from bbpyro.studies import task; task._die_with(os.getppid())"
+    child = f"{watched}; open('up', 'w'); time.sleep(900)"
+    parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
+    started = subprocess.Popen([sys.executable, "-c", parent], cwd=tmp_path)
+    wait_until((tmp_path / "up").exists)
+    assert len(processes_in(tmp_path)) == 2
+    started.kill()
+    started.wait()
+    wait_until(lambda: not processes_in(tmp_path))
+
+
 # --- what goes wrong ---------------------------------------------------------------------------------------
 
 

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import shlex
 import sys
+import threading
 import tomllib
 from collections.abc import Sequence
 from typing import Any, NoReturn
@@ -155,6 +156,8 @@ def _compare(command: Compare) -> None:
     config = studies.prepare(folder, studies.read_config(folder) if command.resume else command.settings())
     console = new_console()
     print_line(console, f"study folder: {folder}")
+    hook = threading.excepthook  # by which joblib's own thread would tell that Ctrl-C took its processes away
+    threading.excepthook = lambda args: None if "ExecutorManager" in str(args.thread) else hook(args)
     try:
         study = studies.compare(
             config,

@@ -187,9 +187,9 @@ def print_study(console: Console, study: studies.Study) -> None:
             ]
             failed = f"\n{row['failed']:.0f} failed" if row["failed"] else ""
             table.add_row(escape(str(prior)), f"{row['runs']:.0f}{failed}", *shown)
-        table.title_justify, table.columns[0].overflow = "left", "fold"
-        for column in table.columns[1:]:
-            column.justify = "right"
+        table.title_justify = "left"
+        for i, column in enumerate(table.columns):
+            column.overflow, column.justify = "fold", "right" if i else "left"
         console.print(table)
     print_line(console, studies.tables.NOTE)
     for failure in study.failures:

@@ -80,6 +80,14 @@ class LogitNormal(TorchDistribution):
         noise = torch.randn(shape, dtype=torch.float64, device=self.loc.device)
         return remember_log_odds(self.loc + self.scale * noise, self.loc.dtype)
 
+    @property
+    def mean(self) -> Tensor:
+        """E[π], by quadrature over the log-odds."""
+        nodes = torch.linspace(-8, 8, 1601, dtype=torch.float64, device=self.loc.device)
+        weights = torch.softmax(-nodes.square() / 2, 0)
+        odds = self.loc.double()[..., None] + self.scale.double()[..., None] * nodes
+        return (torch.sigmoid(odds) @ weights).to(self.loc.dtype)
+
     def log_prob(self, value: Tensor) -> Tensor:
         """Log-density of `value`, exact for a draw even where float rounds it to 0 or 1."""
         if self._validate_args:

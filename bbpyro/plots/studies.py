@@ -46,7 +46,9 @@ def error_flops(runs: pd.DataFrame, published: Mapping[str, Sequence[tuple[float
     axis.set_xscale("log")
     axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axis.xaxis.set_minor_locator(LogLocator(subs=range(1, 10)))
-    for set_formatter, text in ((axis.xaxis.set_major_formatter, "{:g}"), (axis.xaxis.set_minor_formatter, "")):
+    low, high = axis.get_xlim()
+    minor = "{:g}" if high < 4 * low else ""  # or hardly a tick would have a number
+    for set_formatter, text in ((axis.xaxis.set_major_formatter, "{:g}"), (axis.xaxis.set_minor_formatter, minor)):
         set_formatter(FuncFormatter(lambda x, _, text=text: text.format(x)))
     axis.set_xlabel("FLOPs left, %")
     axis.set_ylabel(f"error on {runs['scored_on'].iloc[0]} data, mean mask, %")
@@ -66,10 +68,11 @@ def kept_epochs(histories: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]], 
     axes = panels(figure, 1, len(total))
     for axis, (gate, units) in zip(axes, total.items(), strict=True):
         for (prior, seeds), shade in zip(histories.items(), colors(len(histories)), strict=True):
+            width = max(1.0, 3.0 - 0.4 * list(histories).index(prior))  # where lines coincide all are seen
             for i, records in enumerate(seeds):
                 kept = [record["active"][gate] for record in records]
                 epochs = [record["epoch"] for record in records]
-                axis.plot(epochs, kept, color=shade, linewidth=1, label=prior if i == 0 else None)
+                axis.plot(epochs, kept, color=shade, linewidth=width, label=prior if i == 0 else None)
         axis.set_ylim(0, 1.04 * units)
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         axis.set_xlabel("epoch of SVI")
@@ -127,5 +130,9 @@ def loo_compare(loos: Mapping[str, Any]) -> Figure:
         arviz.plot_compare(arviz.compare(dict(loos)), ax=axis, textsize=8, legend=False, title=False)
     axis.set_xlabel("elpd_loo of 250 training data, nats")
     axis.set_ylabel("")
-    super_title(figure, "az.compare: elpd_loo of all seeds' draws together, and its standard error; dashed: the best")
+    super_title(
+        figure,
+        "az.compare of all seeds' draws together: elpd_loo and its standard error\n"
+        "of data that a point W was fitted to: too good, and no ground to choose by",
+    )
     return figure

@@ -1,6 +1,7 @@
 """ArviZ of either major: its container is an InferenceData where it is 0.x, an xarray.DataTree where it is 1.x."""
 
 import importlib
+import math
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -82,6 +83,11 @@ def loo(idata: Any) -> Any:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Estimated shape parameter of Pareto")
         return import_arviz().loo(idata, pointwise=True, reff=1.0)
+
+
+def good_k(num_draws: int) -> float:
+    """Up to which Pareto k the importance weights of so many draws can be trusted (arXiv 1507.02646)."""
+    return min(1 - 1 / math.log10(num_draws), 0.7)
 
 
 def elpd(loo: Any) -> float:

@@ -13,6 +13,7 @@ from bbpyro.priors.keep_probability import (
     Uniform,
     as_prior,
     spell,
+    threshold_under,
 )
 from bbpyro.priors.weights import HorseshoeLike, Laplace, Normal, StudentT, WeightPrior, as_weight_prior, matching_l2
 
@@ -36,4 +37,5 @@ __all__ = [
     "as_weight_prior",
     "matching_l2",
     "spell",
+    "threshold_under",
 ]

@@ -4,9 +4,9 @@ A prior is any callable from the number of units K to a distribution on [0, 1] o
 depend on each other, of event shape `[K]`. Its posterior q(π) is Kumaraswamy, unless the prior has a method
 `guide(concentration1, concentration0)`, from the gate's two parameters `[K]` to another.
 
-A unit is out where E[π] under q is at most the gate's threshold, unless the prior has a method
-`threshold(own, num_units)` that makes another of it. A unit of which the data say nothing is left at the prior, so one
-that expects units to be off raises it to twice its own mean: for IndianBuffet(5) and 300 units to 0.03.
+A unit is out where E[π] under q is at most the gate's threshold. A unit of which the data say nothing is left at the
+prior, so a prior that expects units to be off raises that to twice its own mean: IndianBuffet(5) on 300 units to 0.03.
+A method `threshold(own, num_units)` of the prior overrules that.
 """
 
 from collections.abc import Callable, Mapping
@@ -23,11 +23,6 @@ from bbpyro.priors.spelled import Spelled, canonical, check_positive, is_path, p
 Prior = Callable[[int], TorchDistribution]
 
 
-def _raised(own: float, mean: float) -> float:
-    """The threshold under a prior of this mean: twice that, where the prior expects units to be off."""
-    return max(own, 2 * mean) if mean < 0.25 else own
-
-
 @dataclass(frozen=True, repr=False)
 class Beta(Spelled):
     """π_k ~ Beta(concentration1, concentration0), the same for every unit.
@@ -40,10 +35,6 @@ class Beta(Spelled):
 
     def __post_init__(self) -> None:
         check_positive(self, concentration1=self.concentration1, concentration0=self.concentration0)
-
-    def threshold(self, own: float, num_units: int) -> float:
-        """The E[π] up to which a unit is out, where the gate's own threshold is `own`."""
-        return _raised(own, self.concentration1 / (self.concentration1 + self.concentration0))
 
     def __call__(self, num_units: int) -> distributions.Beta:
         """The prior of `num_units` keep probabilities, batch shape `[num_units]`."""
@@ -63,10 +54,6 @@ class IndianBuffet(Spelled):
 
     def __post_init__(self) -> None:
         check_positive(self, alpha=self.alpha)
-
-    def threshold(self, own: float, num_units: int) -> float:
-        """The E[π] up to which a unit is out, where the gate's own threshold is `own`."""
-        return Beta(self.alpha / num_units, 1.0).threshold(own, num_units)
 
     def __call__(self, num_units: int) -> TorchDistribution:
         """The prior of `num_units` keep probabilities, batch shape `[num_units]`."""
@@ -103,12 +90,6 @@ class LogitNormal(Spelled):
             raise ValueError(f"LogitNormal: loc is {self.loc!r}, wanted a finite number")
         check_positive(self, scale=self.scale)
 
-    def threshold(self, own: float, num_units: int) -> float:
-        """The E[π] up to which a unit is out, where the gate's own threshold is `own`."""
-        nodes = torch.linspace(-8, 8, 1601, dtype=torch.float64)
-        weights = torch.softmax(-nodes.square() / 2, 0)
-        return _raised(own, (weights * torch.sigmoid(self.loc + self.scale * nodes)).sum().item())
-
     def __call__(self, num_units: int) -> TorchDistribution:
         """The prior of `num_units` keep probabilities, batch shape `[num_units]`."""
         return distributions.LogitNormal(torch.full((num_units,), float(self.loc)), float(self.scale))
@@ -130,7 +111,7 @@ class SpikeAndSlab(Spelled):
 
     def threshold(self, own: float, num_units: int) -> float:
         """The E[π] up to which a unit is out, where the gate's own is `own`: an idle unit is left at the spike."""
-        return self.spike.threshold(own, num_units)
+        return threshold_under(self.spike, own, num_units)
 
     def __call__(self, num_units: int) -> TorchDistribution:
         """The prior of `num_units` keep probabilities, batch shape `[num_units]`."""
@@ -160,6 +141,10 @@ class StickBreaking(Spelled):
         """q(π) of Kumaraswamy(K a, b) sticks: with that K, the last unit's E[log π] is what a gate's own would be."""
         a = len(concentration1) * concentration1
         return distributions.StickBreaking(distributions.Kumaraswamy(a, concentration0, validate_args=False))
+
+    def threshold(self, own: float, num_units: int) -> float:
+        """The E[π] up to which a unit is out: the gate's own, however the prior falls."""
+        return own
 
 
 @dataclass(frozen=True, repr=False)
@@ -203,6 +188,25 @@ KNOWN = {
     prior.__name__: prior
     for prior in (Beta, IndianBuffet, Uniform, Jeffreys, LogitNormal, SpikeAndSlab, StickBreaking, FixedRate)
 }
+
+
+def threshold_under(prior: Prior, own: float, num_units: int) -> float:
+    """The E[π] up to which a unit is out, where the gate's own threshold is `own`.
+
+    It is what the prior's method `threshold` says, if it has one; else, where the prior expects less than ¼ of a unit,
+    at least twice that, since it is there that a unit is left of which the data say nothing.
+    """
+    if hasattr(prior, "threshold"):
+        return float(prior.threshold(own, num_units))
+    distribution = prior(num_units)
+    try:
+        mean = distribution.mean.mean().item()
+    except (AttributeError, NotImplementedError):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            mean = distribution.sample(torch.Size([10_000])).mean().item()
+    return max(own, 2 * mean) if mean < 0.25 else own
+
 
 # What BetaBernoulliNetwork takes for one.
 PriorLike = Prior | torch.distributions.Distribution | str

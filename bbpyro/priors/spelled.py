@@ -44,7 +44,8 @@ def parse(text: str, known: Mapping[str, Callable[..., Any]]) -> Any:
     try:
         return _built(ast.parse(text.strip(), mode="eval").body, known)
     except SyntaxError:
-        raise ValueError(f"{text!r} does not parse; {spellings(known)}") from None
+        hint = " (within a mapping module:name wants quotes)" if re.search(r"\w:\w", text) else ""
+        raise ValueError(f"{text!r} does not parse{hint}; {spellings(known)}") from None
     except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"{text!r}: {error}; {spellings(known)}") from None
 

@@ -165,7 +165,10 @@ def train(folder: Path, console: Console | None = None, on_epoch: OnEpoch | None
         bbpyro.training.NonFiniteLossError: the loss became nan; the last good checkpoint stays.
     """
     config, dataset = _open(folder)
-    checkpoint.clear_unfinished(folder, CHECKPOINT, "metrics.jsonl", "config.json", "summary.json")
+    checkpoint.clear_unfinished(
+        folder, CHECKPOINT, "metrics.jsonl", "config.json", "summary.json", "result.json", "loo.nc"
+    )
+    checkpoint.clear_unfinished(folder / "figures", "*.png")
     saved = Saved.read(folder, config)
     if saved:
         saved.write_metrics(folder)

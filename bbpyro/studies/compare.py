@@ -36,7 +36,7 @@ class Failure:
     log: Path
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Study:
     """A study, as far as it has come.
 
@@ -51,6 +51,10 @@ class Study:
     config: StudyConfig
     results: dict[str, dict[str, Any]]
     failures: list[Failure]
+
+    def __repr__(self) -> str:
+        counts = f"{len(self.results)} of {len(self.config.tasks())} runs done, {len(self.failures)} failed"
+        return f"Study({str(self.folder)!r}, {len(self.config.prior)} priors, {counts})"
 
     @property
     def runs(self) -> pd.DataFrame:
@@ -288,6 +292,7 @@ def _display(folder: Path, tasks: dict[str, runs.TrainConfig], progress: bool | 
         finally:
             stop.set()
             thread.join()
+            watch.update()
 
 
 class _Watch:
@@ -299,11 +304,16 @@ class _Watch:
             name: config.epochs + (0 if config.pretrained else config.pretrain_epochs) for name, config in tasks.items()
         }
         self.lines: dict[str, Any] = {}
+        self.told = {name for name in tasks if self._is_done(name)}
         self.all = bar.add_task("", total=sum(self.epochs.values()))
 
     def update(self) -> None:
         done = {name: self._epochs_done(name) for name in self.epochs}
-        finished = [name for name in self.epochs if (self.folder / "runs" / name / task.RESULT).is_file()]
+        finished = [name for name in self.epochs if self._is_done(name)]
+        for name in finished:
+            if name not in self.told:
+                self.told.add(name)
+                self.bar.console.print(f"done: {name}", soft_wrap=True, highlight=False, markup=False)
         self.bar.update(
             self.all, completed=sum(done.values()), description=f"{len(finished)} of {len(self.epochs)} runs done"
         )
@@ -314,6 +324,9 @@ class _Watch:
                 if name not in self.lines:
                     self.lines[name] = self.bar.add_task(f"  {name}", total=total)
                 self.bar.update(self.lines[name], completed=done[name])
+
+    def _is_done(self, name: str) -> bool:
+        return (self.folder / "runs" / name / task.RESULT).is_file()
 
     def _epochs_done(self, name: str) -> int:
         try:

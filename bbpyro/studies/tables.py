@@ -23,7 +23,7 @@ COSTS = {
     "kept": ("kept", "{:.0f}"),
     "flops_left": ("FLOPs left", "{:.1%}"),
     "parameters_left": ("parameters left", "{:.1%}"),
-    "seconds": ("seconds", "{:.0f}"),
+    "seconds": ("training, s", "{:.0f}"),
 }
 SCORES = PREDICTIONS | COSTS
 NOTE = (

@@ -127,7 +127,7 @@ def _result(run: runs.Run) -> dict[str, Any]:
         "parameters_left": after.parameters / before.parameters,
         "elbo": elbo,
         "elpd_loo": posterior.elpd(loo) / len(loo.pareto_k),
-        "pareto_k_bad": float((loo.pareto_k > 0.7).mean()),
+        "pareto_k_bad": float((loo.pareto_k > posterior.good_k(NUM_SAMPLES)).mean()),
         "seconds": summary["training_seconds"],
         "peak_memory_mib": summary["peak_memory_mib"],
         "versions": summary["versions"],
