@@ -164,7 +164,7 @@ def test_a_run_that_was_scored_but_not_to_the_end_is_scored_again(study: studies
 
 
 def command(folder: Path, npz: str, *more: str) -> list[str]:
-    flags = ["--dataset", npz, "--batch-size", "50", "--pretrain-epochs", "2", "--epochs", "20", "--seeds", "2"]
+    flags = ["--dataset", npz, "--batch-size", "50", "--pretrain-epochs", "2", "--epochs", "12", "--seeds", "2"]
     named = [flag for prior in PRIORS for flag in ("--prior", prior)]
     return [sys.executable, "-c", "from bbpyro.cli import main; main()", "compare", *flags, *named,
             "--study", str(folder), "--jobs", "2", *more]  # fmt: skip
