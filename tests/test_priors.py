@@ -227,7 +227,6 @@ def without_a_mean(num_units):
         (lambda k: dist.Beta(torch.full((k,), 5 / k), torch.ones(k)), 300, 2 * 5 / 305),
         (without_a_mean, 100, 0.2),
     ],
-    ids=repr,
 )
 def test_a_prior_that_expects_units_to_be_off_has_them_out_up_to_twice_its_mean(prior, num_units, wanted):
     net = bbpyro.insert_dropout(torch.nn.Linear(num_units, 2), threshold=1e-5)
