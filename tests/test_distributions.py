@@ -768,8 +768,10 @@ def test_horseshoe_like_is_a_density(scale):
     # In log |w|, where neither the pole nor the tails are far.
     mass, _ = integrate.quad(
         lambda log_w: 2 * p.log_prob(torch.tensor(math.exp(log_w), dtype=torch.float64)).exp().item() * math.exp(log_w),
-        math.log(scale) - 60, math.log(scale) + 30, limit=500,
-    )  # fmt: skip
+        math.log(scale) - 60,
+        math.log(scale) + 30,
+        limit=500,
+    )
     assert mass == pytest.approx(1, abs=1e-6)
 
 

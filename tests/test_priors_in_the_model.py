@@ -265,8 +265,18 @@ def log_evidence(prior):
     return total
 
 
-@pytest.mark.parametrize("prior", ["Beta(0.5, 1)", "IndianBuffet(2)", "Uniform", "Jeffreys", "LogitNormal(-1, 2)",
-                                   "SpikeAndSlab(0.3)", "StickBreaking(2)"])  # fmt: skip
+@pytest.mark.parametrize(
+    "prior",
+    [
+        "Beta(0.5, 1)",
+        "IndianBuffet(2)",
+        "Uniform",
+        "Jeffreys",
+        "LogitNormal(-1, 2)",
+        "SpikeAndSlab(0.3)",
+        "StickBreaking(2)",
+    ],
+)
 def test_with_masks_observed_the_best_guide_is_better_than_any_other_near_it(prior):
     toy = MasksObserved(prior)
     with pyro.validation_enabled(False):

@@ -47,8 +47,13 @@ def test_the_density_integrates_to_one(a, b):
     q = sticks(a, b)
     mass, _ = integrate.dblquad(
         lambda second, first: q.log_prob(torch.tensor([first, second], dtype=torch.float64)).exp().item(),
-        0, 1, 0, lambda first: first, epsabs=1e-6, epsrel=1e-6,
-    )  # fmt: skip
+        0,
+        1,
+        0,
+        lambda first: first,
+        epsabs=1e-6,
+        epsrel=1e-6,
+    )
     assert mass == pytest.approx(1, abs=1e-4)
 
 

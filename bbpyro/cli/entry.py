@@ -1,12 +1,13 @@
 """The command line: parse, call, print."""
 
+import contextlib
 import dataclasses
 import json
 import shlex
 import sys
 import threading
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
 import tyro
@@ -150,24 +151,15 @@ def _compare(command: Compare) -> None:
         return
     if command.resume is not None:
         _check_resume(command, {"resume", "jobs", "backend", "address", "published"})
-    if command.jobs < 1:
-        raise ValueError(f"jobs is {command.jobs}, wanted at least 1")
+    workers: dict[str, Any] = {"jobs": command.jobs, "backend": command.backend, "address": command.address}
+    studies.check_workers(**workers)
     folder = command.resume or command.study or studies.default_folder()
-    config = studies.prepare(folder, studies.read_config(folder) if command.resume else command.settings())
+    studies.prepare(folder, studies.read_config(folder) if command.resume else command.settings())
     console = new_console()
     print_line(console, f"study folder: {folder}")
-    hook = threading.excepthook  # by which joblib's own thread would tell that Ctrl-C took its processes away
-    threading.excepthook = lambda args: None if "ExecutorManager" in str(args.thread) else hook(args)
     try:
-        study = studies.compare(
-            config,
-            folder=folder,
-            jobs=command.jobs,
-            backend=command.backend,
-            address=command.address,
-            published=command.published,
-            progress=console,
-        )
+        with _no_traceback_of_joblib():
+            study = studies.train(folder, **workers, published=command.published, progress=console)
     except KeyboardInterrupt:
         jobs = f" --jobs {command.jobs}" if command.jobs > 1 else ""
         _fail(f"interrupted; go on with: bbpyro compare --resume {shlex.quote(str(folder))}{jobs}", 130)
@@ -177,6 +169,23 @@ def _compare(command: Compare) -> None:
     )
     if study.failures:
         _fail(f"{len(study.failures)} of {len(study.config.tasks())} runs failed; see the table and the logs", 1)
+
+
+@contextlib.contextmanager
+def _no_traceback_of_joblib() -> Iterator[None]:
+    """On Ctrl-C joblib takes its processes away, and its own thread then raises a KeyError for one that it misses."""
+    hook = threading.excepthook
+
+    def tell(args: threading.ExceptHookArgs) -> None:
+        if not (args.exc_type is KeyError and "ExecutorManager" in str(args.thread)):
+            hook(args)
+
+    threading.excepthook = tell
+    try:
+        yield
+    finally:
+        if not isinstance(sys.exc_info()[1], KeyboardInterrupt):  # after which the thread may still be at it
+            threading.excepthook = hook
 
 
 def _warn_of_loss(console: Console, run: runs.Run) -> None:

@@ -90,9 +90,10 @@ def _built(node: ast.expr, known: Mapping[str, Callable[..., Any]]) -> Any:
         case ast.Call(func=ast.Name(id=name), args=args, keywords=keywords) if all(k.arg for k in keywords):
             return _known(name, known)(*map(build, args), **{str(k.arg): build(k.value) for k in keywords})
         case ast.Dict(keys=keys, values=values) if keys and all(isinstance(key, ast.Constant) for key in keys):
-            if len({key.value for key in keys}) < len(keys):  # type: ignore[union-attr]
+            names = [str(key.value) for key in keys if isinstance(key, ast.Constant)]
+            if len(set(names)) < len(names):
                 raise ValueError("it names a gate twice")
-            return {str(key.value): build(value) for key, value in zip(keys, values, strict=True)}  # type: ignore[union-attr]
+            return {name: build(value) for name, value in zip(names, values, strict=True)}
         case ast.Constant(value=int() | float() as number) if not isinstance(number, bool):
             return number
         case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() | float() as number)):

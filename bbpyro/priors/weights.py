@@ -15,13 +15,16 @@ WeightPrior = Callable[[Sequence[int]], TorchDistribution]
 
 
 @dataclass(frozen=True, repr=False)
-class Normal(Spelled):
-    """W ~ N(0, scale² I)."""
-
+class _OfScale(Spelled):
     scale: float
 
     def __post_init__(self) -> None:
         check_positive(self, scale=self.scale)
+
+
+@dataclass(frozen=True, repr=False)
+class Normal(_OfScale):
+    """W ~ N(0, scale² I)."""
 
     def __call__(self, shape: Sequence[int]) -> TorchDistribution:
         """The prior of one weight tensor, event shape `shape`."""
@@ -29,13 +32,8 @@ class Normal(Spelled):
 
 
 @dataclass(frozen=True, repr=False)
-class Laplace(Spelled):
+class Laplace(_OfScale):
     """W ~ Laplace(0, scale): with a Delta guide, an L1 penalty."""
-
-    scale: float
-
-    def __post_init__(self) -> None:
-        check_positive(self, scale=self.scale)
 
     def __call__(self, shape: Sequence[int]) -> TorchDistribution:
         """The prior of one weight tensor, event shape `shape`."""
@@ -58,16 +56,11 @@ class StudentT(Spelled):
 
 
 @dataclass(frozen=True, repr=False)
-class HorseshoeLike(Spelled):
+class HorseshoeLike(_OfScale):
     """W ~ the horseshoe-like scale mixture: a pole at 0 and Cauchy's tails (arXiv 1702.07400).
 
     With a Delta guide the pole pulls every weight to 0 whose gradient does not hold it.
     """
-
-    scale: float
-
-    def __post_init__(self) -> None:
-        check_positive(self, scale=self.scale)
 
     def __call__(self, shape: Sequence[int]) -> TorchDistribution:
         """The prior of one weight tensor, event shape `shape`."""

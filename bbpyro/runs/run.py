@@ -95,8 +95,8 @@ def create(folder: Path, config: TrainConfig, force: bool = False) -> None:
         os.replace(made, folder)
 
 
-def check_settings(config: TrainConfig) -> data.Dataset:
-    """Refuse what would fail only in training, when there is a folder already; returns the data.
+def check_settings(config: TrainConfig, dataset: data.Dataset | None = None) -> data.Dataset:
+    """Refuse what would fail only in training, when there is a folder already; returns the data, loaded if not given.
 
     Raises:
         ValueError: a setting is out of range, or does not fit the data, the network or this machine.
@@ -105,7 +105,7 @@ def check_settings(config: TrainConfig) -> data.Dataset:
     config.validate()
     if config.device == "cuda" and not torch.cuda.is_available():
         raise ValueError("device is 'cuda', but torch finds no GPU here; leave it at auto, or install torch with CUDA")
-    dataset = _load_data(config)
+    dataset = dataset or _load_data(config)
     plain = plain_network(config, dataset)
     if config.pretrained is not None:
         _load_pretrained(config.pretrained, plain)

@@ -5,12 +5,14 @@ from bbpyro.studies.compare import (
     BACKENDS,
     Failure,
     Study,
+    check_workers,
     compare,
     default_folder,
     is_study,
     load,
     prepare,
     read_config,
+    train,
 )
 from bbpyro.studies.config import StudyConfig
 
@@ -19,6 +21,7 @@ __all__ = [
     "Failure",
     "Study",
     "StudyConfig",
+    "check_workers",
     "compare",
     "default_folder",
     "is_study",
@@ -26,4 +29,5 @@ __all__ = [
     "prepare",
     "read_config",
     "tables",
+    "train",
 ]

@@ -124,14 +124,24 @@ def compare(
         ImportError: the cluster's library is not installed.
     """
     config = prior if isinstance(prior, StudyConfig) else _config(prior, seeds, settings)
-    if jobs < 1:
-        raise ValueError(f"jobs is {jobs}, wanted at least 1")
-    if backend not in BACKENDS:
-        raise ValueError(f"backend is {backend!r}, wanted one of {', '.join(BACKENDS)}")
-    if backend != "processes" and address is None:
-        raise ValueError(f"backend {backend!r} wants the address of its scheduler, such as tcp://10.0.0.1:8786")
+    check_workers(jobs, backend, address)
     folder = Path(folder or default_folder())
-    config = prepare(folder, config)
+    prepare(folder, config)
+    return train(folder, jobs=jobs, backend=backend, address=address, published=published, progress=progress)
+
+
+def train(
+    folder: Path,
+    *,
+    jobs: int = 1,
+    backend: str = "processes",
+    address: str | None = None,
+    published: bool = False,
+    progress: bool | Console = True,
+) -> Study:
+    """Train what is not trained yet of the study in a folder; arguments and errors are those of :func:`compare`."""
+    check_workers(jobs, backend, address)
+    config = read_config(folder)
     tasks = config.tasks()
     waiting = [name for name, run in tasks.items() if task.result(folder / "runs" / name, run) is None]
     here = os.getpid(), Path.cwd()
@@ -149,6 +159,16 @@ def compare(
     study = _gather(folder, read_config(folder), reasons)  # to which another process may have added
     study.write(published)
     return study
+
+
+def check_workers(jobs: int, backend: str, address: str | None) -> None:
+    """Raise a ValueError that names what is wrong of where the runs are to go."""
+    if jobs < 1:
+        raise ValueError(f"jobs is {jobs}, wanted at least 1")
+    if backend not in BACKENDS:
+        raise ValueError(f"backend is {backend!r}, wanted one of {', '.join(BACKENDS)}")
+    if backend != "processes" and address is None:
+        raise ValueError(f"backend {backend!r} wants the address of its scheduler, such as tcp://10.0.0.1:8786")
 
 
 def load(folder: Path | str) -> Study:
@@ -211,9 +231,10 @@ def prepare(folder: Path, config: StudyConfig) -> StudyConfig:
         raise ValueError(f"study folder {folder} is no study; choose another")
     if is_study(folder):
         config = read_config(folder).extended_by(config)
+    dataset = None
     for run in config.tasks().values():
         if run.seed == 0:
-            runs.check_settings(run)  # what all runs of a prior would fail of, once
+            dataset = runs.check_settings(run, dataset)  # what all runs of a prior would fail of, once
     folder.mkdir(parents=True, exist_ok=True)
     with filelock.FileLock(folder / ".lock"):
         if is_study(folder):  # by now
