@@ -21,7 +21,7 @@ from torch.distributions import kl_divergence
 from torch.func import functional_call
 
 from bbpyro import priors
-from bbpyro.distributions import Delta, RelaxedBernoulli, with_exact_tails
+from bbpyro.distributions import Bernoulli, Delta, RelaxedBernoulli, with_exact_tails
 from bbpyro.layers import BetaBernoulliDropout, kumaraswamy
 from bbpyro.likelihoods import Categorical, Likelihood
 
@@ -46,7 +46,7 @@ class BetaBernoulliNetwork(nn.Module):
         weight_prior: from a weight's shape to its distribution, or its spelling such as "Laplace(0.1)"; by default
             N(0, 1 / (1e-4 N)), which is the source's L2 of 1e-4 on the mean loss.
         weight_guide: q(W): "delta", a point; or "normal", a Gaussian for each number, with W its mean.
-        temperature: τ of the relaxed Bernoulli.
+        temperature: τ of the guide's relaxed Bernoulli.
 
     Attributes:
         gates: the gates by name, in the network's order.
@@ -106,20 +106,20 @@ class BetaBernoulliNetwork(nn.Module):
         W = {name: pyro.sample(name, self.weight_prior(w.shape)) for name, w in self.weights.items()}
         pi = {g: pyro.sample(f"{g}.pi", _joint(self._prior(g))) for g in self.gates}
         with pyro.plate("data", self.num_data, subsample=x):
-            z = {g: pyro.sample(f"{g}.z", self._mask(pi[g]).to_event(1)) for g in pi}
+            z = {g: pyro.sample(f"{g}.z", Bernoulli(pi[g]).to_event(1)) for g in pi}
             output = functional_call(self.net, self._bind(W, z), (x,))
             pyro.sample("y", self.likelihood(output), obs=y)
         return output
 
     def guide(self, x: Tensor, y: Tensor | None = None) -> None:
-        """q(W, π, z) = δ(W) · Kumaraswamy(π) · q(z | π), where q(z | π) = p(z | π)."""
+        """q(W, π, z) = δ(W) · Kumaraswamy(π) · q(z | π): p(z | π) again, relaxed so that it has a gradient."""
         self._register_parameters()
         for name in self.weights:
             pyro.sample(name, self.weight_posterior(name))
         pi = {g: pyro.sample(f"{g}.pi", _joint(gate.posterior())) for g, gate in self.gates.items()}
         with pyro.plate("data", self.num_data, subsample=x):
             for g in pi:
-                pyro.sample(f"{g}.z", self._mask(pi[g]).tied().to_event(1))
+                pyro.sample(f"{g}.z", RelaxedBernoulli(self.temperature, pi[g]).tied().to_event(1))
 
     def weight_posterior(self, name: str) -> TorchDistribution:
         """q(W) of one weight tensor, event shape that of the tensor."""
@@ -180,9 +180,6 @@ class BetaBernoulliNetwork(nn.Module):
             with device:
                 self._priors[name, device] = with_exact_tails(self.prior_of(name))
         return self._priors[name, device]
-
-    def _mask(self, pi: Tensor) -> RelaxedBernoulli:
-        return RelaxedBernoulli(self.temperature, probs=pi)
 
     def _bind(self, W: dict[str, Tensor], z: dict[str, Tensor]) -> dict[str, Tensor]:
         """What the network's layers are given: their weights, and each gate its z."""

@@ -5,6 +5,7 @@ distribution here reads them from it. They are lost by any operation on the draw
 log-odds are those of the rounded value.
 """
 
+from bbpyro.distributions.bernoulli import Bernoulli
 from bbpyro.distributions.exact_tails import ContinuedTails, with_exact_tails
 from bbpyro.distributions.keep_probability import Beta, BetaMixture, LogitNormal
 from bbpyro.distributions.kumaraswamy import Kumaraswamy
@@ -14,6 +15,7 @@ from bbpyro.distributions.stick_breaking import StickBreaking
 from bbpyro.distributions.weights import Delta, HorseshoeLike, SphericalNormal
 
 __all__ = [
+    "Bernoulli",
     "Beta",
     "BetaMixture",
     "ContinuedTails",
