@@ -7,11 +7,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bbpyro import checks
 from bbpyro.distributions import Delta
 from bbpyro.layers import device_of
 from bbpyro.model import BetaBernoulliNetwork
 from bbpyro.prediction import in_eval_mode
-from bbpyro.training import epochs
 
 History = Sequence[Mapping[str, Any]]
 
@@ -96,14 +96,14 @@ def check_data(chains: list[BetaBernoulliNetwork], x: Any, y: Any) -> None:
         raise ValueError(f"x has shape {tuple(x.shape)}, wanted at least one datum, [N, ...]")
     if y is not None and (y.dim() < 1 or len(y) != len(x)):
         raise ValueError(f"y has shape {tuple(y.shape)}, wanted one row for each of the {len(x)} data of x")
-    epochs.check_data(x, x if y is None else y, len(x))
+    checks.check_tensors(x, x if y is None else y, len(x))
     described = [_describe(bnn, x[:1]) for bnn in chains]
     for other in described:
         if other != described[0]:
             raise ValueError(f"bnn: chains must be restarts of one model, but they predict {described[0]} and {other}")
     if y is not None:
         with in_eval_mode(chains[0]):
-            epochs.check_likelihood(chains[0].likelihood, chains[0], x, y)
+            checks.check_likelihood(chains[0].likelihood, chains[0], x, y)
 
 
 def _describe(bnn: BetaBernoulliNetwork, x: Tensor) -> str:

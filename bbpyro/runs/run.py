@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from bbpyro import checkpoint, data, plots, posterior, training
 from bbpyro.checkpoint import CheckpointError
+from bbpyro.checks import check_batch_norm
 from bbpyro.export import COMPACT
 from bbpyro.layers import insert_dropout
 from bbpyro.likelihoods import Categorical
@@ -109,7 +110,7 @@ def check_settings(config: TrainConfig, dataset: data.Dataset | None = None) -> 
     plain = plain_network(config, dataset)
     if config.pretrained is not None:
         _load_pretrained(config.pretrained, plain)
-    training.check_batch_norm(plain, len(dataset.x), config.batch_size)
+    check_batch_norm(plain, len(dataset.x), config.batch_size)
     bnn = _network(config, plain, dataset)
     training.kl_starts(bnn, config.kl_warmup_epochs, config.kl_weights())
     shape = list(dataset.x.shape[1:])

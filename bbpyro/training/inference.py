@@ -12,6 +12,7 @@ from pyro.infer import SVI, Trace_ELBO, TraceMeanField_ELBO
 from rich.console import Console
 from torch import Tensor, nn
 
+from bbpyro.checks import check_batch_norm, check_choice, check_data, check_held_out, check_settings
 from bbpyro.layers import device_of
 from bbpyro.likelihoods import Categorical, Likelihood
 from bbpyro.model import BetaBernoulliNetwork
@@ -19,11 +20,6 @@ from bbpyro.prediction import in_eval_mode
 from bbpyro.training.epochs import (
     Epochs,
     TrainingState,
-    check_batch_norm,
-    check_choice,
-    check_data,
-    check_likelihood,
-    check_settings,
     fused_adam,
     starting_state,
 )
@@ -113,17 +109,14 @@ def fit(
         ValueError: an argument is out of range, or x, y and bnn.num_data do not fit each other.
         NonFiniteLossError: the loss became nan or infinite.
     """
-    check_data(x, y, bnn.num_data)
     check_settings(num_epochs, batch_size, learning_rate, gate_learning_rate)
+    check_data(bnn, bnn.likelihood, x, y, bnn.num_data)
+    check_held_out(bnn, bnn.likelihood, held_out)
     check_batch_norm(bnn, len(x), batch_size)
     starts = kl_starts(bnn, kl_warmup_epochs, kl_start)
     check_choice("schedule", schedule, SCHEDULES)
     check_choice("elbo", elbo, ELBOS)
     check_choice("precision", precision, PRECISIONS)
-    check_likelihood(bnn.likelihood, bnn, x, y)
-    if held_out is not None:
-        check_data(*held_out, len(held_out[0]))
-        check_likelihood(bnn.likelihood, bnn, *held_out)
 
     gate_parameters = [p for gate in bnn.gates.values() for p in gate.parameters()]
     optimizer = fused_adam(
@@ -178,7 +171,7 @@ def elbo(bnn: BetaBernoulliNetwork, x: Tensor, y: Tensor, batch_size: int = 1000
         y: what was observed there.
         batch_size: data predicted at once, and by one draw.
     """
-    check_data(x, y, bnn.num_data)
+    check_data(bnn, bnn.likelihood, x, y, bnn.num_data)
     score, device = Scorecard(), device_of(bnn)
     with in_eval_mode(bnn), pyro.validation_enabled(False), score:
         for batch in zip(x.split(batch_size), y.split(batch_size), strict=True):
@@ -236,16 +229,13 @@ def pretrain(
     Arguments, records and errors are those of :func:`fit`; `weight_decay` is the L2 on the mean loss, and `phase`
     what records and the progress bar call it.
     """
-    check_data(x, y, len(x))
+    likelihood = likelihood or Categorical()
     check_settings(num_epochs, batch_size, learning_rate)
+    check_data(net, likelihood, x, y)
+    check_held_out(net, likelihood, held_out)
     check_batch_norm(net, len(x), batch_size)
     check_choice("schedule", schedule, SCHEDULES)
     check_choice("precision", precision, PRECISIONS)
-    likelihood = likelihood or Categorical()
-    check_likelihood(likelihood, net, x, y)
-    if held_out is not None:
-        check_data(*held_out, len(held_out[0]))
-        check_likelihood(likelihood, net, *held_out)
     parameters = [p for p in net.parameters() if p.requires_grad]
     optimizer = fused_adam([{"params": parameters, "lr": learning_rate}], weight_decay=weight_decay)
     score = Scorecard()
