@@ -20,7 +20,7 @@ from torch.distributions import kl_divergence
 from torch.func import functional_call
 
 from bbpyro import parameters, priors
-from bbpyro.denormals import zero_negligible
+from bbpyro.denormals import are_flushed, zero_negligible
 from bbpyro.distributions import Bernoulli, Delta, RelaxedBernoulli, placed_like, with_exact_tails
 from bbpyro.layers import BetaBernoulliDropout, check_modules, gates_of, kumaraswamy, weights_of
 from bbpyro.likelihoods import Categorical, Likelihood
@@ -29,7 +29,7 @@ from bbpyro.program import program
 
 WEIGHT_GUIDES = ("delta", "normal")
 _INITIAL_SCALE = 1e-2  # of q(W), where it is a Normal
-_CALLS_BETWEEN_CLEANINGS = 1000
+_CALLS_BETWEEN_CLEANINGS = 1000  # of decayed weights, where no fit() does so
 
 
 class BetaBernoulliNetwork(nn.Module):
@@ -224,7 +224,7 @@ class BetaBernoulliNetwork(nn.Module):
     def _register_parameters(self) -> None:
         """Tell Pyro of this network's parameters; and now and then make 0 of weights that have decayed to nothing."""
         self._calls += 1
-        if self._calls % _CALLS_BETWEEN_CLEANINGS == 0:
+        if self._calls % _CALLS_BETWEEN_CLEANINGS == 0 and not are_flushed():
             zero_negligible(self.weights.values())
         parameters.register(self, self.name, {n: p for n, p in self.named_parameters() if p.requires_grad})
 

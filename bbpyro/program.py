@@ -3,7 +3,10 @@
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import nn
+
+_jit: Any = torch.jit  # whose types leave is_tracing out
 
 
 class program:
@@ -26,4 +29,6 @@ class _Bound(nn.Module):
         self.method, self.network, self.__doc__ = method, network, method.__doc__
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
+        if _jit.is_tracing():
+            raise ValueError("JitTrace_ELBO: torch.jit cannot compile this model; use Trace_ELBO, as bbpyro.fit does")
         return self.method(self.network, *args, **kwargs)
