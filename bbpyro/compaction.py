@@ -12,10 +12,10 @@ import torch_pruning as tp
 from torch import Tensor, nn
 from torch_pruning.ops import OPTYPE
 
+from bbpyro.checks import check_tensor, in_eval_mode
 from bbpyro.denormals import zero_negligible
 from bbpyro.layers import gates_of, remove_dropout
 from bbpyro.model import BetaBernoulliNetwork
-from bbpyro.prediction import in_eval_mode
 
 TOLERANCE = 1e-5  # of the largest output
 # What a unit may pass through and still be itself: a layer norm mixes units, and an output has a shape to keep.
@@ -189,6 +189,7 @@ def _example(bnn: BetaBernoulliNetwork, example_input: Tensor | None) -> Tensor:
     parameter = next(iter(bnn.gates.values())).unconstrained_concentration1
     if example_input is None:
         example_input = torch.rand(2, len(parameter), device=parameter.device, dtype=parameter.dtype)
+    check_tensor("example_input", example_input)
     try:
         with in_eval_mode(bnn):
             bnn(example_input)

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from bbpyro import checkpoint
 from bbpyro.checkpoint import CheckpointError
+from bbpyro.checks import in_eval_mode
 from bbpyro.compaction import SelectUnits, UnsupportedModuleError
 from bbpyro.denormals import zero_negligible
-from bbpyro.prediction import in_eval_mode
 
 COMPACT = "compact.safetensors"
 

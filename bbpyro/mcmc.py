@@ -12,11 +12,11 @@ from pyro.infer import MCMC, NUTS
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from bbpyro.checks import in_eval_mode
 from bbpyro.distributions import Delta, StickBreaking, remember_log_odds
 from bbpyro.model import BetaBernoulliNetwork
 from bbpyro.posterior import container
 from bbpyro.posterior.arguments import check_data
-from bbpyro.prediction import in_eval_mode
 
 MAX_UNITS = 10
 

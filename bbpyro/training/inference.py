@@ -12,12 +12,11 @@ from pyro.infer import SVI, Trace_ELBO, TraceMeanField_ELBO
 from rich.console import Console
 from torch import Tensor, nn
 
-from bbpyro.checks import check_batch_norm, check_choice, check_data, check_held_out, check_settings
+from bbpyro.checks import check_batch_norm, check_choice, check_data, check_held_out, check_settings, in_eval_mode
 from bbpyro.exclusive import one_at_a_time
 from bbpyro.layers import device_of
 from bbpyro.likelihoods import Categorical, Likelihood
 from bbpyro.model import BetaBernoulliNetwork
-from bbpyro.prediction import in_eval_mode
 from bbpyro.training.epochs import (
     Epochs,
     TrainingState,

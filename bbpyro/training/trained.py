@@ -13,10 +13,10 @@ from pyro.util import check_model_guide_match
 from torch import Tensor, nn
 
 from bbpyro import parameters
+from bbpyro.checks import in_eval_mode
 from bbpyro.layers import device_of
 from bbpyro.likelihoods import Likelihood
 from bbpyro.model import BetaBernoulliNetwork
-from bbpyro.prediction import in_eval_mode
 
 
 @dataclass(frozen=True)
