@@ -17,9 +17,9 @@ from rich.table import Table
 
 from bbpyro import data, runs, studies
 from bbpyro.cli.commands import PARSER, Command, Compact, Compare, Data, DataFetch, DataList, Evaluate, Posterior, Train
+from bbpyro.cli.output import forgiving_streams, new_console
 from bbpyro.cli.report import (
     EpochPrinter,
-    new_console,
     print_comparison,
     print_inspection,
     print_line,
@@ -34,34 +34,38 @@ from bbpyro.version import __version__
 def main(argv: Sequence[str] | None = None) -> None:
     """The `bbpyro` command; exits with 2 on a user's error, 1 on a failed run, 130 on Ctrl-C."""
     args = list(sys.argv[1:] if argv is None else argv)
-    if args == ["--version"]:
-        print(f"bbpyro {__version__}")
-        return
     try:
-        command = _parse(args or ["--help"])
-        if isinstance(command, Train):
-            _train(command)
-        elif isinstance(command, Compare):
-            _compare(command)
-        elif isinstance(command, Evaluate):
-            _evaluate(command)
-        elif isinstance(command, Posterior):
-            _posterior(command)
-        elif isinstance(command, Compact):
-            _compact(command)
-        elif isinstance(command.action, DataList):
-            _list_data(command.action)
-        else:
-            _fetch_data(command.action)
+        with forgiving_streams():
+            _run(args)
     except ValueError as error:
         _fail(str(error), 2)
     except KeyboardInterrupt:
         _fail("interrupted", 130)
-    except BrokenPipeError:  # the reader of our output, such as head, has gone
-        sys.stderr.close()
-        sys.exit(1)
-    except (ImportError, NonFiniteLossError, OSError) as error:
+    except OSError as error:
+        _fail(f"{error.filename} cannot be used: {error.strerror}" if error.filename else str(error), 1)
+    except (ImportError, NonFiniteLossError) as error:
         _fail(str(error), 1)
+
+
+def _run(args: list[str]) -> None:
+    if args == ["--version"]:
+        print(f"bbpyro {__version__}")
+        return
+    command = _parse(args or ["--help"])
+    if isinstance(command, Train):
+        _train(command)
+    elif isinstance(command, Compare):
+        _compare(command)
+    elif isinstance(command, Evaluate):
+        _evaluate(command)
+    elif isinstance(command, Posterior):
+        _posterior(command)
+    elif isinstance(command, Compact):
+        _compact(command)
+    elif isinstance(command.action, DataList):
+        _list_data(command.action)
+    else:
+        _fetch_data(command.action)
 
 
 def _parse(args: list[str]) -> Train | Compare | Evaluate | Posterior | Compact | Data:
@@ -103,7 +107,9 @@ def _defaults(command: Train | Compare, args: list[str]) -> runs.TrainConfig | s
 
 
 def _fail(message: str, status: int) -> NoReturn:
-    print(f"bbpyro: error: {' '.join(message.split())}", file=sys.stderr)
+    if sys.stderr is not None:  # print would take standard output for it
+        with contextlib.suppress(OSError):
+            print(f"bbpyro: error: {' '.join(message.split())}", file=sys.stderr)
     sys.exit(status)
 
 

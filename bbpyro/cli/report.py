@@ -1,7 +1,6 @@
 """What is printed: lines of epochs, tables of scores, of kept units and of the posterior."""
 
 import statistics
-import sys
 from typing import Any
 
 from rich.console import Console
@@ -194,11 +193,6 @@ def print_study(console: Console, study: studies.Study) -> None:
     print_line(console, studies.tables.NOTE)
     for failure in study.failures:
         print_line(console, f"failed: {failure.task}: {failure.reason}; see {failure.log}")
-
-
-def new_console() -> Console:
-    """Of the terminal's width; where there is no terminal, wide enough for every table."""
-    return Console() if sys.stdout.isatty() else Console(width=120)
 
 
 def print_line(console: Console, text: str) -> None:
