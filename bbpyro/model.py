@@ -160,11 +160,17 @@ class BetaBernoulliNetwork(nn.Module):
 
     def __setattr__(self, name: str, value: Any) -> None:
         # Not a property: torch would register a prior that is an nn.Module, and so can be learnt, without asking it.
-        if name == "prior":
-            value = priors.as_prior(value)
-        super().__setattr__(name, value)
-        if name == "prior":
+        if name != "prior":
+            super().__setattr__(name, value)
+            return
+        before: Any = getattr(self, "prior", None)
+        given: Any = priors.as_prior(value)
+        super().__setattr__("prior", given)
+        try:
             self._take_prior()
+        except ValueError:
+            super().__setattr__("prior", before)
+            raise
 
     def _take_prior(self) -> None:
         """Check each gate's prior, and tell the gate which family q(π) is of and up to which E[π] a unit is out."""

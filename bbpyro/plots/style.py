@@ -56,7 +56,8 @@ def super_title(figure: Figure, text: str) -> None:
 def curve(axis: Axes, x: Any, y: Any, **options: Any) -> None:
     """A line; where one point is all there is, a dot, since a line through one point shows nothing."""
     is_point = np.isfinite(np.asarray(y, dtype=float)).sum() == 1
-    axis.plot(x, y, **({"marker": "o", "markersize": 5} if is_point else {}), **options)
+    marker: dict[str, Any] = {"marker": "o", "markersize": 5} if is_point else {}
+    axis.plot(x, y, **marker, **options)
 
 
 def legend(axis: Axes, **options: Any) -> None:
