@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from bbpyro.checks import check_data, check_positive, in_eval_mode
+from bbpyro.denormals import flushed
+from bbpyro.exclusive import one_at_a_time
 from bbpyro.layers import device_of
 from bbpyro.model import BetaBernoulliNetwork
 
@@ -28,6 +30,8 @@ class Evaluation:
     ece: float
 
 
+@one_at_a_time
+@flushed()
 @torch.no_grad()
 def predict(bnn: BetaBernoulliNetwork, x: Tensor, num_samples: int | None = 100, batch_size: int = 1000) -> Tensor:
     """Class probabilities of x.

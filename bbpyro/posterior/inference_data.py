@@ -13,7 +13,9 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from bbpyro.checks import in_eval_mode
+from bbpyro.denormals import flushed
 from bbpyro.distributions import log_odds, remembered_log_odds, with_exact_tails
+from bbpyro.exclusive import one_at_a_time
 from bbpyro.layers import device_of
 from bbpyro.model import BetaBernoulliNetwork
 from bbpyro.posterior import container
@@ -29,6 +31,8 @@ from bbpyro.posterior.predictive import predictive_groups, sweep_thresholds, to_
 from bbpyro.version import __version__
 
 
+@one_at_a_time
+@flushed()
 @torch.no_grad()
 def to_arviz(
     bnn: BetaBernoulliNetwork | Sequence[BetaBernoulliNetwork],
