@@ -8,6 +8,7 @@ import sys
 import threading
 import tomllib
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 import tyro
@@ -42,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         _fail("interrupted", 130)
     except OSError as error:
-        _fail(f"{error.filename} cannot be used: {error.strerror}" if error.filename else str(error), 1)
+        _fail(_describe(error), 1)
     except (ImportError, NonFiniteLossError) as error:
         _fail(str(error), 1)
 
@@ -90,8 +91,9 @@ def _defaults(command: Train | Compare, args: list[str]) -> runs.TrainConfig | s
     """
     kind = runs.TrainConfig if isinstance(command, Train) else studies.StudyConfig
     try:
-        file = tomllib.loads(command.config.read_text()) if command.config else {}
+        file = tomllib.loads(command.config.read_text(encoding="utf-8")) if command.config else {}
         settings = {key.replace("-", "_"): value for key, value in file.items()}
+        _check_kind(command, settings)
         kind.from_json(settings)
     except (OSError, ValueError) as error:
         raise ValueError(f"config: {command.config} is no file of settings ({error}); see --print-config") from None
@@ -104,6 +106,19 @@ def _defaults(command: Train | Compare, args: list[str]) -> runs.TrainConfig | s
         return None
     shared = {f.name for f in dataclasses.fields(runs.Settings)}
     return kind.from_json({k: v for k, v in own.to_json().items() if k in shared} | settings)
+
+
+def _check_kind(command: Train | Compare, settings: dict[str, Any]) -> None:
+    """Raise a ValueError where the file of settings is for the other command."""
+    of_study = "seeds" in settings or isinstance(settings.get("prior"), list)
+    if isinstance(command, Train) and of_study:
+        raise ValueError(f"it is a study's: bbpyro compare --config {command.config} reads it")
+    if isinstance(command, Compare) and "seed" in settings:
+        raise ValueError(f"it is a run's, as it has a seed: bbpyro train --config {command.config} reads it")
+
+
+def _describe(error: OSError) -> str:
+    return f"{error.filename}: {error.strerror}" if error.filename else str(error)
 
 
 def _fail(message: str, status: int) -> NoReturn:
@@ -124,20 +139,30 @@ def _train(command: Train) -> None:
     if command.resume is not None:
         _check_resume(command, {"resume", "num_samples"})
         folder = command.resume
-        runs.check(folder)
+        config, _ = runs.read_config(folder)
     else:
         folder = command.run or runs.default_folder(config)
         runs.create(folder, config, command.force)
-    print_line(console, f"run folder: {folder}")
+    with runs.hold(folder):  # until its summary is written too
+        if runs.read_config(folder)[0].canonical() != config.canonical():
+            raise ValueError(f"run {folder} was replaced meanwhile, by another process with other settings")
+        print_line(console, f"run folder: {folder}")
+        _train_and_score(folder, command.num_samples, console)
+
+
+def _train_and_score(folder: Path, num_samples: int, console: Console) -> None:
+    go_on = f"go on with: bbpyro train --resume {shlex.quote(str(folder))}"
     try:
         run = runs.train(folder, console, EpochPrinter(console))
         with console.status("scoring"):
-            summary = runs.summarize(run, command.num_samples)
+            summary = runs.summarize(run, num_samples)
     except KeyboardInterrupt:
-        _fail(f"interrupted; go on with: bbpyro train --resume {shlex.quote(str(folder))}", 130)
+        _fail(f"interrupted; {go_on}", 130)
     except NonFiniteLossError as error:
         kept = (folder / runs.CHECKPOINT).exists()
         _fail(f"{error}{f'. The checkpoint of the last good epoch is in {folder}' if kept else ''}", 1)
+    except OSError as error:
+        _fail(f"{_describe(error)}; when that is mended, {go_on}", 1)
     print_summary(console, summary, run.dataset.note)
     _warn_of_loss(console, run)
     seconds, gib = summary["training_seconds"], summary["peak_memory_mib"] / 1024

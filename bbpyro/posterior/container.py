@@ -1,12 +1,14 @@
 """ArviZ of either major: its container is an InferenceData where it is 0.x, an xarray.DataTree where it is 1.x."""
 
 import importlib
+import io
 import math
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import h5netcdf
 import xarray as xr
 
 from bbpyro import checkpoint
@@ -97,4 +99,17 @@ def elpd(loo: Any) -> float:
 
 def save(idata: Any, path: Path | str) -> None:
     """Write `idata` as netCDF, whole or not at all; az.from_netcdf reads it."""
-    checkpoint.replace_atomic(Path(path), lambda temporary: idata.to_netcdf(str(temporary)))
+    checkpoint.write_atomic(Path(path), _to_netcdf(idata))
+
+
+def _to_netcdf(idata: Any) -> bytes:
+    """The file's content, made in memory: of a full disk HDF5 takes the whole process down."""
+    is_tree = isinstance(idata, xr.DataTree)
+    names = list(idata.children) if is_tree else idata.groups()
+    memory = io.BytesIO()
+    with h5netcdf.File(memory, "w") as file:
+        for name, dataset in [("/", xr.Dataset(attrs=idata.attrs)), *((name, group(idata, name)) for name in names)]:
+            packed = {n: {"zlib": True} for n, variable in dataset.variables.items() if variable.dtype.kind in "biufc"}
+            store = xr.backends.H5NetCDFStore(file, group=name, mode="a")
+            dataset.dump_to_store(store, encoding=packed)
+    return memory.getvalue()

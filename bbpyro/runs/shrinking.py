@@ -17,7 +17,9 @@ from bbpyro.checkpoint import CheckpointError
 from bbpyro.compaction import TOLERANCE, Size, UnsupportedModuleError, compact, measure
 from bbpyro.prediction import score
 from bbpyro.runs.config import AUGMENTATIONS
-from bbpyro.runs.run import Run, clear_artefacts, plain_network
+from bbpyro.runs.lock import hold
+from bbpyro.runs.origins import plain_network
+from bbpyro.runs.run import Run, clear_artefacts
 
 BATCH_SIZES = (1, 100, 1000)
 FINETUNE_LEARNING_RATE = 1e-4
@@ -85,7 +87,7 @@ def shrink(run: Run, *, finetune_epochs: int = 0, int8: bool = False, console: C
         CheckpointError: the run is still in pretraining.
         UnsupportedModuleError: the network cannot be compacted, or the small one, or ONNX Runtime's, predicts the
             held-out data otherwise; nothing is written then.
-        ValueError: finetune_epochs < 0, or `int8` without the extra `onnx`.
+        ValueError: finetune_epochs < 0, `int8` without the extra `onnx`, or a process is training the run.
     """
     if finetune_epochs < 0:
         raise ValueError(f"finetune_epochs is {finetune_epochs}, wanted 0 or more")
@@ -93,6 +95,11 @@ def shrink(run: Run, *, finetune_epochs: int = 0, int8: bool = False, console: C
         export.require_onnx()
     if not run.svi_history:
         raise CheckpointError(f"{run.folder} is still in pretraining: it has nothing to compact yet")
+    with hold(run.folder):
+        return _shrink(run, finetune_epochs, int8, console)
+
+
+def _shrink(run: Run, finetune_epochs: int, int8: bool, console: Console | None) -> Shrunk:
     x = run.dataset.x_test
     example = x[torch.arange(2) % len(x)]  # a copy: of a view the whole of x would be in the file
     run = dataclasses.replace(run, bnn=copy.deepcopy(run.bnn).cpu())

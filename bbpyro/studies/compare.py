@@ -1,5 +1,6 @@
 """compare(): priors times seeds, each a run of its own in a process of its own, and what comes out."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -145,16 +146,21 @@ def train(
     tasks = config.tasks()
     waiting = [name for name, run in tasks.items() if task.result(folder / "runs" / name, run) is None]
     here = os.getpid(), Path.cwd()
+    made_from = _made_from(folder)
     calls = [
         joblib.delayed(task.perform)(
-            folder.absolute() / "runs" / name, _log(folder, name).absolute(), tasks[name], *here
+            folder.absolute() / "runs" / name,
+            _log(folder, name).absolute(),
+            tasks[name],
+            made_from.get(tasks[name].prior, {}),
+            *here,
         )
         for name in waiting
     ]
     outcomes = []
     if calls:
         with _display(folder, tasks, progress), _cluster(backend, address):
-            outcomes = joblib.Parallel(n_jobs=jobs, batch_size=1, pre_dispatch="all")(calls)
+            outcomes = joblib.Parallel(n_jobs=min(jobs, len(calls)), batch_size=1, pre_dispatch="all")(calls)
     reasons = {name: reason for name, reason in zip(waiting, outcomes, strict=True) if reason}
     study = _gather(folder, read_config(folder), reasons)  # to which another process may have added
     study.write(published)
@@ -180,7 +186,9 @@ def load(folder: Path | str) -> Study:
     folder = Path(folder)
     config = read_config(folder)
     logs = {name: _log(folder, name) for name in config.tasks()}
-    reasons = {name: [*log.read_text().splitlines(), "?"][0] for name, log in logs.items() if log.is_file()}
+    reasons = {
+        name: [*log.read_text(encoding="utf-8").splitlines(), "?"][0] for name, log in logs.items() if log.is_file()
+    }
     return _gather(folder, config, reasons)
 
 
@@ -199,7 +207,7 @@ def read_config(folder: Path) -> StudyConfig:
     if not is_study(folder):
         raise CheckpointError(f"{folder} is no bbpyro study: it has no {CONFIG}")
     try:
-        config = StudyConfig.from_json(json.loads(path.read_text())["config"])
+        config = StudyConfig.from_json(json.loads(path.read_text(encoding="utf-8"))["config"])
         config.validate()
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path} was altered, or written by another version of bbpyro ({error})") from None
@@ -231,18 +239,42 @@ def prepare(folder: Path, config: StudyConfig) -> StudyConfig:
         raise ValueError(f"study folder {folder} is no study; choose another")
     if is_study(folder):
         config = read_config(folder).extended_by(config)
-    dataset = None
-    for run in config.tasks().values():
-        if run.seed == 0:
-            dataset = runs.check_settings(run, dataset)  # what all runs of a prior would fail of, once
+    made_from = _check_origins(folder, config)
     folder.mkdir(parents=True, exist_ok=True)
     with filelock.FileLock(folder / ".lock"):
         if is_study(folder):  # by now
             config = read_config(folder).extended_by(config)
+            made_from = {**_made_from(folder), **made_from}
         config = config.canonical()
-        description = {"format": checkpoint.FORMAT, "bbpyro": __version__, "config": config.to_json()}
-        checkpoint.write_json(folder / CONFIG, description)
+        description = {"format": checkpoint.FORMAT, "bbpyro": __version__, "made_from": made_from}
+        checkpoint.write_json(folder / CONFIG, {**description, "config": config.to_json()})
     return config
+
+
+def _check_origins(folder: Path, config: StudyConfig) -> dict[str, Any]:
+    """What the runs of each prior are made from now; refuse what all of them would fail of, and what has changed.
+
+    Raises:
+        ValueError: a setting does not fit, or data, weights or a module of the user's are not those that runs of the
+            study were made from.
+    """
+    dataset, made_from, noted = None, {}, _made_from(folder)
+    for name, run in config.tasks().items():
+        if run.prior not in made_from:
+            dataset = runs.check_settings(run, dataset)
+            made_from[run.prior] = runs.describe(run, dataset)
+            runs.check_same(noted.get(run.prior, {}), made_from[run.prior], f"study {folder}", run)
+        with contextlib.suppress(CheckpointError):  # there is none yet, or it is damaged, of which it tells itself
+            found = runs.read_config(folder / "runs" / name)[1]
+            runs.check_same(found, made_from[run.prior], f"run {folder / 'runs' / name}", run)
+    return made_from
+
+
+def _made_from(folder: Path) -> dict[str, Any]:
+    """What :func:`_check_origins` found when the study was last started, by prior."""
+    if not is_study(folder):
+        return {}
+    return dict(json.loads((folder / CONFIG).read_text(encoding="utf-8")).get("made_from", {}))
 
 
 def _log(folder: Path, name: str) -> Path:
