@@ -14,7 +14,7 @@ def check(wanted: float, what: str, remedy: str) -> None:
     available = free()
     if wanted > available:
         raise ValueError(
-            f"{what} would take about {wanted / GIB:,.1f} GiB of memory, and {available / GIB:,.1f} GiB are free; {remedy}"
+            f"{what} would take about {wanted / GIB:,.1f} GiB of memory, and {available / GIB:,.1f} are free; {remedy}"
         )
 
 

@@ -130,8 +130,7 @@ def _fail(message: str, status: int) -> NoReturn:
 
 def _train(command: Train) -> None:
     config = command.settings()
-    if command.num_samples < 1:
-        raise ValueError(f"num_samples is {command.num_samples}, wanted at least 1")
+    runs.check_num_samples("num_samples", command.num_samples)
     if command.print_config:
         _print_config(config)
         return
@@ -185,7 +184,8 @@ def _compare(command: Compare) -> None:
     workers: dict[str, Any] = {"jobs": command.jobs, "backend": command.backend, "address": command.address}
     studies.check_workers(**workers)
     folder = command.resume or command.study or studies.default_folder()
-    studies.prepare(folder, studies.read_config(folder) if command.resume else command.settings())
+    config = studies.read_config(folder) if command.resume else command.settings()
+    studies.prepare(folder, config, command.jobs if command.backend == "processes" else 1)
     console = new_console()
     print_line(console, f"study folder: {folder}")
     try:
@@ -242,8 +242,7 @@ def _check_resume(command: Train | Compare, allowed: set[str]) -> None:
 
 
 def _evaluate(command: Evaluate) -> None:
-    if command.num_samples < 1:
-        raise ValueError(f"num_samples is {command.num_samples}, wanted at least 1")
+    runs.check_num_samples("num_samples", command.num_samples)
     if not command.runs:
         raise ValueError("name at least one run folder")
     console = new_console()

@@ -2,6 +2,7 @@
 
 from bbpyro.runs.config import Settings, TrainConfig, recipe
 from bbpyro.runs.inspection import POSTERIOR, Inspection, inspect, leave_one_out
+from bbpyro.runs.limits import check_num_samples
 from bbpyro.runs.lock import hold
 from bbpyro.runs.networks import NETWORKS
 from bbpyro.runs.origins import check_same, check_settings, describe, load_data, plain_network
@@ -22,6 +23,7 @@ __all__ = [
     "Shrunk",
     "TrainConfig",
     "check",
+    "check_num_samples",
     "check_same",
     "check_settings",
     "create",

@@ -15,6 +15,7 @@ from bbpyro import plots, posterior
 from bbpyro.checkpoint import CheckpointError, clear_unfinished
 from bbpyro.posterior import container
 from bbpyro.prediction import Evaluation, score
+from bbpyro.runs.limits import check_posterior
 from bbpyro.runs.run import Run
 from bbpyro.runs.scores import training_figures, write_figures
 
@@ -77,6 +78,8 @@ def inspect(
             raise ValueError(
                 f"{run.folder} and {first.folder} differ in more than their seed; chains are restarts of one model"
             )
+    units = [gate.num_features for gate in first.bnn.gates.values()]
+    check_posterior(units, len(first.dataset.x_test), len(runs), num_samples, num_predictive_samples)
     (folder / "figures").mkdir(parents=True, exist_ok=True)  # what cannot be written is found before minutes of work
     networks, data = [run.bnn for run in runs], first.dataset
     idata = posterior.to_arviz(

@@ -1,8 +1,10 @@
 """Numbers that no machine, or not this one, can do anything with: refused before any work is begun."""
 
+import contextlib
 import math
 import os
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +15,8 @@ from bbpyro.runs.config import TrainConfig
 from bbpyro.runs.networks import RECIPES
 
 MAX_SAMPLES = 1_000_000
-_AT_MOST = {"epochs": 1_000_000, "pretrain_epochs": 1_000_000, "batch_size": 1_000_000_000}
+MAX_EPOCHS = 1_000_000
+_AT_MOST = {"epochs": MAX_EPOCHS, "pretrain_epochs": MAX_EPOCHS, "batch_size": 1_000_000_000}
 _BATCH = 1000  # that predictions are made in
 _DRAWS = 1000  # of the posterior of a run's figures
 _PROCESS = 400 * 2**20  # bytes that Python and torch take
@@ -59,13 +62,13 @@ def check_training(config: TrainConfig, dataset: data.Dataset, jobs: int = 1) ->
 
 
 def check_posterior(
-    nets: Sequence[int], num_data: int, num_chains: int, num_samples: int, num_predictive_samples: int
+    num_units: Sequence[int], num_data: int, num_chains: int, num_samples: int, num_predictive_samples: int
 ) -> None:
-    """Raise a ValueError where a posterior of so many draws would not fit into memory; `nets` are the units by gate."""
+    """Raise a ValueError where a posterior of so many draws, of gates of so many units, would not fit into memory."""
     check_num_samples("num_samples", num_samples)
     check_num_samples("num_predictive_samples", num_predictive_samples)
     for name, number, each in (
-        ("num_samples", num_samples, _posterior_bytes(sum(nets), 1)),
+        ("num_samples", num_samples, _posterior_bytes(sum(num_units), 1)),
         ("num_predictive_samples", num_predictive_samples, 16 * num_data),
     ):
         memory.check(num_chains * number * each, f"{name} is {number}: so many draws", f"take a smaller {name}")
@@ -108,9 +111,9 @@ def _measure(net: nn.Module, x: Tensor) -> tuple[int, int, int, int]:
     """Of one datum: the units of all gates, the numbers of the largest layer, of all layers, and of all masks."""
     units, largest, outputs, masks = 0, 0, 0, 0
 
-    def look(layer: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+    def look(layer: nn.Module, args: Any, output: Any) -> None:
         nonlocal units, largest, outputs, masks
-        before, after = (math.prod(tensor.shape[1:]) for tensor in (args[0], output))
+        before, after = (sum(math.prod(t.shape[1:]) for t in ts if isinstance(t, Tensor)) for ts in (args, [output]))
         largest, outputs = max(largest, before + after), outputs + after
         if isinstance(layer, nn.Linear):
             units, masks = units + layer.in_features, masks + before
@@ -119,9 +122,8 @@ def _measure(net: nn.Module, x: Tensor) -> tuple[int, int, int, int]:
 
     leaves = [module for module in net.modules() if not any(module.children())]
     handles = [leaf.register_forward_hook(look) for leaf in leaves]
-    try:
+    with contextlib.suppress(Exception):  # of a user's own, that cannot be run so: what was seen by then is a start
         net.eval()(torch.empty((1, *x.shape[1:]), device="meta"))
-    finally:
-        for handle in handles:
-            handle.remove()
+    for handle in handles:
+        handle.remove()
     return units, largest, outputs, masks

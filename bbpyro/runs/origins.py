@@ -16,7 +16,7 @@ from bbpyro.layers import insert_dropout
 from bbpyro.likelihoods import Categorical
 from bbpyro.model import BetaBernoulliNetwork
 from bbpyro.priors.spelled import is_path
-from bbpyro.runs import networks
+from bbpyro.runs import limits, networks
 from bbpyro.runs.config import TrainConfig
 
 
@@ -53,8 +53,13 @@ def load_pretrained(path: Path, net: nn.Module) -> dict[str, Tensor]:
     return weights
 
 
-def check_settings(config: TrainConfig, dataset: data.Dataset | None = None) -> data.Dataset:
+def check_settings(config: TrainConfig, dataset: data.Dataset | None = None, jobs: int = 1) -> data.Dataset:
     """Refuse what would fail only in training, when there is a folder already; returns the data, loaded if not given.
+
+    Args:
+        config: of the run.
+        dataset: its data, if they are loaded.
+        jobs: how many such runs are trained at once.
 
     Raises:
         ValueError: a setting is out of range, or does not fit the data, the network or this machine.
@@ -63,7 +68,9 @@ def check_settings(config: TrainConfig, dataset: data.Dataset | None = None) -> 
     config.validate()
     if config.device == "cuda" and not torch.cuda.is_available():
         raise ValueError("device is 'cuda', but torch finds no GPU here; leave it at auto, or install torch with CUDA")
+    limits.check_numbers(config)
     dataset = dataset or load_data(config)
+    limits.check_training(config, dataset, jobs)
     plain = plain_network(config, dataset)
     if is_path(config.network):
         networks.check_output(config.network, plain, dataset.x[:2], dataset.num_classes)

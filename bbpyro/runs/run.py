@@ -20,6 +20,7 @@ from bbpyro.checkpoint import CheckpointError
 from bbpyro.export import COMPACT
 from bbpyro.model import BetaBernoulliNetwork
 from bbpyro.runs.config import AUGMENTATIONS, TrainConfig
+from bbpyro.runs.limits import num_cores
 from bbpyro.runs.lock import hold
 from bbpyro.runs.origins import (
     check_same,
@@ -227,7 +228,7 @@ def _open(folder: Path) -> tuple[TrainConfig, data.Dataset]:
     if (folder / CHECKPOINT).exists():
         now.pop("pretrained", None)  # from which it has started
     check_same(noted, now, f"run {folder}", config)
-    torch.set_num_threads(config.threads)
+    torch.set_num_threads(min(config.threads, num_cores()))  # it may have been made on another machine
     return config, dataset
 
 

@@ -14,12 +14,14 @@ from matplotlib.figure import Figure
 
 from bbpyro import checkpoint, plots, posterior
 from bbpyro.prediction import evaluate
+from bbpyro.runs.limits import check_num_samples
 from bbpyro.runs.run import Run
 from bbpyro.version import __version__
 
 
 def score(run: Run, num_samples: int = 100) -> dict[str, Any]:
     """Scores by mean mask and by Monte Carlo (`num_samples` draws of q(z, π)), and the units kept."""
+    check_num_samples("num_samples", num_samples)
     with torch.random.fork_rng():
         torch.manual_seed(run.config.seed)
         by_mean, by_draws = (evaluate(run.bnn, run.dataset.x_test, run.dataset.y_test, n) for n in (None, num_samples))

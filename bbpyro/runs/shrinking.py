@@ -17,6 +17,7 @@ from bbpyro.checkpoint import CheckpointError
 from bbpyro.compaction import TOLERANCE, Size, UnsupportedModuleError, compact, measure
 from bbpyro.prediction import score
 from bbpyro.runs.config import AUGMENTATIONS
+from bbpyro.runs.limits import MAX_EPOCHS
 from bbpyro.runs.lock import hold
 from bbpyro.runs.origins import plain_network
 from bbpyro.runs.run import Run, clear_artefacts
@@ -89,8 +90,8 @@ def shrink(run: Run, *, finetune_epochs: int = 0, int8: bool = False, console: C
             held-out data otherwise; nothing is written then.
         ValueError: finetune_epochs < 0, `int8` without the extra `onnx`, or a process is training the run.
     """
-    if finetune_epochs < 0:
-        raise ValueError(f"finetune_epochs is {finetune_epochs}, wanted 0 or more")
+    if not 0 <= finetune_epochs <= MAX_EPOCHS:
+        raise ValueError(f"finetune_epochs is {finetune_epochs}, wanted 0 or more, at most {MAX_EPOCHS:,}")
     if int8:
         export.require_onnx()
     if not run.svi_history:

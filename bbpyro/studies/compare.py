@@ -127,7 +127,7 @@ def compare(
     config = prior if isinstance(prior, StudyConfig) else _config(prior, seeds, settings)
     check_workers(jobs, backend, address)
     folder = Path(folder or default_folder())
-    prepare(folder, config)
+    prepare(folder, config, jobs if backend == "processes" else 1)
     return train(folder, jobs=jobs, backend=backend, address=address, published=published, progress=progress)
 
 
@@ -228,8 +228,13 @@ def _config(prior: Sequence[priors.PriorLike], seeds: int, settings: dict[str, A
     return StudyConfig.from_json({**{k: own[k] for k in known}, **given, "prior": spelled, "seeds": seeds})
 
 
-def prepare(folder: Path, config: StudyConfig) -> StudyConfig:
+def prepare(folder: Path, config: StudyConfig, jobs: int = 1) -> StudyConfig:
     """Make the study's folder, or go on with the study that is there; returns all its settings.
+
+    Args:
+        folder: of the study.
+        config: its settings.
+        jobs: how many runs there are to be at once on this machine.
 
     Raises:
         ValueError: a setting is out of range, or differs from that of the study in the folder.
@@ -239,7 +244,7 @@ def prepare(folder: Path, config: StudyConfig) -> StudyConfig:
         raise ValueError(f"study folder {folder} is no study; choose another")
     if is_study(folder):
         config = read_config(folder).extended_by(config)
-    made_from = _check_origins(folder, config)
+    made_from = _check_origins(folder, config, jobs)
     folder.mkdir(parents=True, exist_ok=True)
     with filelock.FileLock(folder / ".lock"):
         if is_study(folder):  # by now
@@ -251,17 +256,17 @@ def prepare(folder: Path, config: StudyConfig) -> StudyConfig:
     return config
 
 
-def _check_origins(folder: Path, config: StudyConfig) -> dict[str, Any]:
+def _check_origins(folder: Path, config: StudyConfig, jobs: int) -> dict[str, Any]:
     """What the runs of each prior are made from now; refuse what all of them would fail of, and what has changed.
 
     Raises:
         ValueError: a setting does not fit, or data, weights or a module of the user's are not those that runs of the
             study were made from.
     """
-    dataset, made_from, noted = None, {}, _made_from(folder)
-    for name, run in config.tasks().items():
+    dataset, made_from, noted, tasks = None, {}, _made_from(folder), config.tasks()
+    for name, run in tasks.items():
         if run.prior not in made_from:
-            dataset = runs.check_settings(run, dataset)
+            dataset = runs.check_settings(run, dataset, min(jobs, len(tasks)))
             made_from[run.prior] = runs.describe(run, dataset)
             runs.check_same(noted.get(run.prior, {}), made_from[run.prior], f"study {folder}", run)
         with contextlib.suppress(CheckpointError):  # there is none yet, or it is damaged, of which it tells itself
