@@ -6,6 +6,7 @@ import json
 import shlex
 import sys
 import threading
+import time
 import tomllib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -21,6 +22,7 @@ from bbpyro.cli.commands import PARSER, Command, Compact, Compare, Data, DataFet
 from bbpyro.cli.output import forgiving_streams, new_console
 from bbpyro.cli.report import (
     EpochPrinter,
+    print_collapse,
     print_comparison,
     print_inspection,
     print_line,
@@ -153,8 +155,10 @@ def _train_and_score(folder: Path, num_samples: int, console: Console) -> None:
     go_on = f"go on with: bbpyro train --resume {shlex.quote(str(folder))}"
     try:
         run = runs.train(folder, console, EpochPrinter(console))
+        began = time.perf_counter()
         with console.status("scoring"):
             summary = runs.summarize(run, num_samples)
+        scoring = time.perf_counter() - began
     except KeyboardInterrupt:
         _fail(f"interrupted; {go_on}", 130)
     except NonFiniteLossError as error:
@@ -163,11 +167,19 @@ def _train_and_score(folder: Path, num_samples: int, console: Console) -> None:
     except OSError as error:
         _fail(f"{_describe(error)}; when that is mended, {go_on}", 1)
     print_summary(console, summary, run.dataset.note)
-    _warn_of_loss(console, run)
-    seconds, gib = summary["training_seconds"], summary["peak_memory_mib"] / 1024
-    time = f"{seconds:.0f} seconds" if seconds < 120 else f"{seconds / 60:.1f} minutes"
-    print_line(console, f"\n{summary['epochs']} epochs in {time}, at most {gib:.2f} GiB of memory")
+    training, gib = summary["training_seconds"], summary["peak_memory_mib"] / 1024
+    print_line(
+        console,
+        f"\n{summary['epochs']} epochs in {_duration(training)}, scores and figures in {_duration(scoring)}: "
+        f"{_duration(training + scoring)} in all, at most {gib:.2f} GiB of memory",
+    )
     print_line(console, f"wrote {folder}: summary.json, metrics.jsonl, checkpoint.safetensors, figures/")
+    _warn_of_loss(console, run)
+    print_collapse(console, {"": summary})
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} seconds" if seconds < 120 else f"{seconds / 60:.1f} minutes"
 
 
 def _print_config(config: runs.TrainConfig | studies.StudyConfig) -> None:
@@ -198,6 +210,7 @@ def _compare(command: Compare) -> None:
     print_line(
         console, f"\nwrote {folder}: table.md, table.csv, runs.csv, figures/, and a folder for each run in runs/"
     )
+    print_collapse(console, study.results)
     if study.failures:
         _fail(f"{len(study.failures)} of {len(study.config.tasks())} runs failed; see the table and the logs", 1)
 
@@ -287,6 +300,10 @@ def _compact(command: Compact) -> None:
     print_shrunk(console, run, shrunk)
     written = ", ".join(f"{name} ({count:,} bytes)" for name, count in shrunk.files.items())
     print_line(console, f"\nwrote {command.run}: {written}")
+    if runs.ARTEFACTS[0] not in shrunk.files:
+        print_line(
+            console, f"no {runs.ARTEFACTS[0]}, which holds torch's usual layers in a row; this network has its own"
+        )
     if "compact.onnx" not in shrunk.files:
         print_line(console, "no ONNX, which wants: pip install onnx onnxruntime onnxscript")
 

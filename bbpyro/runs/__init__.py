@@ -8,7 +8,7 @@ from bbpyro.runs.networks import NETWORKS
 from bbpyro.runs.origins import check_same, check_settings, describe, load_data, plain_network
 from bbpyro.runs.run import ARTEFACTS, Run, check, create, default_folder, load, read_config, train
 from bbpyro.runs.saved import CHECKPOINT
-from bbpyro.runs.scores import score, summarize, write_figures
+from bbpyro.runs.scores import collapse, score, summarize, write_figures
 from bbpyro.runs.shrinking import BATCH_SIZES, Shrunk, shrink
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "check_num_samples",
     "check_same",
     "check_settings",
+    "collapse",
     "create",
     "default_folder",
     "describe",

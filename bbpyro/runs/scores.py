@@ -1,6 +1,5 @@
 """What a trained run is worth: its scores, its summary, its figures."""
 
-import dataclasses
 import platform
 import resource
 import sys
@@ -11,33 +10,92 @@ from typing import Any
 import pyro
 import torch
 from matplotlib.figure import Figure
+from rich.console import Console
 
 from bbpyro import checkpoint, plots, posterior
-from bbpyro.prediction import evaluate
+from bbpyro.checkpoint import CheckpointError
+from bbpyro.prediction import Evaluation, evaluate, in_eval_mode
 from bbpyro.runs.limits import check_num_samples
+from bbpyro.runs.origins import load_pretrained, plain_network
 from bbpyro.runs.run import Run
 from bbpyro.version import __version__
 
 
-def score(run: Run, num_samples: int = 100) -> dict[str, Any]:
-    """Scores by mean mask and by Monte Carlo (`num_samples` draws of q(z, π)), and the units kept."""
+def score(run: Run, num_samples: int = 100, console: Console | None = None) -> dict[str, Any]:
+    """Scores by mean mask and by Monte Carlo, and the units kept.
+
+    Args:
+        run: the run.
+        num_samples: draws of q(z, π).
+        console: where a progress bar is drawn.
+    """
     check_num_samples("num_samples", num_samples)
+    x, y = run.dataset.x_test, run.dataset.y_test
     with torch.random.fork_rng():
         torch.manual_seed(run.config.seed)
-        by_mean, by_draws = (evaluate(run.bnn, run.dataset.x_test, run.dataset.y_test, n) for n in (None, num_samples))
+        by_mean, by_draws = (evaluate(run.bnn, x, y, n) for n in (None, num_samples))
     return {
         "scored_on": run.config.scored_on,
-        "num_scored": len(run.dataset.y_test),
-        "mean_mask": dataclasses.asdict(by_mean),
-        "monte_carlo": {"num_samples": num_samples, **dataclasses.asdict(by_draws)},
+        "num_scored": len(y),
+        "mean_mask": _rounded(by_mean, len(y)),
+        "monte_carlo": {"num_samples": num_samples, **_rounded(by_draws, len(y))},
+        "plain_error": _plain_error(run),
+        "majority_error": int((y != run.dataset.y.mode().values).sum()) / len(y),
         "kept": {name: int(gate.kept().sum()) for name, gate in run.bnn.gates.items()},
         "total": {name: gate.num_features for name, gate in run.bnn.gates.items()},
     }
 
 
-def summarize(run: Run, num_samples: int = 100) -> dict[str, Any]:
-    """Score a trained run, draw its figures, and write summary.json; returns what that holds."""
-    scores = score(run, num_samples)
+def _rounded(found: Evaluation, num_data: int) -> dict[str, float]:
+    """The error as wrong of all, and no more digits of the rest than float32 has."""
+    return {
+        "error": round(found.error * num_data) / num_data,
+        "nll": float(f"{found.nll:.7g}"),
+        "ece": float(f"{found.ece:.7g}"),
+    }
+
+
+def _plain_error(run: Run) -> float | None:
+    """That of the plain network SVI started from; None where that was not trained, or is not there any more."""
+    x, y = run.dataset.x_test, run.dataset.y_test
+    before = [record for record in run.history if record["phase"] == "pretraining"]
+    if before:
+        return round((1 - before[-1]["held_out_accuracy"]) * len(y)) / len(y)
+    if run.config.pretrained is None:
+        return None
+    plain = plain_network(run.config, run.dataset)
+    try:
+        plain.load_state_dict(load_pretrained(run.config.pretrained, plain))
+    except CheckpointError:
+        return None
+    with torch.no_grad(), in_eval_mode(plain):
+        labels = torch.cat([plain(batch).argmax(-1) for batch in x.split(1000)])
+    return int((labels != y).sum()) / len(y)
+
+
+def collapse(scores: Mapping[str, Any]) -> str:
+    """What a run came to that learnt nothing, or nothing where a layer has no unit left; of any other, nothing.
+
+    Args:
+        scores: of :func:`score`, or the row of a run in a study; that of a bbpyro of before says less.
+    """
+    empty = [name.removesuffix(".gate") for name, kept in scores["kept"].items() if kept == 0]
+    error = scores["mean_mask"]["error"] if "mean_mask" in scores else scores["error"]
+    majority, plain = scores.get("majority_error"), scores.get("plain_error")
+    if empty:
+        what = f"no unit is left on the input of {', '.join(empty)}, so every answer is the same"
+    elif majority is not None and error >= majority:
+        what = "the network is no better than the most frequent class"
+    else:
+        return ""
+    others = {"the plain network": plain, "the most frequent class": majority}
+    told = "".join(f", that of {name} {other:.2%}" for name, other in others.items() if other is not None)
+    return f"{what}: its error is {error:.2%}{told}"
+
+
+def summarize(run: Run, num_samples: int = 100, console: Console | None = None) -> dict[str, Any]:
+    """Score a trained run, draw its figures, and write summary.json; returns what that holds; arguments as above."""
+    scores = score(run, num_samples, console)
     idata = posterior.to_arviz(run.bnn, history=run.svi_history, seed=run.config.seed)
     write_figures(run.folder, training_figures(idata, run.dataset.x.shape[1:]))
     summary = {

@@ -75,8 +75,9 @@ class _Form:
 def shrink(run: Run, *, finetune_epochs: int = 0, int8: bool = False, console: Console | None = None) -> Shrunk:
     """Compact a run's network, check it on the held-out data, write it in every form, and time it.
 
-    Written are compact.safetensors (:func:`bbpyro.load_compact`), compact.pt2 (torch alone) and, where the extra
-    `onnx` is installed, compact.onnx (ONNX Runtime alone); they replace what an earlier call wrote.
+    Written are compact.safetensors (:func:`bbpyro.load_compact`; not of a network with a forward of its own),
+    compact.pt2 (torch alone) and, where the extra `onnx` is installed, compact.onnx (ONNX Runtime alone); they replace
+    what an earlier call wrote.
 
     Args:
         run: the run.
@@ -113,7 +114,9 @@ def _shrink(run: Run, finetune_epochs: int, int8: bool, console: Console | None)
         small = _finetuned(run, small, finetune_epochs, console)
         forms["fine-tuned"] = _plain(small)
     with _stage(console, "exporting"):
-        files = {export.COMPACT: export.to_safetensors(small), "compact.pt2": export.to_pt2(small, example)}
+        whole = _as_file(small)
+        files = {} if whole is None else {export.COMPACT: whole}
+        files["compact.pt2"] = export.to_pt2(small, example)
         if export.has_onnx():
             files["compact.onnx"] = export.to_onnx(small, example)
             forms["ONNX Runtime"] = _onnx(files["compact.onnx"])
@@ -133,7 +136,14 @@ def _stage(console: Console | None, text: str) -> contextlib.AbstractContextMana
 
 
 def _plain(net: nn.Module) -> _Form:
-    return _Form(net, net, export.to_safetensors(net))
+    return _Form(net, net, _as_file(net) or checkpoint.serialize(net.state_dict(), {}))
+
+
+def _as_file(net: nn.Module) -> bytes | None:
+    try:
+        return export.to_safetensors(net)
+    except UnsupportedModuleError:  # a user's own, whose forward no file of tensors holds
+        return None
 
 
 def _onnx(file: bytes) -> _Form:

@@ -132,6 +132,8 @@ def _result(run: runs.Run) -> dict[str, Any]:
         **summary["mean_mask"],
         **{f"{name}_monte_carlo": summary["monte_carlo"][name] for name in ("error", "nll", "ece")},
         "scored_on": summary["scored_on"],
+        "plain_error": summary["plain_error"],
+        "majority_error": summary["majority_error"],
         "kept": summary["kept"],
         "total": summary["total"],
         "flops": after.flops,
