@@ -10,12 +10,13 @@ import torch
 import xarray as xr
 from pyro.infer import MCMC, NUTS
 from torch import Tensor
+from torch.nn.functional import logsigmoid
 
+from bbpyro.checks import in_eval_mode
 from bbpyro.distributions import Delta, StickBreaking, remember_log_odds
 from bbpyro.model import BetaBernoulliNetwork
 from bbpyro.posterior import container
 from bbpyro.posterior.arguments import check_data
-from bbpyro.prediction import in_eval_mode
 
 MAX_UNITS = 10
 
@@ -27,7 +28,7 @@ class SummedOut:
     taken from one call of `bnn.model`, conditioned on W, on π and on every mask there is.
 
     Args:
-        bnn: the network; its temperature plays no part, for z is a Bernoulli here, not a relaxed one.
+        bnn: the network; its temperature plays no part.
         x: inputs `[N, ...]`.
         y: what was observed there, `[N, ...]`.
 
@@ -50,10 +51,10 @@ class SummedOut:
         if len(x) != bnn.num_data:
             raise ValueError(f"x: it holds {len(x)} data but the network was made for num_data={bnn.num_data}")
         self.bnn, self.num_data = bnn, len(x)
-        self.masks = torch.tensor(list(itertools.product((0.0, 1.0), repeat=num_units)), dtype=x.dtype)
-        self.x, self.y = (tensor.repeat(len(self.masks), *[1] * (tensor.dim() - 1)) for tensor in (x, y))
+        masks = torch.tensor(list(itertools.product((0.0, 1.0), repeat=num_units)), dtype=x.dtype)
+        self.x, self.y = (tensor.repeat(len(masks), *[1] * (tensor.dim() - 1)) for tensor in (x, y))
         widths = [gate.num_features for gate in bnn.gates.values()]
-        by_gate = self.masks.repeat_interleave(len(x), 0).split(widths, -1)
+        by_gate = masks.repeat_interleave(len(x), 0).split(widths, -1)
         self.z = {f"{g}.z": mask for g, mask in zip(bnn.gates, by_gate, strict=True)}
 
     def __call__(self, latents: dict[str, Tensor]) -> Tensor:
@@ -64,12 +65,10 @@ class SummedOut:
         model = poutine.condition(self.bnn.model, data={**weights, **pi, **self.z})
         nodes: Any = poutine.trace(model).get_trace(self.x, self.y).nodes
         log_joint = sum(nodes[name]["fn"].log_prob(nodes[name]["value"]).sum() for name in (*weights, *pi))
-        odds = torch.cat(list(log_odds.values()))
-        log_pi, log_complement = (torch.nn.functional.logsigmoid(sign * odds) for sign in (1, -1))
-        log_joint = log_joint + (log_pi + log_complement).sum()  # the Jacobian of π in its log-odds
-        log_mask = self.masks @ log_pi + (1 - self.masks) @ log_complement
-        log_y = nodes["y"]["fn"].log_prob(self.y).reshape(len(self.masks), self.num_data)
-        return -(log_joint + (log_mask[:, None] + log_y).logsumexp(0).sum())
+        for odds in log_odds.values():
+            log_joint = log_joint + (logsigmoid(odds) + logsigmoid(-odds)).sum()  # the Jacobian of π in its log-odds
+        log_z_y = sum(nodes[name]["fn"].log_prob(nodes[name]["value"]) for name in (*self.z, "y"))
+        return -(log_joint + log_z_y.reshape(-1, self.num_data).logsumexp(0).sum())
 
 
 def nuts(

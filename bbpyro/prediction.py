@@ -1,14 +1,14 @@
 """Predictions of a trained network, and how good they are."""
 
-import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import pyro.poutine as poutine
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from bbpyro.checks import check_data, check_positive, in_eval_mode
 from bbpyro.layers import device_of
 from bbpyro.model import BetaBernoulliNetwork
 
@@ -46,25 +46,13 @@ def predict(bnn: BetaBernoulliNetwork, x: Tensor, num_samples: int | None = 100,
     """
     if num_samples is not None and num_samples < 1:
         raise ValueError(f"num_samples is {num_samples}, wanted at least 1, or None for the mean mask")
-    if batch_size < 1:
-        raise ValueError(f"batch_size is {batch_size}, wanted at least 1")
+    check_positive(batch_size=batch_size)
+    check_data(bnn, bnn.likelihood, x)
     with in_eval_mode(bnn):
         device = device_of(bnn)
         return torch.cat(
             [_predict_batch(bnn, batch.to(device), num_samples).to(x.device) for batch in x.split(batch_size)]
         )
-
-
-@contextlib.contextmanager
-def in_eval_mode(net: nn.Module) -> Iterator[None]:
-    """Have a module, and all in it, in evaluation mode for a while."""
-    was_training = {module: module.training for module in net.modules()}
-    net.eval()
-    try:
-        yield
-    finally:
-        for module, training in was_training.items():
-            module.training = training
 
 
 def _predict_batch(bnn: BetaBernoulliNetwork, x: Tensor, num_samples: int | None) -> Tensor:
@@ -104,6 +92,7 @@ def evaluate(
     bnn: BetaBernoulliNetwork, x: Tensor, y: Tensor, num_samples: int | None = 100, batch_size: int = 1000
 ) -> Evaluation:
     """Error, NLL and calibration of :func:`predict` on x, y; arguments as there."""
+    check_data(bnn, bnn.likelihood, x, y)
     return score(predict(bnn, x, num_samples, batch_size), y)
 
 

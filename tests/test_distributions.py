@@ -14,6 +14,7 @@ from scipy import integrate, special, stats
 from torch.distributions import kl_divergence
 
 from bbpyro.distributions import (
+    Bernoulli,
     Beta,
     ContinuedTails,
     Delta,
@@ -412,6 +413,41 @@ def test_relaxed_bernoulli_agrees_with_pyro_at_moderate_logits():
     logits, z = torch.tensor([-2.0, 0.0, 3.0]), torch.tensor([0.2, 0.5, 0.9])
     expected = dist.RelaxedBernoulli(torch.tensor(0.7), logits=logits).log_prob(z)
     torch.testing.assert_close(RelaxedBernoulli(0.7, logits=logits).log_prob(z), expected)
+
+
+@dtypes
+def test_bernoulli_scores_zeros_and_ones_at_the_exact_log_odds(dtype):
+    odds = torch.tensor([-20000.0, -90.0, -1.0, 0.0, 2.0, 40.0], dtype=torch.float64)
+    p = Bernoulli(remembering(odds.tolist(), dtype))
+    for value, sign in ((1.0, -1), (0.0, 1)):
+        expected = -torch.logaddexp(torch.zeros_like(odds), sign * odds)
+        torch.testing.assert_close(
+            p.log_prob(torch.full_like(odds, value, dtype=dtype)).double(), expected, rtol=1e-6, atol=1e-12
+        )
+    assert p.expand((3, 6)).log_prob(torch.ones(3, 6, dtype=dtype)).dtype == dtype
+    assert set(p.expand((50, 6)).sample()[:, [0, 5]].unique(dim=0).flatten().tolist()) == {0.0, 1.0}
+
+
+def test_bernoulli_is_torchs_where_float_can_tell():
+    probs = torch.tensor([0.1, 0.5, 0.75])
+    p, expected = Bernoulli(probs), torch.distributions.Bernoulli(probs)
+    for value in (torch.zeros(3), torch.ones(3)):
+        torch.testing.assert_close(p.log_prob(value), expected.log_prob(value))
+    torch.testing.assert_close(p.entropy(), expected.entropy())
+    assert torch.equal(p.mean, probs) and torch.equal(Bernoulli(logits=torch.zeros(2)).mean, torch.full((2,), 0.5))
+    share = p.sample((40_000,)).mean(0)
+    assert ((share - probs).abs() < 4 * (probs * (1 - probs) / 40_000).sqrt()).all()
+
+
+def test_bernoulli_takes_a_tied_draw_and_refuses_any_other_relaxed_one():
+    pi = torch.tensor([0.2, 0.7])
+    z = RelaxedBernoulli(0.5, pi).tied().rsample((4,))
+    assert Bernoulli(pi).log_prob(z).tolist() == [[0.0, 0.0]] * 4
+    for relaxed in (z.clone(), RelaxedBernoulli(0.5, pi).rsample(), torch.tensor([0.0, 0.3])):
+        with pytest.raises(ValueError, match="a mask z is .*, wanted 0 or 1"):
+            Bernoulli(pi).log_prob(relaxed)
+    with pytest.raises(ValueError):
+        Bernoulli()
 
 
 @dtypes

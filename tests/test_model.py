@@ -13,7 +13,6 @@ from torch import nn
 from torch.distributions.transforms import SigmoidTransform
 
 import bbpyro
-from bbpyro import functional as f
 from bbpyro import priors
 from bbpyro.distributions import log_odds
 from bbpyro.layers import BetaBernoulliDropout
@@ -82,7 +81,8 @@ def test_the_weights_prior_is_the_sources_l2(x, y):
 def test_the_masks_densities_cancel_without_being_computed_under_the_guide_alone(x, y):
     bnn = network()
     guide, model = replayed(bnn, x, y)
-    alone = poutine.trace(bnn.model).get_trace(x, y)
+    pi = {f"{g}.pi": torch.full((gate.num_features,), 0.5) for g, gate in bnn.gates.items()}
+    alone = poutine.trace(poutine.condition(bnn.model, pi)).get_trace(x, y)
     alone.compute_log_prob()
     for gate in bnn.gates:
         assert guide.nodes[f"{gate}.z"]["log_prob_sum"] == 0
@@ -91,15 +91,80 @@ def test_the_masks_densities_cancel_without_being_computed_under_the_guide_alone
         assert alone.nodes[f"{gate}.z"]["log_prob_sum"] != 0
 
 
-def test_conditioned_masks_are_scored(x, y):
-    bnn = network()
-    z = torch.full((BATCH, IN), 0.3)
-    pi = torch.full((IN,), 0.6)
-    trace = poutine.trace(poutine.condition(bnn.model, {"0.gate.z": z, "0.gate.pi": pi})).get_trace(x, y)
+def test_conditioned_masks_are_scored_as_the_slide_says(x, y):
+    z = (torch.rand(BATCH, IN) < 0.5).float()
+    pi = torch.linspace(0.1, 0.9, IN)
+    trace = poutine.trace(poutine.condition(network().model, {"0.gate.z": z, "0.gate.pi": pi})).get_trace(x, y)
     trace.compute_log_prob()
-    tau = torch.tensor(0.1)
-    expected = f.relaxed_bernoulli_log_prob(torch.logit(z), tau, torch.logit(pi)).sum() * NUM_DATA / BATCH
-    torch.testing.assert_close(trace.nodes["0.gate.z"]["log_prob_sum"], expected)
+    expected = stats.bernoulli(pi.numpy()).logpmf(z.numpy()).sum() * NUM_DATA / BATCH
+    assert trace.nodes["0.gate.z"]["log_prob_sum"].item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_models_own_masks_are_zeros_and_ones_drawn_as_often_as_pi_says(x):
+    pi = torch.linspace(0.05, 0.95, IN)
+    model = poutine.condition(network().model, {"0.gate.pi": pi})
+    z = torch.stack([poutine.trace(model).get_trace(x).nodes["0.gate.z"]["value"] for _ in range(400)]).flatten(0, 1)
+    assert set(z.unique().tolist()) == {0.0, 1.0}
+    assert ((z.mean(0) - pi).abs() < 4 * (pi * (1 - pi) / len(z)).sqrt()).all()
+
+
+def test_a_relaxed_mask_that_is_not_tied_is_refused_with_the_remedy(x, y):
+    bnn = network()
+
+    def guide(x, y):
+        pi = {g: pyro.sample(f"{g}.pi", gate.posterior().to_event(1)) for g, gate in bnn.gates.items()}
+        for name in bnn.weights:
+            pyro.sample(name, bnn.weight_posterior(name))
+        with pyro.plate("data", NUM_DATA, subsample=x):
+            for g in pi:
+                pyro.sample(f"{g}.z", bbpyro.RelaxedBernoulli(0.1, pi[g]).to_event(1))
+
+    with pytest.raises(ValueError, match=r"RelaxedBernoulli\(τ, π\).tied\(\)"):
+        Trace_ELBO().loss(bnn.model, guide, x, y)
+
+
+def test_a_straight_through_guide_of_ones_own_is_scored_as_usual(x, y):
+    bnn = network(priors.Beta(2.0, 2.0))
+    logits = {g: torch.zeros(gate.num_features, requires_grad=True) for g, gate in bnn.gates.items()}
+
+    def guide(x, y):
+        for name in bnn.weights:
+            pyro.sample(name, bnn.weight_posterior(name))
+        for g, gate in bnn.gates.items():
+            pyro.sample(f"{g}.pi", gate.posterior().to_event(1))
+        with pyro.plate("data", NUM_DATA, subsample=x):
+            for g in bnn.gates:
+                q = dist.RelaxedBernoulliStraightThrough(torch.tensor(0.5), logits=logits[g])
+                pyro.sample(f"{g}.z", q.to_event(1))
+
+    traced = poutine.trace(guide).get_trace(x, y)
+    model = poutine.trace(poutine.replay(bnn.model, trace=traced)).get_trace(x, y)
+    model.compute_log_prob()
+    for g in bnn.gates:
+        z, pi = (traced.nodes[f"{g}.{site}"]["value"].detach().numpy() for site in ("z", "pi"))
+        expected = stats.bernoulli(pi).logpmf(z).sum() * NUM_DATA / BATCH
+        assert model.nodes[f"{g}.z"]["log_prob_sum"].item() == pytest.approx(expected, rel=1e-4)
+    Trace_ELBO()(bnn.model, guide)(x, y).backward()
+    assert all((logit.grad != 0).all() for logit in logits.values())
+
+
+@pytest.mark.parametrize("elbo", [Trace_ELBO, TraceMeanField_ELBO])
+def test_the_elbo_is_to_the_last_digit_that_of_a_model_with_relaxed_masks(x, y, elbo):
+    bnn = network()
+
+    def relaxed(x, y):
+        W = {name: pyro.sample(name, bnn.weight_prior(w.shape)) for name, w in bnn.weights.items()}
+        pi = {g: pyro.sample(f"{g}.pi", bnn.prior_of(g).to_event(1)) for g in bnn.gates}
+        with pyro.plate("data", NUM_DATA, subsample=x):
+            z = {g: pyro.sample(f"{g}.z", bbpyro.RelaxedBernoulli(0.1, pi[g]).to_event(1)) for g in pi}
+            output = torch.func.functional_call(bnn.net, W | {f"{g}.z": mask for g, mask in z.items()}, (x,))
+            pyro.sample("y", dist.Categorical(logits=output), obs=y)
+
+    def losses(model):
+        pyro.set_rng_seed(7)
+        return [elbo().loss(model, bnn.guide, x, y) for _ in range(20)]
+
+    assert losses(bnn.model) == losses(relaxed)
 
 
 def test_mean_field_elbo_uses_the_closed_form_kl(x, y):

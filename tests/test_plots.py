@@ -1,3 +1,5 @@
+import re
+
 import matplotlib.text
 import numpy as np
 import pytest
@@ -96,6 +98,14 @@ def test_the_input_map_puts_the_units_and_their_spread_where_the_pixels_are(idat
     assert spread[2, 1] == pytest.approx(draws[:, 9].std())
 
 
+def test_what_is_dropped_is_grey_and_nothing_else_is(idata):
+    for figure in (plots.input_map(idata), plots.keep_probability(idata)):
+        for image in (image for axis in figure.axes for image in axis.images):
+            shades = image.cmap(np.linspace(0, 1, 256))[:, :3]
+            assert np.ptp(shades, axis=1).min() > 0.25  # none is near a grey
+            assert np.ptp(image.cmap(np.nan)[:3]) < 0.05
+
+
 def test_the_input_map_wants_to_know_the_shape(bnn):
     idata = bbpyro.to_arviz(bnn, num_samples=5)
     assert plots.input_map(idata, (4, 3)).axes[0].images[0].get_array().shape == (4, 3)
@@ -190,9 +200,16 @@ def test_predictions_show_the_most_confident_mistakes_first(idata):
     wrong = np.flatnonzero(probs.argmax(-1) != y)
     worst = wrong[probs[wrong].max(-1).argmax()]
     image, bars = figure.subfigs[0].axes[0], figure.subfigs[0].axes[2]
-    assert image.get_title() == f"no. {worst}, a {y[worst]}"
+    assert image.get_title() == f"image {worst}: true {y[worst]}"
     np.testing.assert_array_equal(image.images[0].get_array(), idata["constant_data"]["x"].values[worst])
     np.testing.assert_allclose([bar.get_height() for bar in bars.patches], probs[worst], rtol=1e-6)
+
+
+def test_predictions_say_which_data_an_image_is_of(bnn):
+    x, y = torch.randn(8, 3, 4), torch.randint(3, (8,))
+    idata = bbpyro.to_arviz(bnn, x, y, 5, attrs={"predicted": "validation data"}, progress=False)
+    titles = [part.axes[0].get_title() for part in plots.predictions(idata, num_each=1).subfigs]
+    assert titles and all(re.fullmatch(r"validation image \d: true \d", text) for text in titles)
 
 
 def test_predictions_want_images():
@@ -231,12 +248,38 @@ def test_chains_of_different_length_are_counted_at_their_own_ends(history):
     assert plots.kept_units(idata).axes[0].lines[0].get_label() == "input of 1: 10-11 of 12"
 
 
+def lines_of(figure):
+    return {line.get_label(): line for axis in figure.axes for line in axis.lines}
+
+
 def test_the_parts_of_the_elbo_are_per_datum(idata):
-    lines = {line.get_label(): line.get_ydata() for line in plots.elbo(idata).axes[0].lines}
+    lines = {label: line.get_ydata() for label, line in lines_of(plots.elbo(idata)).items()}
     np.testing.assert_allclose(lines["-ELBO"], [3, 1.5, 1, 0.75])
     np.testing.assert_allclose(lines["E[-log p(y)]"], [1, 1 / 2, 1 / 3, 1 / 4])
+    np.testing.assert_allclose(lines["held out, mean mask"], [2, 1, 2 / 3, 1 / 2])
     np.testing.assert_allclose(lines["KL[q(π)||p(π)]"], (12 * np.arange(1, 5) + 6) / NUM_DATA)
     np.testing.assert_allclose(lines["-log p(W)"], 6 / NUM_DATA)
+
+
+def test_no_part_of_the_elbo_hides_another(bnn, history):
+    """A -log p(W) that is a thousand times the rest, as of many weights and few data, leaves the rest readable."""
+    records = [{**record, "loss": record["loss"] + 5e3, "weights_nll": 5e3 * NUM_DATA} for record in history]
+    figure = plots.elbo(bbpyro.to_arviz(bnn, num_samples=5, history=records))
+    figure.canvas.draw()
+    for axis in figure.axes:
+        for line in axis.lines:
+            height = np.ptp(axis.transAxes.inverted().transform(axis.transData.transform(line.get_xydata()))[:, 1])
+            assert height > 0.3 or line.get_label() == "-log p(W)"  # which does not change
+
+
+def test_one_epoch_is_a_dot_not_a_line_of_no_length(bnn, history):
+    one = bbpyro.to_arviz(bnn, num_samples=5, history=history[:1])
+    ended_early = bbpyro.to_arviz([make_network(), make_network()], num_samples=5, history=[history, history[:1]])
+    for idata, dots in ((one, {0: True}), (ended_early, {0: False, 1: True})):
+        for name in ("elbo", "kept_units"):
+            for axis in getattr(plots, name)(idata).axes:
+                markers = [line.get_marker() for line in axis.lines]
+                assert markers == [("o" if dots[i % len(dots)] else "None") for i in range(len(markers))]
 
 
 def test_kept_units_are_in_percent_and_counted_at_the_end(idata):

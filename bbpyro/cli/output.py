@@ -69,7 +69,7 @@ def forgiving_streams() -> Iterator[None]:
             stream.reconfigure(errors="bbpyro")
     with _nowhere() as nowhere:
         out, err = (_Output(stream or nowhere) for stream in before)
-        sys.stdout, sys.stderr = out, err
+        sys.stdout, sys.stderr = out, err  # they have all that print and rich use
         try:
             yield
         finally:

@@ -5,15 +5,18 @@ distribution here reads them from it. They are lost by any operation on the draw
 log-odds are those of the rounded value.
 """
 
+from bbpyro.distributions.bernoulli import Bernoulli
 from bbpyro.distributions.exact_tails import ContinuedTails, with_exact_tails
 from bbpyro.distributions.keep_probability import Beta, BetaMixture, LogitNormal
 from bbpyro.distributions.kumaraswamy import Kumaraswamy
+from bbpyro.distributions.placing import placed_like
 from bbpyro.distributions.relaxed_bernoulli import RelaxedBernoulli
 from bbpyro.distributions.remembering import log_odds, remember_log_odds, remembered_log_odds
 from bbpyro.distributions.stick_breaking import StickBreaking
 from bbpyro.distributions.weights import Delta, HorseshoeLike, SphericalNormal
 
 __all__ = [
+    "Bernoulli",
     "Beta",
     "BetaMixture",
     "ContinuedTails",
@@ -25,6 +28,7 @@ __all__ = [
     "SphericalNormal",
     "StickBreaking",
     "log_odds",
+    "placed_like",
     "remember_log_odds",
     "remembered_log_odds",
     "with_exact_tails",

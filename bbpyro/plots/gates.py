@@ -12,6 +12,7 @@ from bbpyro.plots.style import (
     COLORMAP,
     DROPPED,
     GREY,
+    SPREAD_COLORMAP,
     chain_note,
     check_positive,
     colors,
@@ -74,7 +75,7 @@ def input_map(idata: Any, shape: tuple[int, int] | None = None, chain: int = 0) 
     text = f"input pixels: {kept.sum()} of {len(kept)} kept{chain_note(idata, chain)}"
     shown = (
         (mean, text, "keep probability E[π]", _scale()),
-        (sd, "how uncertain", "standard deviation of π", _scale(max(float(sd.max()), 0.01), "cividis")),
+        (sd, "how uncertain", "standard deviation of π", _scale(max(float(sd.max()), 0.01), SPREAD_COLORMAP)),
     )
     for axis, (values, text, label, scale) in zip(axes, shown, strict=True):
         image = axis.imshow(masked(values, kept).reshape(shape), interpolation="nearest", **scale)

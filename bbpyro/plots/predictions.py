@@ -102,6 +102,7 @@ def predictions(idata: Any, num_each: int = 6) -> Figure:
         "least confident hits": right[np.argsort(confidence[right])][:num_each],
     }
     rows = {text: chosen for text, chosen in rows.items() if len(chosen)}
+    kind = " ".join([*group(idata, "observed_data").attrs.get("predicted", "").split()[:1], "image"])
     figure = new_figure(max(5.5, 1.55 * num_each), 2.75 * len(rows))
     parts = figure.subfigures(len(rows), 1, squeeze=False)[:, 0]
     for part, (text, chosen) in zip(parts, rows.items(), strict=True):
@@ -114,7 +115,7 @@ def predictions(idata: Any, num_each: int = 6) -> Figure:
             image.imshow(x[datum], cmap="gray_r", interpolation="nearest")
             image.set_xticks([])
             image.set_yticks([])
-            image.set_title(f"no. {datum}, a {y[datum]}", fontsize=8)
+            image.set_title(f"{kind} {datum}: true {y[datum]}", fontsize=7)
             _class_bars(bars, probs[datum], int(y[datum]))
         axes[1, 0].set_ylabel("probability", fontsize=8)
     return figure

@@ -9,7 +9,18 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
 
-from bbpyro.plots.style import GREY, colors, draws_of, legend, log_odds_axis, new_figure, panels, super_title, title
+from bbpyro.plots.style import (
+    GREY,
+    colors,
+    curve,
+    draws_of,
+    legend,
+    log_odds_axis,
+    new_figure,
+    panels,
+    super_title,
+    title,
+)
 from bbpyro.posterior import gates, layer
 from bbpyro.posterior.container import import_arviz
 
@@ -66,13 +77,14 @@ def kept_epochs(histories: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]], 
     """
     figure = new_figure(max(6.0, 3.2 * len(total)), 4.4)
     axes = panels(figure, 1, len(total))
+    widths = dict(zip(histories, np.linspace(5.0, 1.0, len(histories)), strict=True))  # where lines coincide all show
     for axis, (gate, units) in zip(axes, total.items(), strict=True):
         for (prior, seeds), shade in zip(histories.items(), colors(len(histories)), strict=True):
-            width = max(1.0, 3.0 - 0.4 * list(histories).index(prior))  # where lines coincide all are seen
+            width = widths[prior]
             for i, records in enumerate(seeds):
                 kept = [record["active"][gate] for record in records]
                 epochs = [record["epoch"] for record in records]
-                axis.plot(epochs, kept, color=shade, linewidth=width, label=prior if i == 0 else None)
+                curve(axis, epochs, kept, color=shade, linewidth=width, label=prior if i == 0 else None)
         axis.set_ylim(0, 1.04 * units)
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         axis.set_xlabel("epoch of SVI")

@@ -17,8 +17,8 @@ from bbpyro.posterior import group
 # Okabe and Ito's palette, in the order in which neighbours differ most.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 GREY = "#8a8580"
-DROPPED = "#e4e0dc"  # a light grey: viridis, which is safe for the colour-blind, has none
-COLORMAP = "viridis"
+DROPPED = "#e4e0dc"  # a light grey; neither scale has a grey, and both are safe for the colour-blind
+COLORMAP, SPREAD_COLORMAP = "viridis", "plasma"
 
 
 class NotebookFigure(Figure):
@@ -51,6 +51,13 @@ def title(axis: Axes, text: str) -> None:
 def super_title(figure: Figure, text: str) -> None:
     """A title over all panels."""
     figure.suptitle(text, fontsize=10, parse_math=False)
+
+
+def curve(axis: Axes, x: Any, y: Any, **options: Any) -> None:
+    """A line; where one point is all there is, a dot, since a line through one point shows nothing."""
+    is_point = np.isfinite(np.asarray(y, dtype=float)).sum() == 1
+    marker: dict[str, Any] = {"marker": "o", "markersize": 5} if is_point else {}
+    axis.plot(x, y, **marker, **options)
 
 
 def legend(axis: Axes, **options: Any) -> None:

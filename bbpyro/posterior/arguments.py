@@ -7,20 +7,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bbpyro import checks
 from bbpyro.distributions import Delta
-from bbpyro.layers import device_of
 from bbpyro.model import BetaBernoulliNetwork
-from bbpyro.prediction import in_eval_mode
-from bbpyro.training import epochs
 
 History = Sequence[Mapping[str, Any]]
 
 
 def check_numbers(num_samples: int, num_predictive_samples: int, num_masks: int, batch_size: int) -> None:
     """Raise a ValueError that names a number out of range."""
-    for name, number in (("num_samples", num_samples), ("num_masks", num_masks), ("batch_size", batch_size)):
-        if number < 1:
-            raise ValueError(f"{name} is {number}, wanted at least 1")
+    checks.check_positive(num_samples=num_samples, num_masks=num_masks, batch_size=batch_size)
     if not 1 <= num_predictive_samples <= num_samples:
         raise ValueError(
             f"num_predictive_samples is {num_predictive_samples}, wanted between 1 and num_samples, {num_samples}"
@@ -85,40 +81,21 @@ def check_histories(histories: list[History], chains: list[BetaBernoulliNetwork]
 
 def check_data(chains: list[BetaBernoulliNetwork], x: Any, y: Any) -> None:
     """Raise a TypeError or ValueError unless the networks can take x, and their likelihood y."""
-    for name, value in (("x", x), ("y", y)):
-        if value is not None and not isinstance(value, Tensor):
-            raise TypeError(f"{name} is a {type(value).__name__}, wanted a tensor; torch.as_tensor makes one")
     if x is None:
         if y is not None:
             raise ValueError("y was given without x; give both, or x alone for predictions")
         return
-    if x.dim() < 1 or len(x) == 0:
-        raise ValueError(f"x has shape {tuple(x.shape)}, wanted at least one datum, [N, ...]")
-    if y is not None and (y.dim() < 1 or len(y) != len(x)):
-        raise ValueError(f"y has shape {tuple(y.shape)}, wanted one row for each of the {len(x)} data of x")
-    epochs.check_data(x, x if y is None else y, len(x))
-    described = [_describe(bnn, x[:1]) for bnn in chains]
+    described = [_describe(checks.check_data(bnn, bnn.likelihood, x, y)) for bnn in chains]
     for other in described:
         if other != described[0]:
             raise ValueError(f"bnn: chains must be restarts of one model, but they predict {described[0]} and {other}")
-    if y is not None:
-        with in_eval_mode(chains[0]):
-            epochs.check_likelihood(chains[0].likelihood, chains[0], x, y)
 
 
-def _describe(bnn: BetaBernoulliNetwork, x: Tensor) -> str:
-    """What the network predicts for x: which distribution, of which shape."""
-    try:
-        with in_eval_mode(bnn):
-            output = bnn(x.to(device_of(bnn)))
-    except RuntimeError as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(
-            f"x has shape [{', '.join(['N', *map(str, x.shape[1:])])}] and dtype {x.dtype}, which the network cannot "
-            f"take ({reason}); wanted data like those it was trained on, [N, ...]"
-        ) from error
-    shape = ", ".join(["N", *map(str, output.shape[1:])])
-    return f"{type(bnn.likelihood(output)).__name__} of an output of shape [{shape}]"
+def _describe(trial: checks.Trial) -> str:
+    """What a network predicts: which distribution, of an output of which shape."""
+    outputs = [trial.output] if isinstance(trial.output, Tensor) else list(trial.output)
+    shapes = [f"[{', '.join(['N', *map(str, output.shape[1:])])}]" for output in outputs]
+    return f"{type(trial.distribution).__name__} of an output of shape {' and '.join(shapes)}"
 
 
 def check_attrs(attrs: Mapping[str, Any], noted: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import xarray as xr
 from rich.console import Console
 from torch import Tensor, nn
 
+from bbpyro.checks import in_eval_mode
 from bbpyro.distributions import log_odds, remembered_log_odds, with_exact_tails
 from bbpyro.layers import device_of
 from bbpyro.model import BetaBernoulliNetwork
@@ -25,7 +26,6 @@ from bbpyro.posterior.arguments import (
     check_numbers,
 )
 from bbpyro.posterior.predictive import predictive_groups, sweep_thresholds, to_numpy
-from bbpyro.prediction import in_eval_mode
 from bbpyro.version import __version__
 
 

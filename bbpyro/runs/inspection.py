@@ -111,7 +111,7 @@ def inspect(
     }
     log_probs = probs["monte_carlo"].double().clamp_min(1e-30).log().gather(-1, data.y_test[:, None])
     by_held_out = log_probs.mean().item(), log_probs.std(correction=0).item() / len(log_probs) ** 0.5
-    loo, _ = leave_one_out(runs, num_predictive_samples, console)
+    loo, _ = leave_one_out(runs, max(num_predictive_samples, container.LOO_DRAWS), console)
     num_loo_data = len(loo.pareto_k)
     by_loo = posterior.elpd(loo) / num_loo_data, float(loo.se) / num_loo_data
     return Inspection(idata, scores, loo, by_loo, by_held_out)

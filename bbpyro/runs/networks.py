@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from bbpyro import networks
+from bbpyro.checks import in_eval_mode
 from bbpyro.layers import BetaBernoulliDropout
-from bbpyro.prediction import in_eval_mode
 from bbpyro.priors.spelled import is_path, parse
 
 # From the shape of one input and the number of classes.

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from bbpyro import checkpoint, data, posterior, training
+from bbpyro.checks import check_batch_norm
 from bbpyro.layers import insert_dropout
 from bbpyro.likelihoods import Categorical
 from bbpyro.model import BetaBernoulliNetwork
@@ -76,7 +77,7 @@ def check_settings(config: TrainConfig, dataset: data.Dataset | None = None, job
         networks.check_output(config.network, plain, dataset.x[:2], dataset.num_classes)
     if config.pretrained is not None:
         load_pretrained(config.pretrained, plain)
-    training.check_batch_norm(plain, len(dataset.x), config.batch_size)
+    check_batch_norm(plain, len(dataset.x), config.batch_size)
     bnn = gated_network(config, plain, dataset)
     training.kl_starts(bnn, config.kl_warmup_epochs, config.kl_weights())
     shape = list(dataset.x.shape[1:])

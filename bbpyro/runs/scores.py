@@ -14,7 +14,8 @@ from rich.console import Console
 
 from bbpyro import checkpoint, plots, posterior
 from bbpyro.checkpoint import CheckpointError
-from bbpyro.prediction import Evaluation, evaluate, in_eval_mode
+from bbpyro.checks import in_eval_mode
+from bbpyro.prediction import Evaluation, evaluate
 from bbpyro.runs.limits import check_num_samples
 from bbpyro.runs.origins import load_pretrained, plain_network
 from bbpyro.runs.run import Run

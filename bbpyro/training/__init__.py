@@ -1,6 +1,6 @@
 """Training: fit() with SVI, and pretrain() before it."""
 
-from bbpyro.training.epochs import NonFiniteLossError, TrainingState, check_batch_norm
+from bbpyro.training.epochs import NonFiniteLossError, TrainingState
 from bbpyro.training.handlers import PRECISIONS, KLWarmup, Scorecard, SingleOptimizer
 from bbpyro.training.inference import ELBOS, SCHEDULES, cosine, elbo, fit, kl_starts, pretrain, steps
 
@@ -13,7 +13,6 @@ __all__ = [
     "Scorecard",
     "SingleOptimizer",
     "TrainingState",
-    "check_batch_norm",
     "cosine",
     "elbo",
     "fit",

@@ -4,19 +4,19 @@ import contextlib
 import math
 import time
 import warnings
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import pyro
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
+from bbpyro.denormals import flushed, zero_negligible
 from bbpyro.layers import device_of
-from bbpyro.likelihoods import Likelihood, is_classification
+from bbpyro.training.trained import Trained
 
 
 class NonFiniteLossError(ArithmeticError):
@@ -44,11 +44,13 @@ class TrainingState:
         seed: every epoch's data order and noise follow from it and from the epoch's number alone.
         history: one record an epoch that is done.
         optimizer: the optimizer's tensors, by name.
+        stored: what is trained in Pyro's parameter store alone, such as a `pyro.param` of the likelihood, by name.
     """
 
     seed: int
     history: list[dict[str, Any]] = field(default_factory=list)
     optimizer: dict[str, Tensor] = field(default_factory=dict)
+    stored: dict[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass
@@ -69,6 +71,7 @@ class Epochs:
         self,
         module: nn.Module,
         optimizer: torch.optim.Optimizer,
+        trained: Trained,
         step: Callable[[Tensor, Tensor], float],
         report: Callable[[], dict[str, Any]],
         state: TrainingState,
@@ -77,7 +80,10 @@ class Epochs:
         """Train from the end of `state` to num_epochs, leaving torch's global generator as it was."""
         base_rates = [group["lr"] for group in optimizer.param_groups]
         _load_optimizer(optimizer, state.optimizer)
+        trained.load(state.stored)
+        _clean(module, optimizer)  # what was trained elsewhere, or by an earlier version
         with (
+            flushed(),
             self._bar(len(state.history)) as advance,
             torch.random.fork_rng(),
             torch.enable_grad(),
@@ -93,6 +99,7 @@ class Epochs:
                 module.train()
                 loss = self._one_pass(epoch, module, state.seed, step, advance)
                 module.eval()
+                _clean(module, optimizer)
                 record = {
                     "phase": self.label,
                     "epoch": epoch + 1,
@@ -101,7 +108,9 @@ class Epochs:
                     **report(),
                     "seconds": time.perf_counter() - started,
                 }
-                state = TrainingState(state.seed, [*state.history, record], _optimizer_tensors(optimizer))
+                history = [*state.history, record]
+                stored = {name: tensor.detach() for name, tensor in trained.stored.items()}
+                state = TrainingState(state.seed, history, _optimizer_tensors(optimizer), stored)
                 if self.on_epoch:
                     self.on_epoch(state)
         return state.history
@@ -172,6 +181,11 @@ def fused_adam(groups: list[dict[str, Any]], weight_decay: float = 0.0) -> torch
     return torch.optim.Adam(groups, weight_decay=weight_decay, fused=True)
 
 
+def _clean(module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Make 0 of weights and of Adam's moments that have decayed to nothing."""
+    zero_negligible((*module.parameters(), *_optimizer_tensors(optimizer).values()))
+
+
 def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     state = optimizer.state_dict()["state"]
     return {f"{index}.{name}": tensor for index, slots in state.items() for name, tensor in slots.items()}
@@ -215,62 +229,3 @@ def _first_non_finite(module: nn.Module, x: Tensor) -> str | None:
         for handle in handles:
             handle.remove()
     return found[0].removeprefix("net.") if found else None
-
-
-def check_data(x: Tensor, y: Tensor, num_data: int) -> None:
-    """Raise a ValueError unless x and y are data for a network made for `num_data`."""
-    if len(x) == 0 or len(x) != len(y):
-        raise ValueError(f"x and y: lengths are {len(x)} and {len(y)}, wanted the same number of data, at least 1")
-    if len(x) != num_data:
-        raise ValueError(f"x: it holds {len(x)} data but the network was made for num_data={num_data}")
-    for name, tensor in (("x", x), ("y", y)):
-        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
-            raise ValueError(f"{name}: it holds nan or inf; remove or replace those data")
-
-
-@torch.no_grad()
-def check_likelihood(likelihood: Likelihood, net: nn.Module, x: Tensor, y: Tensor) -> None:
-    """Raise a ValueError unless the likelihood of `net`'s output describes one datum a row of y, labels in range."""
-    if torch.is_inference_mode_enabled():
-        raise ValueError("this cannot run under torch.inference_mode(); leave it first")
-    net.eval()
-    with pyro.validation_enabled(False):  # what is not finite is for the first step to report
-        distribution: Any = likelihood(net(x[:2].to(device_of(net))))
-    described = distribution.batch_shape + distribution.event_shape
-    if described != y[:2].shape or len(distribution.batch_shape) != 1:
-        raise ValueError(
-            f"y: two data of it have shape {tuple(y[:2].shape)}, but the likelihood describes {tuple(described)} with "
-            f"batch shape {tuple(distribution.batch_shape)}; wanted one datum a row, the rest as .to_event()"
-        )
-    if is_classification(distribution):
-        last = distribution.logits.shape[-1] - 1
-        if not bool((y == y.long()).all()):
-            raise ValueError("y holds labels that are no whole numbers; a regression wants another likelihood")
-        if not bool(((y >= 0) & (y <= last)).all()):
-            raise ValueError(f"y holds labels {y.min()} to {y.max()}, wanted 0 to {last}")
-
-
-def check_settings(num_epochs: int, batch_size: int, *learning_rates: float) -> None:
-    """Raise a ValueError that names the setting out of range."""
-    for name, number in (("num_epochs", num_epochs), ("batch_size", batch_size)):
-        if number < 1:
-            raise ValueError(f"{name} is {number}, wanted at least 1")
-    for rate in learning_rates:
-        if not 0 < rate < math.inf:
-            raise ValueError(f"a learning rate is {rate}, wanted a positive number")
-
-
-def check_batch_norm(net: nn.Module, num_data: int, batch_size: int) -> None:
-    """Raise a ValueError where a minibatch would be one datum, of which nn.BatchNorm1d learns nothing."""
-    is_single = batch_size == 1 or num_data % batch_size == 1
-    if is_single and any(isinstance(module, nn.BatchNorm1d) for module in net.modules()):
-        raise ValueError(
-            f"batch_size is {batch_size}: of {num_data} data that leaves a minibatch of one, of which batch norm "
-            "learns nothing; choose another"
-        )
-
-
-def check_choice(name: str, value: str, known: Collection[str]) -> None:
-    """Raise a ValueError, with the known values, unless `value` is one of them."""
-    if value not in known:
-        raise ValueError(f"{name} is {value!r}, wanted one of {', '.join(known)}")
