@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+import torch
 import tyro
 from rich.console import Console
 from rich.markup import escape
@@ -48,6 +49,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         _fail(_describe(error), 1)
     except (ImportError, NonFiniteLossError) as error:
         _fail(str(error), 1)
+    except (MemoryError, RuntimeError) as error:
+        if not (isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error)):
+            raise
+        _fail(
+            f"out of memory ({(str(error).splitlines() or [type(error).__name__])[0]}); other programs hold what was free when it began",
+            1,
+        )
 
 
 def _run(args: list[str]) -> None:
@@ -143,7 +151,7 @@ def _train(command: Train) -> None:
         config, _ = runs.read_config(folder)
     else:
         folder = command.run or runs.default_folder(config)
-        runs.create(folder, config, command.force)
+        _print_note(console, runs.create(folder, config, command.force).scale_note)
     with runs.hold(folder):  # until its summary is written too
         if runs.read_config(folder)[0].canonical() != config.canonical():
             raise ValueError(f"run {folder} was replaced meanwhile, by another process with other settings")
@@ -167,6 +175,7 @@ def _train_and_score(folder: Path, num_samples: int, console: Console) -> None:
     except OSError as error:
         _fail(f"{_describe(error)}; when that is mended, {go_on}", 1)
     print_summary(console, summary, run.dataset.note)
+    _print_note(console, run.dataset.scale_note)
     training, gib = summary["training_seconds"], summary["peak_memory_mib"] / 1024
     print_line(
         console,
@@ -176,6 +185,11 @@ def _train_and_score(folder: Path, num_samples: int, console: Console) -> None:
     print_line(console, f"wrote {folder}: summary.json, metrics.jsonl, checkpoint.safetensors, figures/")
     _warn_of_loss(console, run)
     print_collapse(console, {"": summary})
+
+
+def _print_note(console: Console, text: str) -> None:
+    if text:
+        print_line(console, f"note: {text}")
 
 
 def _duration(seconds: float) -> str:
@@ -197,8 +211,9 @@ def _compare(command: Compare) -> None:
     studies.check_workers(**workers)
     folder = command.resume or command.study or studies.default_folder()
     config = studies.read_config(folder) if command.resume else command.settings()
-    studies.prepare(folder, config, command.jobs if command.backend == "processes" else 1)
     console = new_console()
+    at_once = command.jobs if command.backend == "processes" else 1
+    studies.prepare(folder, config, at_once, lambda note: _print_note(console, note))
     print_line(console, f"study folder: {folder}")
     try:
         with _no_traceback_of_joblib():
@@ -269,6 +284,7 @@ def _evaluate(command: Evaluate) -> None:
             print_line(console, f"{folder} is still in training: scores after {last['phase']} epoch {last['epoch']}")
     if len(scores) == 1:
         print_summary(console, scores[0], run.dataset.note)
+        _print_note(console, run.dataset.scale_note)
     else:
         print_comparison(console, dict(zip(map(str, command.runs), scores, strict=True)))
 

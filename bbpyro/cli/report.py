@@ -27,17 +27,17 @@ class EpochPrinter:
     def _print_header(self, record: dict[str, Any], num_epochs: int, scored_on: str) -> None:
         self.by_layer = True
         self.by_layer = len(self._line(record, num_epochs)) <= self.console.width
-        how = " by layer" if self.by_layer else ", all layers"
-        told = f": KL[q(π)||p(π)] in nats, units kept;{how.replace(',', '')}" if "kl" in record else ""
+        how = "by layer" if self.by_layer else "of all layers together"
+        told = f", with KL[q(π)||p(π)] in nats and units kept, {how}" if "kl" in record else ""
         print_line(self.console, f"\n{self.phase}{told}")
         rates = "lr of W, gates" if "kl" in record else "lr"
-        epoch, rate = len(f"{num_epochs}/{num_epochs}"), len(self._rates(record))
+        rate = len(self._rates(record))
         kl = f" {'KL':<{len(self._kl(record))}} kept" if "kl" in record else ""
         scores = f"{'train nll, acc':<14} {_short(scored_on) + ' nll, acc':<14}"
-        print_line(self.console, f"{'epoch':>{epoch}} {rates:<{rate}} {scores}{kl}".rstrip())
+        print_line(self.console, f"{'epoch':>7} {rates:<{rate}} {scores}{kl}".rstrip())
 
     def _line(self, record: dict[str, Any], num_epochs: int) -> str:
-        epoch = f"{record['epoch']}/{num_epochs}".rjust(len(f"{num_epochs}/{num_epochs}"))
+        epoch = f"{record['epoch']}/{num_epochs}".rjust(7)
         scores = (f"{record[f'{s}_nll']:.4f} {record[f'{s}_accuracy']:7.2%}" for s in ("train", "held_out"))
         gates = [self._kl(record), self._kept(record)] if "kl" in record else []
         return " ".join([epoch, self._rates(record), *scores, *gates])

@@ -66,8 +66,8 @@ def default_folder(config: TrainConfig) -> Path:
     return next(folder for folder in candidates if not folder.exists())
 
 
-def create(folder: Path, config: TrainConfig, force: bool = False) -> None:
-    """Make a run folder that holds its configuration from the first moment it exists.
+def create(folder: Path, config: TrainConfig, force: bool = False) -> data.Dataset:
+    """Make a run folder that holds its configuration from the first moment it exists; returns the run's data.
 
     Raises:
         ValueError: the configuration is out of range, or the folder exists and `force` is false, or a process has the
@@ -98,6 +98,7 @@ def create(folder: Path, config: TrainConfig, force: bool = False) -> None:
                 os.replace(made, folder)
             except OSError:  # another process has made it meanwhile
                 raise ValueError(exists) from None
+    return dataset
 
 
 def load(folder: Path) -> Run:
