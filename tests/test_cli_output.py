@@ -33,7 +33,7 @@ def test_what_an_encoding_has_not_is_spelled_out(tmp_path: Path, encoding: str) 
     [
         (">&-", 0, ""),
         ("| head -1", 0, ""),
-        ("> /dev/full", 1, "standard output cannot be used: No space left on device"),
+        ("> /dev/full", 1, "standard output: No space left on device"),
     ],
 )
 def test_training_goes_on_to_its_end_where_its_output_goes_nowhere(

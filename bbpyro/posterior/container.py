@@ -1,12 +1,14 @@
 """ArviZ of either major: its container is an InferenceData where it is 0.x, an xarray.DataTree where it is 1.x."""
 
 import importlib
+import io
 import math
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import h5netcdf
 import xarray as xr
 
 from bbpyro import checkpoint
@@ -113,17 +115,18 @@ def save(idata: Any, path: Path | str) -> None:
     """Write `idata` as netCDF, whole or not at all: the same file by ArviZ of either major, for az.from_netcdf of both.
 
     Of draws it holds the numbers of units, and places of pixels in the guide alone, as :func:`bbpyro.to_arviz` says.
+
+    Raises:
+        OSError: the file cannot be written.
     """
     tree = idata if isinstance(idata, xr.DataTree) else _tree({name: idata[name] for name in idata}, idata.attrs)
-    packed = {
-        node.path: {name: {"zlib": True} for name, values in node.variables.items() if _can_be_packed(values)}
-        for node in tree.subtree
-    }
-
-    def write(temporary: Path) -> None:
-        tree.to_netcdf(str(temporary), engine="h5netcdf", encoding=packed)
-
-    checkpoint.replace_atomic(Path(path), write)
+    memory = io.BytesIO()  # of a full disk HDF5 takes the whole process down
+    with h5netcdf.File(memory, "w") as file:
+        for node in tree.subtree:
+            packed = {name: {"zlib": True} for name, values in node.variables.items() if _can_be_packed(values)}
+            store = xr.backends.H5NetCDFStore(file, group=node.path, mode="a")
+            node.to_dataset(inherit=False).dump_to_store(store, encoding=packed)
+    checkpoint.write_atomic(Path(path), memory.getvalue())
 
 
 def _can_be_packed(values: xr.Variable) -> bool:
