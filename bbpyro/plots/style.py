@@ -17,7 +17,7 @@ from bbpyro.posterior import group
 
 # Okabe and Ito's palette, in the order in which neighbours differ most.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-GREY = "#8a8580"
+GREY, PALE = "#8a8580", "#cfcac4"
 DROPPED = "#e4e0dc"  # a light grey; neither scale has a grey, and both are safe for the colour-blind
 COLORMAP, SPREAD_COLORMAP = "viridis", "plasma"
 PRIOR_STYLE = {"color": "black", "linewidth": 1.2, "linestyle": "--"}  # thin, to be drawn over the posterior's line
