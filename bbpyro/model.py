@@ -101,7 +101,7 @@ class BetaBernoulliNetwork(nn.Module):
         if weight_guide == "normal":
             start = math.log(math.expm1(_INITIAL_SCALE))
             self.unconstrained_scales.update({_key(n): torch.full_like(w, start) for n, w in self.weights.items()})
-        self._as_made = self._sums()
+        self._as_made, self._is_by_another_guide = self._sums(), False
         self._calls = 0
         self.register_load_state_dict_post_hook(_clean)
 
@@ -217,14 +217,15 @@ class BetaBernoulliNetwork(nn.Module):
     def _bind(self, W: dict[str, Tensor], z: dict[str, Tensor]) -> dict[str, Tensor]:
         """What the network's layers are given: their weights, and each gate its z."""
         # pyro.infer.Predictive hands weights back with a leading dimension of size 1, where the plate would be.
-        shapes = {name: w.shape for name, w in self.weights.items()}
+        own = self.weights
         for name, w in W.items():
-            if w.numel() != shapes[name].numel():
+            self._is_by_another_guide |= w.requires_grad and w is not own[name] and not self.unconstrained_scales
+            if w.numel() != own[name].numel():
                 raise ValueError(
                     f"{name} has shape {tuple(w.shape)}: the network takes one draw at a time, so leave out "
                     "vectorize_particles=True, or Predictive's parallel=True"
                 )
-        bound = {name: w if w.shape == shapes[name] else w.reshape(shapes[name]) for name, w in W.items()}
+        bound = {name: w if w.shape == own[name].shape else w.reshape(own[name].shape) for name, w in W.items()}
         return bound | {f"{g}.z": mask for g, mask in z.items()}
 
     def _register_parameters(self) -> None:
@@ -236,13 +237,13 @@ class BetaBernoulliNetwork(nn.Module):
 
     @property
     def has_untrained_weights(self) -> bool:
-        """Whether the gates were trained and W was not: by a guide of the user's, then, which has a W of its own."""
-        if all(gate.is_untrained for gate in self.gates.values()):
+        """Whether the gates were trained beside a guide of the user's that has a W of its own, and W here was not."""
+        if not self._is_by_another_guide or all(gate.is_untrained for gate in self.gates.values()):
             return False
-        return bool(self._as_made) and self._sums() == self._as_made
+        return self._sums() == self._as_made
 
     def _sums(self) -> dict[str, float]:
-        """What tells whether a weight is as it was: to train one changes its sum."""
+        """What tells whether W is as it was: to train a weight changes its sum."""
         return {name: w.double().sum().item() for name, w in self.weights.items() if not w.is_meta}
 
 
