@@ -141,7 +141,7 @@ class BetaBernoulliNetwork(nn.Module):
         """q(W) of one weight tensor, event shape that of the tensor."""
         w = self.weights[name]
         if _key(name) not in self.unconstrained_scales:
-            return Delta(w, event_dim=w.dim())
+            return Delta(w, event_dim=w.dim(), validate_args=False)
         scale = F.softplus(self.unconstrained_scales[_key(name)])
         return dist.Normal(w, scale, validate_args=False).to_event(w.dim())
 
