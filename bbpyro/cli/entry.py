@@ -52,10 +52,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     except (MemoryError, RuntimeError) as error:
         if not (isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error)):
             raise
-        _fail(
-            f"out of memory ({(str(error).splitlines() or [type(error).__name__])[0]}); other programs hold what was free when it began",
-            1,
-        )
+        told = " ".join(str(error).splitlines()[:1])
+        _fail(f"out of memory {told}; it was free when this began, so other programs may have taken it", 1)
 
 
 def _run(args: list[str]) -> None:
