@@ -7,7 +7,7 @@ from bbpyro.export import load_compact, save_compact
 from bbpyro.layers import BetaBernoulliDropout, insert_dropout
 from bbpyro.model import BetaBernoulliNetwork
 from bbpyro.posterior import to_arviz
-from bbpyro.prediction import evaluate, predict, score
+from bbpyro.prediction import evaluate, predict, predictive_draws, score, uncertainty
 from bbpyro.studies import compare
 from bbpyro.training import fit, pretrain
 from bbpyro.version import __version__
@@ -30,9 +30,11 @@ __all__ = [
     "plots",
     "posterior",
     "predict",
+    "predictive_draws",
     "pretrain",
     "priors",
     "save_compact",
     "score",
     "to_arviz",
+    "uncertainty",
 ]

@@ -101,7 +101,7 @@ class BetaBernoulliNetwork(nn.Module):
         if weight_guide == "normal":
             start = math.log(math.expm1(_INITIAL_SCALE))
             self.unconstrained_scales.update({_key(n): torch.full_like(w, start) for n, w in self.weights.items()})
-        self._as_made: dict[str, tuple[int, int]] | None = self._versions()
+        self._as_made = self._sums()
         self._calls = 0
         self.register_load_state_dict_post_hook(_clean)
 
@@ -239,15 +239,11 @@ class BetaBernoulliNetwork(nn.Module):
         """Whether the gates were trained and W was not: by a guide of the user's, then, which has a W of its own."""
         if all(gate.is_untrained for gate in self.gates.values()):
             return False
-        return bool(self.weights) and self._versions() == self._as_made
+        return bool(self._as_made) and self._sums() == self._as_made
 
-    def _versions(self) -> dict[str, tuple[int, int]]:
-        """Each weight, and how often it was written to."""
-        return {name: (id(w), w._version) for name, w in self.weights.items()}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        self._as_made = None  # a copy's tensors are new, whatever happened to their originals
+    def _sums(self) -> dict[str, float]:
+        """What tells whether a weight is as it was: to train one changes its sum."""
+        return {name: w.double().sum().item() for name, w in self.weights.items() if not w.is_meta}
 
 
 def _kl(q: Any, p: Any, num_samples: int = 1000) -> Tensor:

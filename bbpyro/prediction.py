@@ -1,16 +1,27 @@
 """Predictions of a trained network, and how good they are."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import contextlib
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
-import pyro.poutine as poutine
+import pyro
 import torch
+from rich.console import Console
+from rich.progress import track
 from torch import Tensor
 
+from bbpyro import likelihoods
 from bbpyro.checks import check_data, check_positive, in_eval_mode
+from bbpyro.denormals import flushed
+from bbpyro.drawing import Guide, check_guide, distribution_of_y, draw, mean_network, num_draws_at_once
+from bbpyro.exclusive import one_at_a_time
 from bbpyro.layers import device_of
 from bbpyro.model import BetaBernoulliNetwork
+
+CI_PROB = 0.94  # what a central interval covers, as in ArviZ
+_NUM_DRAWS = 1000  # of y, at least, where its distribution has no cdf
 
 
 @dataclass(frozen=True)
@@ -28,72 +39,258 @@ class Evaluation:
     ece: float
 
 
-@torch.no_grad()
-def predict(bnn: BetaBernoulliNetwork, x: Tensor, num_samples: int | None = 100, batch_size: int = 1000) -> Tensor:
-    """Class probabilities of x.
+@dataclass(frozen=True)
+class RegressionEvaluation:
+    """How good predictions of numbers are, be they measured or counted.
+
+    Attributes:
+        rmse: the root of the mean squared error of E[y], in the unit of y.
+        nll: the mean negative log predictive density (of counts, probability) of a datum, nats.
+        coverage: the share of y in their central predictive intervals, which should be `ci_prob`.
+    """
+
+    rmse: float
+    nll: float
+    coverage: float
+
+
+@dataclass(frozen=True)
+class Uncertainty:
+    """The variance of a prediction, in two parts: Var[y] = E[Var[y | W, π, z]] + Var[E[y | W, π, z]].
+
+    The law of total variance (arXiv 1710.07283, eq. 3). Each tensor `[N, ...]` has the shape of what
+    :func:`predict` gives; of classes it is of each one's indicator, `[N, C]`.
+
+    Attributes:
+        mean: E[y].
+        aleatoric: the mean variance of y given W, π and z: the noise that more data leave.
+        epistemic: the variance of E[y | W, π, z] over the draws: what the posterior does not know.
+    """
+
+    mean: Tensor
+    aleatoric: Tensor
+    epistemic: Tensor
+
+    @property
+    def total(self) -> Tensor:
+        """Var[y], the sum of the two."""
+        return self.aleatoric + self.epistemic
+
+
+@one_at_a_time
+def predict(
+    bnn: BetaBernoulliNetwork,
+    x: Tensor,
+    num_samples: int | None = 100,
+    batch_size: int = 1000,
+    *,
+    guide: Guide | None = None,
+    progress: bool | Console = False,
+) -> Tensor:
+    """What is to be expected of y at x: class probabilities, P(y = 1), or the mean.
 
     Args:
-        bnn: a network with a Categorical likelihood.
-        x: inputs `[B, ...]`, on any device.
-        num_samples: draws of q(z, π) to average over, or None for the mean mask.
+        bnn: the network.
+        x: inputs `[N, ...]`, on any device.
+        num_samples: draws of q(W, π, z) to average over, or None for the mean mask.
         batch_size: data handled at once; it bounds the memory, not the result.
+        guide: a guide of your own that W was trained with, in place of the network's: a callable with the model's
+            arguments and a site for every weight; sites of π that it lacks come from the gates. For the mean mask W is
+            its median, where it is one of Pyro's autoguides, or the mean of 100 of its draws.
+        progress: a progress bar, or the rich console to draw it on.
 
     Returns:
-        Probabilities `[B, C]`, where x is.
+        By the likelihood, where x is: of classes probabilities `[N, C]`; of a Bernoulli P(y = 1) `[N]`; of anything
+        else, as a regression or counts, E[y], of y's shape.
 
     Raises:
-        ValueError: num_samples or batch_size is below 1, or the likelihood has no class probabilities.
+        TypeError: bnn is no network, x no tensor or guide no callable.
+        ValueError: a number is below 1, x does not fit the network, y has no mean, or guide lacks a weight.
     """
+    _check(bnn, x, None, num_samples, batch_size, guide)
+    return _mean(bnn, x, num_samples, batch_size, guide, progress)
+
+
+def _mean(bnn: BetaBernoulliNetwork, x: Tensor, num_samples: int | None, *options: Any) -> Tensor:
+    sums: dict[int, Tensor] = {}
+    with _predicting(bnn):
+        for b, num_draws, distribution in _predictions(bnn, x, num_samples, *options):
+            expected = likelihoods.expectation(distribution).unflatten(0, (num_draws, -1)).sum(0)
+            sums[b] = sums[b] + expected if b in sums else expected
+        return torch.cat([total.to(x.device) for total in sums.values()]) / (num_samples or 1)
+
+
+@one_at_a_time
+def predictive_draws(
+    bnn: BetaBernoulliNetwork,
+    x: Tensor,
+    num_samples: int = 100,
+    batch_size: int = 1000,
+    *,
+    guide: Guide | None = None,
+    progress: bool | Console = False,
+) -> Tensor:
+    """Draws of y at x from the posterior predictive distribution `[num_samples, N, ...]`, where x is.
+
+    Each is of one draw of W and π, the same for all data, and of a z for each. Arguments and errors are those of
+    :func:`predict`.
+    """
+    _check(bnn, x, None, num_samples, batch_size, guide)
+    with _predicting(bnn):
+        draws: dict[int, list[Tensor]] = {}
+        for b, num_draws, distribution in _predictions(bnn, x, num_samples, batch_size, guide, progress):
+            y: Any = distribution.sample()
+            draws.setdefault(b, []).append(y.unflatten(0, (num_draws, -1)).to(x.device))
+        return torch.cat([torch.cat(of_batch) for of_batch in draws.values()], 1)
+
+
+@one_at_a_time
+def uncertainty(
+    bnn: BetaBernoulliNetwork,
+    x: Tensor,
+    num_samples: int = 100,
+    batch_size: int = 1000,
+    *,
+    guide: Guide | None = None,
+    progress: bool | Console = False,
+) -> Uncertainty:
+    """E[y] at x, and its variance in two parts, of num_samples draws; arguments and errors as of :func:`predict`."""
+    _check(bnn, x, None, num_samples, batch_size, guide)
+    with _predicting(bnn):
+        origins: dict[int, Tensor] = {}
+        sums: dict[int, Tensor] = {}
+        for b, num_draws, distribution in _predictions(bnn, x, num_samples, batch_size, guide, progress):
+            expected = likelihoods.expectation(distribution).unflatten(0, (num_draws, -1))
+            within = likelihoods.variance(distribution).unflatten(0, (num_draws, -1)).double()
+            shift = expected.double() - origins.setdefault(b, expected[0].double())  # small: its square loses nothing
+            new = torch.stack([shift, shift**2, within]).sum(1)
+            sums[b] = sums[b] + new if b in sums else new
+        origin = torch.cat(list(origins.values()))
+        shift, square, aleatoric = torch.cat(list(sums.values()), 1) / num_samples
+        parts = origin + shift, aleatoric, (square - shift**2).clamp_min(0)
+        return Uncertainty(*(part.to(x.device, expected.dtype) for part in parts))
+
+
+@one_at_a_time
+def evaluate(
+    bnn: BetaBernoulliNetwork,
+    x: Tensor,
+    y: Tensor,
+    num_samples: int | None = 100,
+    batch_size: int = 1000,
+    *,
+    guide: Guide | None = None,
+    ci_prob: float = CI_PROB,
+    progress: bool | Console = False,
+) -> Evaluation | RegressionEvaluation:
+    """How good :func:`predict` is on x, y; its errors are raised here too.
+
+    Args:
+        bnn: the network.
+        x: inputs `[N, ...]`.
+        y: what was observed there, `[N, ...]`.
+        num_samples: draws to average over, or None for the mean mask.
+        batch_size: data handled at once.
+        guide: of W, in place of the network's own.
+        ci_prob: of numbers, what a central predictive interval is to cover, in (0, 1).
+        progress: a progress bar, or the console to draw it on.
+
+    Returns:
+        An :class:`Evaluation` where y is a class, or 0 or 1; a :class:`RegressionEvaluation` where it is a number.
+    """
+    if not 0 < ci_prob < 1:
+        raise ValueError(f"ci_prob is {ci_prob}, wanted a probability between 0 and 1")
+    kind = _check(bnn, x, y, num_samples, batch_size, guide)
+    if kind == "classes":
+        probs = _mean(bnn, x, num_samples, batch_size, guide, progress)
+        y = y.to(probs.device)
+        labels = y if y.dim() == probs.dim() - 1 else y.argmax(-1)
+        return score(probs.flatten(0, -2), labels.flatten())
+    with _predicting(bnn):
+        predictions = _predictions(bnn, x, num_samples, batch_size, guide, progress)
+        found = _compare(predictions, [part.to(device_of(bnn)) for part in y.split(batch_size)], num_samples or 1)
+    y, nll = y.to(found["mean"].device), -found["log_prob"].mean().item()
+    if kind == "binary":
+        p = found["mean"].flatten()
+        return replace(score(torch.stack([1 - p, p], -1), y.flatten()), nll=nll)
+    lower, upper = (1 - ci_prob) / 2, (1 + ci_prob) / 2
+    inside = (found["up_to"] >= lower) & (found["below"] <= upper)
+    return RegressionEvaluation(
+        rmse=(found["mean"] - y).square().mean().sqrt().item(), nll=nll, coverage=inside.double().mean().item()
+    )
+
+
+def _compare(predictions: Iterator[tuple[int, int, Any]], y: list[Tensor], num_samples: int) -> dict[str, Tensor]:
+    """E[y], log p(y), P(Y < y) and P(Y <= y) of each datum under the mixture of the draws; y in batches."""
+    totals: dict[int, dict[str, Tensor]] = {}
+    for b, num_draws, distribution in predictions:
+        observed = y[b].repeat(num_draws, *[1] * (y[b].dim() - 1))
+        is_binary = likelihoods.kind(distribution) == "binary"  # each number of y is a label then
+        scored = likelihoods.of_each(distribution) if is_binary else distribution
+        new = {"mean": likelihoods.expectation(distribution), "log_prob": scored.log_prob(observed)}
+        if not is_binary:
+            num_y = math.ceil(_NUM_DRAWS / num_samples)
+            new["below"], new["up_to"] = likelihoods.probability_below(distribution, observed, num_y)
+        new = {name: value.double().unflatten(0, (num_draws, -1)) for name, value in new.items()}
+        new = {name: v.logsumexp(0) if name == "log_prob" else v.sum(0) for name, v in new.items()}
+        for name, old in totals.get(b, {}).items():
+            new[name] = torch.logaddexp(old, new[name]) if name == "log_prob" else old + new[name]
+        totals[b] = new
+    found = {name: torch.cat([total[name] for total in totals.values()]) for name in totals[0]}
+    log_prob = found.pop("log_prob") - math.log(num_samples)
+    return {"log_prob": log_prob, **{name: total / num_samples for name, total in found.items()}}
+
+
+def _check(
+    bnn: BetaBernoulliNetwork,
+    x: Tensor,
+    y: Tensor | None,
+    num_samples: int | None,
+    batch_size: int,
+    guide: Guide | None,
+) -> likelihoods.Kind:
+    """Raise a TypeError or ValueError for what cannot be predicted; returns what y is."""
+    if not isinstance(bnn, BetaBernoulliNetwork):
+        raise TypeError(f"bnn is a {type(bnn).__name__}, wanted a BetaBernoulliNetwork")
     if num_samples is not None and num_samples < 1:
         raise ValueError(f"num_samples is {num_samples}, wanted at least 1, or None for the mean mask")
     check_positive(batch_size=batch_size)
-    check_data(bnn, bnn.likelihood, x)
-    with in_eval_mode(bnn):
-        device = device_of(bnn)
-        return torch.cat(
-            [_predict_batch(bnn, batch.to(device), num_samples).to(x.device) for batch in x.split(batch_size)]
-        )
+    check_guide(bnn, guide)
+    return likelihoods.kind(check_data(bnn, bnn.likelihood, x, y).distribution)
 
 
-def _predict_batch(bnn: BetaBernoulliNetwork, x: Tensor, num_samples: int | None) -> Tensor:
-    if num_samples is None:
-        return _probs(bnn.likelihood(bnn(x)))
-    total = torch.zeros((), device=x.device)
-    for _ in range(num_samples):
-        pi = {g: gate.posterior().rsample() for g, gate in bnn.gates.items()}
-        total = total + _probs(draw_y(bnn, x, pi, draw_weights(bnn))[0])
-    return total / num_samples
+@contextlib.contextmanager
+def _predicting(bnn: BetaBernoulliNetwork) -> Iterator[None]:
+    with torch.inference_mode(False), torch.no_grad(), flushed(), in_eval_mode(bnn), pyro.validation_enabled(False):
+        yield
 
 
-def draw_weights(bnn: BetaBernoulliNetwork) -> dict[str, Tensor]:
-    """One W of q(W), by name."""
-    return {name: bnn.weight_posterior(name).sample() for name in bnn.weights}
+def _predictions(
+    bnn: BetaBernoulliNetwork,
+    x: Tensor,
+    num_samples: int | None,
+    batch_size: int,
+    guide: Guide | None,
+    progress: bool | Console,
+) -> Iterator[tuple[int, int, Any]]:
+    """The number of a batch, S of its draws, and the distribution of y in it, `[S·N]` draw by draw; over all draws.
 
-
-def draw_y(
-    bnn: BetaBernoulliNetwork, x: Tensor, pi: Mapping[str, Tensor], W: Mapping[str, Tensor]
-) -> tuple[Any, Tensor]:
-    """The distribution of y given W, π of each gate and one draw of z, which q and p draw alike, and a y from it."""
-    known = {**W, **{f"{g}.pi": value for g, value in pi.items()}}
-    y: Any = poutine.trace(poutine.condition(bnn.model, data=known)).get_trace(x).nodes["y"]
-    return y["fn"], y["value"]
-
-
-def _probs(distribution: Any) -> Tensor:
-    if not hasattr(distribution, "probs"):
-        raise ValueError(
-            f"likelihood: {type(distribution).__name__} has no class probabilities; predict wants Categorical "
-            "(bbpyro.to_arviz draws y of any likelihood)"
-        )
-    return distribution.probs
-
-
-def evaluate(
-    bnn: BetaBernoulliNetwork, x: Tensor, y: Tensor, num_samples: int | None = 100, batch_size: int = 1000
-) -> Evaluation:
-    """Error, NLL and calibration of :func:`predict` on x, y; arguments as there."""
-    check_data(bnn, bnn.likelihood, x, y)
-    return score(predict(bnn, x, num_samples, batch_size), y)
+    Draws of q come before batches, so that each is the same for all data. As many as fit in a batch are made at once.
+    """
+    device, batches = device_of(bnn), x.split(batch_size)
+    at_once = num_draws_at_once(bnn, guide, len(x), batch_size)
+    chunks = [min(at_once, num_samples - start) for start in range(0, num_samples, at_once)] if num_samples else [1]
+    steps = [(chunk, b) for chunk in range(len(chunks)) for b in range(len(batches))]
+    console = progress if isinstance(progress, Console) else None
+    mean = mean_network(bnn, guide, x) if num_samples is None else None
+    for chunk, b in track(steps, "predicting", console=console, disable=not progress, transient=True):
+        batch = batches[b].to(device)
+        if mean is not None:
+            yield b, 1, bnn.likelihood(mean(batch))
+            continue
+        if b == 0:
+            pi, W = draw(bnn, chunks[chunk], guide, x)
+        yield b, chunks[chunk], distribution_of_y(bnn, batch, pi, W)
 
 
 def score(probs: Tensor, y: Tensor, num_bins: int = 15) -> Evaluation:

@@ -169,7 +169,7 @@ Y = X[:, 0]
         (flat(), normal, Y.to(torch.complex64), "y is complex, wanted real numbers"),
         (flat(), normal, Y.to_sparse(), "y is a sparse_coo tensor"),
         (flat(), normal, Y / 0, "y: it holds nan or inf"),
-        (flat(), lambda o: dist.Normal(o, o), Y, "likelihood: it fails .*scale.*softplus or exp"),
+        (flat(), lambda o: dist.Normal(o, -o.exp()), Y, "likelihood: it fails .*scale.*softplus or exp"),
         (flat(), lambda o: dist.Normal(o), Y, "likelihood: it fails .*scale"),
     ],
 )

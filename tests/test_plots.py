@@ -3,6 +3,7 @@ import re
 import matplotlib.text
 import numpy as np
 import pytest
+import scipy.stats
 import torch
 from matplotlib.figure import Figure
 from torch import nn
@@ -138,7 +139,8 @@ def test_a_forest_shows_the_first_the_last_kept_and_the_last(idata):
     assert {order[-2], order[-1]} == {1, 7}  # the two that are dropped
     low, high = figure.axes[0].collections[0].get_segments()[0][:, 0]
     draws = idata["posterior"]["1.gate.pi"].values[0, :, order[0]]
-    np.testing.assert_allclose((low, high), np.quantile(draws, (0.05, 0.95)))
+    np.testing.assert_allclose((low, high), np.quantile(draws, (0.03, 0.97)))
+    assert "thin: 94%" in figure.get_suptitle()
 
 
 def test_no_unit_stands_in_two_panels_of_a_forest_and_none_that_is_dropped_among_the_largest(idata):
@@ -153,13 +155,28 @@ def test_a_forest_of_few_units_is_one_panel_and_of_an_unknown_gate_an_error(idat
         plots.forest(idata, "fc9")
 
 
-def test_prior_and_posterior_are_shares_above(idata):
+def test_prior_and_posterior_are_the_exact_shares_above(idata, bnn):
     axis = plots.prior_posterior(idata).axes[0]
-    for line, group in zip(axis.lines[:2], ("prior", "posterior"), strict=True):
-        draws = idata[group]["1.gate.pi"].values
-        for at, share in list(zip(line.get_xdata(), line.get_ydata(), strict=True))[::60]:
-            assert share == pytest.approx((draws > at).mean())
-        assert f"{group} {(draws > 1e-3).mean():.2%}" in axis.get_title("left")
+    lines = {line.get_label(): line for line in axis.lines}
+    at = lines["posterior"].get_xdata()
+    q = bnn.gates["1.gate"].posterior()
+    a, b = (c.detach().double().numpy()[:, None] for c in (q.concentration1, q.concentration0))
+    exact = {"prior": scipy.stats.beta(1e-4, 1).sf(at), "posterior": ((1 - at**a) ** b).mean(0)}
+    for name, share in exact.items():
+        np.testing.assert_allclose(lines[name].get_ydata(), share, atol=1e-5)
+    assert f"prior {scipy.stats.beta(1e-4, 1).sf(1e-3):.2%}, posterior" in axis.get_title("left")
+
+
+def test_a_prior_that_is_its_own_posterior_is_seen_beside_it():
+    """Of equal curves the thinner one is dashed and on top; and a share of 0 or 1 is not hidden by the frame."""
+    net = bbpyro.insert_dropout(nn.Linear(6, 2))
+    bnn = bbpyro.BetaBernoulliNetwork(net, num_data=10, prior="FixedRate(0.5)")
+    posterior_line, prior_line = plots.prior_posterior(bbpyro.to_arviz(bnn, num_samples=5)).axes[0].lines[:2]
+    assert (prior_line.get_label(), posterior_line.get_label()) == ("prior", "posterior")
+    np.testing.assert_allclose(prior_line.get_ydata(), posterior_line.get_ydata())
+    assert prior_line.get_linewidth() < posterior_line.get_linewidth() and prior_line.get_linestyle() == "--"
+    low, high = prior_line.axes.get_ylim()
+    assert low < -0.02 and high > 1.01
 
 
 @pytest.mark.parametrize("name", ["keep_probability", "input_map", "intervals", "forest"])
@@ -183,6 +200,65 @@ def test_the_sweep_is_in_percent(idata):
     sweep = idata["threshold_sweep"].isel(chain=0)
     np.testing.assert_allclose(above.lines[0].get_ydata(), 100 * sweep["1.gate.kept"] / 12)
     np.testing.assert_allclose(below.lines[0].get_ydata(), 100 * sweep["error"])
+
+
+def test_each_chain_has_a_sweep_of_its_own_and_a_mean_of_chains_is_called_one(history):
+    x, y = torch.randn(NUM_DATA, 3, 4), torch.randint(3, (NUM_DATA,))
+    networks = [make_network(), make_network()]
+    with torch.no_grad():
+        networks[1].gates["1.gate"].unconstrained_concentration1[[2, 3]] = -12.0
+    two = bbpyro.to_arviz(networks, x, y, 5, history=[history, history], seed=0, progress=False)
+    figure = plots.threshold_sweep(two)
+    for axis, swept, units in zip(figure.axes, ("1.gate.kept", "error"), (12, 1), strict=True):
+        for line, chain in zip(axis.lines, two["threshold_sweep"][swept].values, strict=False):
+            np.testing.assert_allclose(line.get_ydata(), 100 * chain / units)
+    assert figure.get_suptitle() == "2 chains, a line each"
+    for name in ("predictions", "reliability"):
+        assert getattr(plots, name)(two).get_suptitle() == "2 chains, the mean of their probabilities"
+    assert "2 chains, their units all together" in plots.prior_posterior(two).get_suptitle()
+
+
+def test_a_sweep_marks_the_threshold_of_each_layer_where_they_differ():
+    net = nn.Sequential(nn.Flatten(), nn.Linear(12, 100), nn.ReLU(), nn.Linear(100, 3))
+    bnn = bbpyro.BetaBernoulliNetwork(bbpyro.insert_dropout(net), num_data=NUM_DATA, prior="IndianBuffet(0.1)")
+    x, y = torch.randn(NUM_DATA, 3, 4), torch.randint(3, (NUM_DATA,))
+    axis = plots.threshold_sweep(bbpyro.to_arviz(bnn, x, y, 5, progress=False)).axes[1]
+    marked = {line.get_label().split()[0]: line.get_xdata()[0] for line in axis.lines[1:]}
+    assert marked == pytest.approx({"1": bnn.gates["1.gate"].threshold, "3": bnn.gates["3.gate"].threshold})
+    assert marked["1"] > 2 * marked["3"]
+
+
+class Convolutional(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4)
+        self.conv2, self.fc = nn.Conv2d(4, 5, 1), nn.Linear(10, 3)
+
+    def forward(self, x):
+        return self.fc(self.conv2(self.bn1(self.conv1(x[:, None]))).relu().flatten(1))
+
+
+@pytest.mark.parametrize("name", ["keep_probability", "intervals", "prior_posterior", "kept_units", "threshold_sweep"])
+def test_a_convolutions_gate_is_on_its_output_and_a_dense_layers_on_its_input(name):
+    bnn = bbpyro.BetaBernoulliNetwork(bbpyro.insert_dropout(Convolutional()), num_data=NUM_DATA)
+    x, y = torch.randn(NUM_DATA, 3, 4), torch.randint(3, (NUM_DATA,))
+    history = bbpyro.fit(bnn, x, y, num_epochs=1, progress=False)
+    idata = bbpyro.to_arviz(bnn, x, y, 5, history=history, progress=False)
+    texts = " ".join(text.get_text() for text in getattr(plots, name)(idata).findobj(matplotlib.text.Text))
+    assert all(place in texts for place in ("output of bn1", "output of conv2", "input of fc"))
+    assert not any(place in texts for place in ("input of bn1", "input of conv2", "output of fc"))
+    assert "output of conv2" in plots.forest(idata, "conv2.gate").get_suptitle()
+
+
+def test_a_forest_calls_inputs_by_their_names(bnn):
+    idata = bbpyro.to_arviz(bnn, num_samples=20, seed=0)
+    names = [f"column {chr(97 + k)}" for k in range(12)]
+    for group in ("guide", "posterior"):
+        idata[group] = idata[group].assign_coords({"1.gate_name": ("1.gate_unit", names)})
+    order = posterior.order(idata, "1.gate")
+    figure = plots.forest(idata)
+    assert labels_of(figure)[0] == [names[unit] for unit in order]
+    assert figure.axes[0].get_ylabel() == "input"
 
 
 def test_reliability_shows_the_bins_and_the_calibration_error_of_the_score(idata):

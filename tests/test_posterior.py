@@ -465,8 +465,8 @@ def test_units_are_in_out_or_undecided_by_the_mass_either_side_of_the_threshold(
         "surely_out": 4,
     }
     assert posterior.in_words(idata).splitlines() == [
-        "1: of 12 units 6 are surely in, 4 surely out, 2 undecided.",
-        "3: of 5 units 5 are surely in, 0 surely out, none is undecided.",
+        "input of 1: of 12 units 6 are surely in, 4 surely out, 2 undecided.",
+        "input of 3: of 5 units 5 are surely in, 0 surely out, none is undecided.",
     ]
 
 

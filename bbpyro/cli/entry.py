@@ -52,8 +52,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     except (MemoryError, RuntimeError) as error:
         if not (isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error)):
             raise
-        told = " ".join(str(error).splitlines()[:1])
-        _fail(f"out of memory {told}; it was free when this began, so other programs may have taken it", 1)
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        _fail(f"out of memory ({reason}); other programs hold what was free when it began", 1)
 
 
 def _run(args: list[str]) -> None:
@@ -162,8 +162,7 @@ def _train_and_score(folder: Path, num_samples: int, console: Console) -> None:
     try:
         run = runs.train(folder, console, EpochPrinter(console))
         began = time.perf_counter()
-        with console.status("scoring"):
-            summary = runs.summarize(run, num_samples)
+        summary = runs.summarize(run, num_samples, console)
         scoring = time.perf_counter() - began
     except KeyboardInterrupt:
         _fail(f"interrupted; {go_on}", 130)
@@ -274,9 +273,9 @@ def _evaluate(command: Evaluate) -> None:
     console = new_console()
     scores = []
     for folder in command.runs:
-        with console.status(escape(f"scoring {folder}")):
+        with console.status(escape(f"loading {folder}")):
             run = runs.load(folder)
-            scores.append(runs.score(run, command.num_samples))
+        scores.append(runs.score(run, command.num_samples, console))
         if not run.is_complete:
             last = run.history[-1]
             print_line(console, f"{folder} is still in training: scores after {last['phase']} epoch {last['epoch']}")

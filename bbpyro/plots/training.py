@@ -7,8 +7,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from bbpyro.plots.style import COLORS, colors, curve, legend, new_figure, panels, super_title, title
-from bbpyro.posterior import gates, group, layer
+from bbpyro.plots.style import COLORS, chains_title, colors, curve, legend, new_figure, panels, super_title, title
+from bbpyro.posterior import gates, group, place
 
 
 def elbo(idata: Any) -> Figure:
@@ -40,11 +40,14 @@ def elbo(idata: Any) -> Figure:
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         title(axis, text)
         legend(axis)
-    axes[1].set_yscale("log")
+        values = np.concatenate([np.ravel(values) for values in lines.values()])
+        if len(lines) > 1 and np.nanmin(values) > 0 and np.nanmax(values) > 10 * np.nanmin(values):
+            axis.set_yscale("log")
+        else:
+            axis.ticklabel_format(axis="y", useOffset=False)
     for axis in axes[len(shown) :]:
         axis.set_visible(False)
-    if training.sizes["chain"] > 1:
-        super_title(figure, f"{training.sizes['chain']} chains, a line each")
+    super_title(figure, chains_title(idata, "a line each"))
     return figure
 
 
@@ -58,15 +61,14 @@ def kept_units(idata: Any) -> Figure:
         units = group(idata, "posterior").sizes[f"{gate}_unit"]
         kept = training[f"{gate}.active"]
         for chain in range(kept.sizes["chain"]):
-            label = f"input of {layer(gate)}: {_range(kept)} of {units}" if chain == 0 else None
+            label = f"{place(idata, gate)}: {_range(kept)} of {units}" if chain == 0 else None
             share = 100 * kept.isel(chain=chain).values / units
             curve(axis, training["epoch"].values, share, color=shade, label=label)
     axis.set_ylim(0, 102)
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.set_xlabel("epoch")
     axis.set_ylabel("units kept, %")
-    if training.sizes["chain"] > 1:
-        title(axis, f"{training.sizes['chain']} chains, a line each")
+    title(axis, chains_title(idata, "a line each"))
     legend(axis, title="at the end", title_fontsize=8, alignment="left")
     return figure
 

@@ -101,6 +101,14 @@ def loo(idata: Any) -> Any:
         return import_arviz().loo(idata, pointwise=True, reff=1.0)
 
 
+def summary(draws: xr.Dataset, ci_prob: float) -> Any:
+    """az.summary(kind="stats") of draws of one group, with intervals of that probability."""
+    arviz = import_arviz()
+    if _version(arviz) < (1, 0):
+        return arviz.summary(draws, kind="stats", hdi_prob=ci_prob)
+    return arviz.summary(draws, kind="stats", ci_prob=ci_prob)
+
+
 def good_k(num_draws: int) -> float:
     """Up to which Pareto k the importance weights of so many draws can be trusted (arXiv 1507.02646)."""
     return min(1 - 1 / math.log10(num_draws), 0.7)

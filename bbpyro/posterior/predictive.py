@@ -12,10 +12,11 @@ from rich.progress import track
 from torch import Tensor
 
 from bbpyro.distributions import remember_log_odds
+from bbpyro.drawing import distribution_of_y, draw_weights, is_point
 from bbpyro.layers import BetaBernoulliDropout, device_of
 from bbpyro.likelihoods import is_classification
 from bbpyro.model import BetaBernoulliNetwork
-from bbpyro.prediction import draw_weights, draw_y, predict
+from bbpyro.prediction import predict
 from bbpyro.training.handlers import held_out_score
 
 
@@ -42,36 +43,58 @@ def predictive_groups(
         progress: a bar, or the console to draw it on.
     """
     records = [_Record(bnn, x, draws) for bnn in chains]
-    steps = [(record, odds, s) for record, odds in zip(records, log_odds, strict=True) for s in range(len(draws))]
+    num_repeats = max(1, batch_size // len(x))  # of the data, which fit in a batch
+    at_once = max(1, num_repeats // num_masks) if is_point(chains[0], None) else 1
+    chunks = [range(start, min(start + at_once, len(draws))) for start in range(0, len(draws), at_once)]
+    steps = [(record, odds, chunk) for record, odds in zip(records, log_odds, strict=True) for chunk in chunks]
     console = progress if isinstance(progress, Console) else None
-    for record, odds, s in track(steps, "predicting", console=console, disable=not progress, transient=True):
-        gates = record.bnn.gates
-        pi = {g: remember_log_odds(odds[g][draws[s]], gates[g].unconstrained_concentration1.dtype) for g in odds}
-        W = draw_weights(record.bnn)
+    for record, odds, chunk in track(steps, "predicting", console=console, disable=not progress, transient=True):
+        device, W = device_of(record.bnn), draw_weights(record.bnn)
+        of_chunk = {g: odds[g][draws[chunk]] for g in odds}
         for start in range(0, len(x), batch_size):
             batch = slice(start, start + batch_size)
-            x_batch, y_batch = (None if data is None else data[batch].to(device_of(record.bnn)) for data in (x, y))
-            assert x_batch is not None
-            record.add(s, batch, _draw(record.bnn, pi, W, x_batch, y_batch, num_masks))
+            x_batch, y_batch = x[batch].to(device), None if y is None else y[batch].to(device)
+            record.add(chunk, batch, _draw(record.bnn, of_chunk, W, x_batch, y_batch, num_masks, num_repeats))
     return [record.groups(batch_size) for record in records]
 
 
 def _draw(
     bnn: BetaBernoulliNetwork,
-    pi: dict[str, Tensor],
+    log_odds: dict[str, Tensor],
     W: dict[str, Tensor],
     x: Tensor,
     y: Tensor | None,
     num_masks: int,
+    num_repeats: int,
 ) -> dict[str, Tensor]:
-    """A y given π and W; and, averaged over the masks, the probability of each class and of the y that was observed."""
-    drawn = [draw_y(bnn, x, pi, W) for _ in range(num_masks)]
-    result = {"y": drawn[0][1]}
-    if is_classification(drawn[0][0]):
-        result["class_probability"] = torch.stack([distribution.probs for distribution, _ in drawn]).mean(0)
+    """A y given W and each of S draws of π, `[S, N, ...]`.
+
+    And, averaged over the masks, the probability of each class and of the y that was observed.
+    """
+    num_draws = len(next(iter(log_odds.values())))
+    found: dict[str, list[Tensor]] = {"y": [], "class_probability": [], "log_likelihood": []}
+    for num in torch.arange(num_masks).split(max(1, num_repeats // num_draws)):
+
+        def by_draw(values: Tensor, num: int = len(num)) -> Tensor:
+            return values.unflatten(0, (num_draws, num, -1))
+
+        pi = {
+            g: remember_log_odds(odds.repeat_interleave(len(num), 0), bnn.gates[g].unconstrained_concentration1.dtype)
+            for g, odds in log_odds.items()
+        }
+        distribution = distribution_of_y(bnn, x, pi, W)
+        if not found["y"]:
+            found["y"].append(by_draw(distribution.sample())[:, 0])
+        if is_classification(distribution):
+            found["class_probability"].append(by_draw(distribution.probs))
+        if y is not None:
+            observed = y.repeat(num_draws * len(num), *[1] * (y.dim() - 1))
+            found["log_likelihood"].append(by_draw(distribution.log_prob(observed)))
+    result = {"y": found["y"][0]}
+    if found["class_probability"]:
+        result["class_probability"] = torch.cat(found["class_probability"], 1).mean(1)
     if y is not None:
-        log_prob = torch.stack([distribution.log_prob(y) for distribution, _ in drawn])
-        result["log_likelihood"] = log_prob.logsumexp(0) - math.log(num_masks)
+        result["log_likelihood"] = torch.cat(found["log_likelihood"], 1).logsumexp(1) - math.log(num_masks)
     return result
 
 
@@ -88,18 +111,18 @@ class _Record:
         self.each: dict[str, Any] = {}  # of every draw
         self.class_probability: Any = None  # of all draws together
 
-    def add(self, s: int, batch: slice, drawn: dict[str, Tensor]) -> None:
+    def add(self, chunk: range, batch: slice, drawn: dict[str, Tensor]) -> None:
         values = {name: to_numpy(tensor) for name, tensor in drawn.items()}
         probability = values.pop("class_probability", None)
         if probability is not None:
             if self.class_probability is None:
-                self.class_probability = np.zeros((len(self.x), probability.shape[1]))
-            self.class_probability[batch] += probability / len(self.draws)
-            values["y"] = values["y"].astype(np.min_scalar_type(-probability.shape[1]))  # ten classes fit a byte
+                self.class_probability = np.zeros((len(self.x), probability.shape[2]))
+            self.class_probability[batch] += probability.sum(0) / len(self.draws)
+            values["y"] = values["y"].astype(np.min_scalar_type(-probability.shape[2]))  # ten classes fit a byte
         for name, value in values.items():
             if name not in self.each:
-                self.each[name] = np.empty((len(self.draws), len(self.x), *value.shape[1:]), value.dtype)
-            self.each[name][s, batch] = value
+                self.each[name] = np.empty((len(self.draws), len(self.x), *value.shape[2:]), value.dtype)
+            self.each[name][chunk.start : chunk.stop, batch] = value
 
     def groups(self, batch_size: int) -> dict[str, xr.Dataset]:
         datum = {"datum": np.arange(len(self.x))}

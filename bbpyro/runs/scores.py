@@ -1,5 +1,6 @@
 """What a trained run is worth: its scores, its summary, its figures."""
 
+import contextlib
 import platform
 import resource
 import sys
@@ -15,7 +16,7 @@ from rich.console import Console
 from bbpyro import checkpoint, plots, posterior
 from bbpyro.checkpoint import CheckpointError
 from bbpyro.checks import in_eval_mode
-from bbpyro.prediction import Evaluation, evaluate
+from bbpyro.prediction import evaluate
 from bbpyro.runs.limits import check_num_samples
 from bbpyro.runs.origins import load_pretrained, plain_network
 from bbpyro.runs.run import Run
@@ -34,7 +35,7 @@ def score(run: Run, num_samples: int = 100, console: Console | None = None) -> d
     x, y = run.dataset.x_test, run.dataset.y_test
     with torch.random.fork_rng():
         torch.manual_seed(run.config.seed)
-        by_mean, by_draws = (evaluate(run.bnn, x, y, n) for n in (None, num_samples))
+        by_mean, by_draws = (evaluate(run.bnn, x, y, n, progress=console or False) for n in (None, num_samples))
     return {
         "scored_on": run.config.scored_on,
         "num_scored": len(y),
@@ -47,7 +48,7 @@ def score(run: Run, num_samples: int = 100, console: Console | None = None) -> d
     }
 
 
-def _rounded(found: Evaluation, num_data: int) -> dict[str, float]:
+def _rounded(found: Any, num_data: int) -> dict[str, float]:
     """The error as wrong of all, and no more digits of the rest than float32 has."""
     return {
         "error": round(found.error * num_data) / num_data,
@@ -97,8 +98,9 @@ def collapse(scores: Mapping[str, Any]) -> str:
 def summarize(run: Run, num_samples: int = 100, console: Console | None = None) -> dict[str, Any]:
     """Score a trained run, draw its figures, and write summary.json; returns what that holds; arguments as above."""
     scores = score(run, num_samples, console)
-    idata = posterior.to_arviz(run.bnn, history=run.svi_history, seed=run.config.seed)
-    write_figures(run.folder, training_figures(idata, run.dataset.x.shape[1:]))
+    with console.status("drawing figures") if console else contextlib.nullcontext():
+        idata = posterior.to_arviz(run.bnn, history=run.svi_history, seed=run.config.seed)
+        write_figures(run.folder, training_figures(idata, run.dataset.x.shape[1:]))
     summary = {
         **scores,
         "epochs": len(run.history),

@@ -13,6 +13,7 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from bbpyro.checks import check_batch_norm, check_choice, check_data, check_held_out, check_settings, in_eval_mode
+from bbpyro.denormals import flushed
 from bbpyro.exclusive import one_at_a_time
 from bbpyro.layers import device_of
 from bbpyro.likelihoods import Categorical, Likelihood
@@ -161,6 +162,7 @@ def fit(
 
 
 @one_at_a_time
+@flushed()
 @torch.no_grad()
 def elbo(bnn: BetaBernoulliNetwork, x: Tensor, y: Tensor, batch_size: int = 1000) -> float:
     """The ELBO of `bnn` on its training data, nats a datum.

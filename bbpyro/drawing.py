@@ -1,0 +1,144 @@
+"""What a prediction is made by: draws of W and π from the posterior, and the network under them."""
+
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pyro.poutine as poutine
+import torch
+from pyro.poutine.messenger import Messenger
+from torch import Tensor
+from torch.func import functional_call
+
+from bbpyro.distributions import remember_log_odds, remembered_log_odds
+from bbpyro.layers import device_of
+from bbpyro.model import BetaBernoulliNetwork
+
+Guide = Callable[..., Any]
+
+_NUM_DRAWS_OF_A_MEAN = 100
+
+
+def check_guide(bnn: BetaBernoulliNetwork, guide: Guide | None) -> None:
+    """Raise a TypeError unless `guide` can be called; warn where there is none and W itself was never trained."""
+    if guide is not None and not callable(guide):
+        raise TypeError(f"guide is a {type(guide).__name__}, wanted a callable with the model's arguments, (x, y=None)")
+    if guide is None and bnn.has_untrained_weights:
+        warnings.warn(
+            "the gates were trained but the network's own W never was; give the guide that W was trained with, guide=",
+            stacklevel=4,
+        )
+
+
+def num_draws_at_once(bnn: BetaBernoulliNetwork, guide: Guide | None, num_data: int, batch_size: int) -> int:
+    """How many draws of π, all with the same W, predict so few data in one forward pass."""
+    return max(1, batch_size // num_data) if is_point(bnn, guide) else 1
+
+
+def is_point(bnn: BetaBernoulliNetwork, guide: Guide | None) -> bool:
+    """Whether W is the same in every draw."""
+    return guide is None and not bnn.unconstrained_scales
+
+
+def draw_weights(bnn: BetaBernoulliNetwork) -> dict[str, Tensor]:
+    """One W of q(W), by name."""
+    return {name: bnn.weight_posterior(name).sample() for name in bnn.weights}
+
+
+def draw(
+    bnn: BetaBernoulliNetwork, num_draws: int, guide: Guide | None, x: Tensor
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Draws of π of each gate, `[S, K]`, or `[K]` if S is 1, and one W, by name."""
+    shape = torch.Size([num_draws] if num_draws > 1 else [])
+    sites = {} if guide is None else {name: node["value"] for name, node in _sites(bnn, guide, x).items()}
+    pi = {
+        g: sites[f"{g}.pi"] if f"{g}.pi" in sites else gate.posterior().rsample(shape) for g, gate in bnn.gates.items()
+    }
+    return pi, {name: sites[name] for name in bnn.weights} if sites else draw_weights(bnn)
+
+
+def _sites(bnn: BetaBernoulliNetwork, guide: Guide, x: Tensor) -> dict[str, Any]:
+    """What the guide draws of W and π, by name.
+
+    Raises:
+        ValueError: it lacks a weight.
+    """
+    nodes = poutine.trace(guide).get_trace(x[:1].to(device_of(bnn))).nodes
+    missing = [name for name in bnn.weights if name not in nodes]
+    if missing:
+        raise ValueError(f"guide: it has no site {', '.join(map(repr, missing))}; wanted one for every weight of bnn")
+    wanted = [*bnn.weights, *(f"{g}.pi" for g in bnn.gates)]
+    return {name: nodes[name] for name in wanted if name in nodes}
+
+
+class _Likelihood(Messenger):
+    """An effect handler that keeps the distribution of y, and spares the draw of it."""
+
+    distribution: Any = None
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["name"] == "y":
+            self.distribution, msg["done"] = msg["fn"], True
+            msg["value"] = torch.empty(0)  # Pyro wants some value; nobody reads it
+
+
+def distribution_of_y(bnn: BetaBernoulliNetwork, x: Tensor, pi: Mapping[str, Tensor], W: Mapping[str, Tensor]) -> Any:
+    """The distribution of y given W, π of each gate and a draw of z for each datum.
+
+    Args:
+        bnn: the network.
+        x: inputs `[N, ...]`, on its device.
+        pi: by gate, `[K]`, or S of them, `[S, K]`; then the data are taken S times, and y has batch shape `[S·N]`, draw
+            by draw.
+        W: by name.
+    """
+    first = next(iter(pi.values()))
+    if first.dim() == 2:
+        pi = {g: _for_each(len(x), value) for g, value in pi.items()}
+        x = x.repeat(len(first), *[1] * (x.dim() - 1))
+    known = {**W, **{f"{g}.pi": value for g, value in pi.items()}}
+    with _Likelihood() as y:
+        poutine.condition(bnn.model, data=known)(x)
+    return y.distribution
+
+
+def _for_each(num_data: int, pi: Tensor) -> Tensor:
+    """Draws `[S, K]` for each datum, `[S·N, K]`, which remember what they did."""
+    exact = remembered_log_odds(pi)
+    if exact is None:
+        return pi.repeat_interleave(num_data, 0)
+    return remember_log_odds(exact.repeat_interleave(num_data, 0), pi.dtype)
+
+
+def mean_network(bnn: BetaBernoulliNetwork, guide: Guide | None, x: Tensor) -> Callable[[Tensor], Any]:
+    """The network by the mean mask; of a guide, by the mean of its W, and its π where it has them."""
+    if guide is None:
+        return bnn
+    known = _means(bnn, guide, x)
+    for g, gate in bnn.gates.items():
+        mean = known.pop(f"{g}.pi", None)
+        if mean is not None:
+            known[f"{g}.z"] = torch.where(mean > gate.threshold, mean, 0.0)
+    return lambda x: functional_call(bnn.net, known, (x,))
+
+
+def mean_weights(bnn: BetaBernoulliNetwork, guide: Guide, x: Tensor) -> dict[str, Tensor]:
+    """The mean of W under a guide, by name; of Pyro's autoguides the median."""
+    means = _means(bnn, guide, x)
+    return {name: means[name] for name in bnn.weights}
+
+
+def _means(bnn: BetaBernoulliNetwork, guide: Any, x: Tensor) -> dict[str, Tensor]:
+    """What stands for W, and for those π that the guide has."""
+    sites = _sites(bnn, guide, x)
+    # A Delta, as autoguides hand their draws on, has the draw for its mean.
+    means = {n: node["fn"].mean for n, node in sites.items() if "Delta" not in type(node["fn"]).__name__}
+    if hasattr(guide, "median"):
+        medians = guide.median(x[:1].to(device_of(bnn)))
+        means |= {name: medians[name] for name in bnn.weights if name in medians}
+    unknown = [name for name in sites if name not in means]
+    for _ in range(_NUM_DRAWS_OF_A_MEAN if unknown else 0):
+        drawn = _sites(bnn, guide, x)
+        for name in unknown:
+            means[name] = means.get(name, 0) + drawn[name]["value"] / _NUM_DRAWS_OF_A_MEAN
+    return {name: mean.detach() for name, mean in means.items()}
