@@ -9,6 +9,7 @@ from torch import Tensor
 
 from bbpyro import checks
 from bbpyro.distributions import Delta
+from bbpyro.drawing import Guide, check_guide
 from bbpyro.model import BetaBernoulliNetwork
 
 History = Sequence[Mapping[str, Any]]
@@ -39,6 +40,18 @@ def check_chains(chains: Sequence[Any]) -> None:
                 raise ValueError(
                     f"bnn: chains must be restarts of one model, but their {name} differ: {first} and {other[name]}"
                 )
+
+
+def check_guides(chains: list[BetaBernoulliNetwork], guide: Any, x: Any) -> list[Guide | None]:
+    """A guide, or None, for each chain; raise a TypeError or ValueError unless there is one for each, or none."""
+    guides = list(guide) if isinstance(guide, list | tuple) else [guide] * len(chains)
+    if len(guides) != len(chains):
+        raise ValueError(f"guide: there are {len(guides)} of them, wanted one for each of {len(chains)} networks")
+    if guide is not None and x is None:
+        raise ValueError("guide: it is called with data, as the model is; give x too")
+    for bnn, each in zip(chains, guides, strict=True):
+        check_guide(bnn, each)
+    return guides
 
 
 def describe_model(bnn: BetaBernoulliNetwork) -> dict[str, Any]:
