@@ -1,10 +1,12 @@
 """Files of a run that survive anything: written whole or not at all, and never a pickle."""
 
+import contextlib
+import errno
 import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,19 +22,52 @@ class CheckpointError(ValueError):
 
 
 def replace_atomic(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` make a file: a reader, or a machine that loses power, finds the old one or the new one whole."""
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-    os.close(descriptor)
-    temporary = Path(name)
+    """Let `write` make a file: a reader, or a machine that loses power, finds the old one or the new one whole.
+
+    Raises:
+        OSError: it cannot be written, for want of room or of a permission; the error's filename is `path`.
+    """
+    with _naming(path):
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+        os.close(descriptor)
+        temporary = Path(name)
+        try:
+            write(temporary)
+            _sync(temporary)
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        _sync(path.parent)
+
+
+def append(path: Path, content: bytes) -> None:
+    """Append bytes to a file, which is made if need be: all of them or, where they cannot be written, none.
+
+    Raises:
+        OSError: as :func:`replace_atomic`.
+    """
+    with _naming(path), path.open("ab", buffering=0) as file:
+        before = file.tell()
+        try:
+            if file.write(content) != len(content):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            os.fsync(file.fileno())
+        except BaseException:
+            file.truncate(before)
+            raise
+
+
+@contextlib.contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Name the file in what goes wrong: the system names none, or a temporary one."""
     try:
-        write(temporary)
-        _sync(temporary)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    _sync(path.parent)
+        yield
+    except OSError as error:
+        if error.errno is None:
+            raise
+        raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
 
 
 def clear_unfinished(folder: Path, *names: str) -> None:

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch_pruning.ops import OPTYPE
 
 from bbpyro.checks import check_tensor, in_eval_mode
-from bbpyro.layers import BetaBernoulliDropout, remove_dropout
+from bbpyro.denormals import zero_negligible
+from bbpyro.layers import gates_of, remove_dropout
 from bbpyro.model import BetaBernoulliNetwork
 
 TOLERANCE = 1e-5  # of the largest output
@@ -82,7 +83,7 @@ def compact(
     if threshold is not None and not 0 <= threshold < 1:
         raise ValueError(f"threshold is {threshold}, wanted a keep probability in [0, 1)")
     masked = copy.deepcopy(bnn.net).eval()
-    for gate in _gates(masked).values():
+    for gate in gates_of(masked).values():
         gate.threshold = gate.threshold if threshold is None else threshold
         gate.z = gate.mean_mask()  # fixed, whatever the precision from here on
     example = _example(bnn, example_input)
@@ -92,6 +93,7 @@ def compact(
         masked, example = masked.float(), example.float()
     wanted = _Wanted(masked, example)
     plain, gated = _fold(masked)
+    zero_negligible(plain.parameters())
     trainable = {name: parameter.requires_grad for name, parameter in plain.named_parameters()}
     for parameter in plain.parameters():
         if parameter.is_floating_point():
@@ -183,10 +185,6 @@ class _Wanted:
         )
 
 
-def _gates(net: nn.Module) -> dict[str, BetaBernoulliDropout]:
-    return {name: module for name, module in net.named_modules() if isinstance(module, BetaBernoulliDropout)}
-
-
 def _example(bnn: BetaBernoulliNetwork, example_input: Tensor | None) -> Tensor:
     parameter = next(iter(bnn.gates.values())).unconstrained_concentration1
     if example_input is None:
@@ -206,7 +204,7 @@ def _example(bnn: BetaBernoulliNetwork, example_input: Tensor | None) -> Tensor:
 def _fold(masked: nn.Module) -> tuple[nn.Module, list[str]]:
     """The network with its mean masks multiplied into the weights, and the names of the layers that had a gate."""
     plain, gated = copy.deepcopy(masked), []
-    for name, gate in _gates(masked).items():
+    for name, gate in gates_of(masked).items():
         owner = name.removesuffix("gate").removesuffix(".")
         layer: Any = plain.get_submodule(owner)
         mask: Any = gate.z

@@ -23,10 +23,10 @@ def check_guide(bnn: BetaBernoulliNetwork, guide: Guide | None) -> None:
     """Raise a TypeError unless `guide` can be called; warn where there is none and W itself was never trained."""
     if guide is not None and not callable(guide):
         raise TypeError(f"guide is a {type(guide).__name__}, wanted a callable with the model's arguments, (x, y=None)")
-    if guide is None and getattr(bnn, "has_untrained_weights", False):
+    if guide is None and bnn.has_untrained_weights:
         warnings.warn(
             "the gates were trained but the network's own W never was; give the guide that W was trained with, guide=",
-            stacklevel=4,
+            stacklevel=5,
         )
 
 

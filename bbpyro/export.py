@@ -1,5 +1,6 @@
 """A small network in files: safetensors with its architecture, torch.export's .pt2, and ONNX."""
 
+import contextlib
 import importlib
 import inspect
 import io
@@ -7,7 +8,7 @@ import logging
 import tempfile
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from bbpyro import checkpoint
 from bbpyro.checkpoint import CheckpointError
 from bbpyro.checks import in_eval_mode
 from bbpyro.compaction import SelectUnits, UnsupportedModuleError
+from bbpyro.denormals import zero_negligible
 
 COMPACT = "compact.safetensors"
 
@@ -71,6 +73,7 @@ def load_compact(path: str | Path) -> nn.Module:
     try:
         net = _build(meta["architecture"])
         net.load_state_dict(tensors, assign=True)
+        zero_negligible(net.parameters())
     except _UnknownLayerError as error:
         raise CheckpointError(f"{path} has a layer {error}, which this bbpyro does not know; upgrade bbpyro") from None
     except Exception as error:  # whatever an architecture that nobody trained makes a constructor raise
@@ -134,7 +137,7 @@ def to_onnx(net: nn.Module, example_input: Tensor) -> bytes:
         ValueError: the extra `onnx` is not installed.
     """
     require_onnx()
-    with warnings.catch_warnings(), torch.no_grad(), in_eval_mode(net):
+    with warnings.catch_warnings(), _without_advice(), torch.no_grad(), in_eval_mode(net):
         # Torch's exporter deprecates what torch's own export made; nobody here can change either.
         warnings.filterwarnings("ignore", message=".*treespec, LeafSpec", category=FutureWarning)
         program: Any = torch.onnx.export(
@@ -161,16 +164,23 @@ def to_int8(onnx_file: bytes) -> bytes:
     require_onnx()
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    disabled = logging.root.manager.disable
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, _without_advice():
         before, after = Path(folder) / "float.onnx", Path(folder) / "int8.onnx"
         before.write_bytes(onnx_file)
-        logging.disable(logging.WARNING)  # to the root logger, so no filter by name: advice to prepare the file first
-        try:
-            quantize_dynamic(before, after, weight_type=QuantType.QInt8)
-        finally:
-            logging.disable(disabled)
+        quantize_dynamic(before, after, weight_type=QuantType.QInt8)
         return after.read_bytes()
+
+
+@contextlib.contextmanager
+def _without_advice() -> Iterator[None]:
+    """No log below errors of those who write ONNX."""
+    # Torch lists what it lacks without torchvision; ONNX Runtime says to the root logger to prepare the file first.
+    disabled = logging.root.manager.disable
+    logging.disable(max(disabled, logging.WARNING))
+    try:
+        yield
+    finally:
+        logging.disable(disabled)
 
 
 def onnx_network(onnx_file: bytes) -> Callable[[Tensor], Tensor]:

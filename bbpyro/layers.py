@@ -9,8 +9,12 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from pyro.distributions.torch_distribution import TorchDistribution
+from pyro.nn import PyroModule
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedParameter
+from torch.nn.utils import parametrize
 
+from bbpyro.denormals import zero_negligible
 from bbpyro.distributions import Kumaraswamy
 
 MIN_CONCENTRATION = 1e-6
@@ -78,6 +82,14 @@ class BetaBernoulliDropout(nn.Module):
             self.register_parameter(f"unconstrained_{name}", nn.Parameter(torch.full((num_features,), unconstrained)))
         self.register_buffer("z", None)
 
+    def check_family(self, name: str, family: Callable[[Tensor, Tensor], TorchDistribution]) -> None:
+        """Raise a ValueError where the gate, of this name in the network, is in use under another family of q(π)."""
+        if self.family is not None and not _is_same(self.family, family):
+            raise ValueError(
+                f"net: its gate {name!r} is already in use under another family of q(π) than this prior wants; give "
+                "each network its own gates, by insert_dropout"
+            )
+
     def posterior(self) -> TorchDistribution:
         """q(π) of the K units: batch shape `[K]`, or event shape `[K]` where they depend on each other."""
         a = F.softplus(self.unconstrained_concentration1) + MIN_CONCENTRATION
@@ -126,6 +138,51 @@ class BetaBernoulliDropout(nn.Module):
         return f"{self.num_features}, threshold={self.threshold:g}"
 
 
+def _is_same(one: Any, other: Any) -> bool:
+    """Whether these are one function, or the methods of equal objects."""
+    return all(getattr(one, a, one) == getattr(other, a, other) for a in ("__func__", "__self__"))
+
+
+def gates_of(net: nn.Module) -> dict[str, BetaBernoulliDropout]:
+    """The gates of a network by name, in its order."""
+    return {name: module for name, module in net.named_modules() if isinstance(module, BetaBernoulliDropout)}
+
+
+def weights_of(net: nn.Module) -> dict[str, nn.Parameter]:
+    """Every parameter of a network that is no gate's and not frozen, by name."""
+    of_gates = {id(parameter) for gate in gates_of(net).values() for parameter in gate.parameters()}
+    return {name: p for name, p in net.named_parameters() if p.requires_grad and id(p) not in of_gates}
+
+
+def check_modules(net: nn.Module) -> None:
+    """Raise a ValueError unless the network has gates, and no module that cannot be in a BetaBernoulliNetwork."""
+    if not gates_of(net):
+        raise ValueError("net: it has no BetaBernoulliDropout gate; make one with bbpyro.insert_dropout(net)")
+    for name, module in net.named_modules():
+        _check_module(name, module)
+
+
+def _check_module(name: str, module: nn.Module) -> None:
+    if isinstance(module, PyroModule):
+        raise ValueError(
+            f"net: its layer {name!r} is a PyroModule, which makes sites of its own of the weights, as bbpyro's model "
+            f"does; make the network of torch's own layers, such as nn.{_torch_name(module)}, and give the prior of W "
+            "as weight_prior"
+        )
+    if "/" in name:
+        raise ValueError(
+            f"net: a module is named {name!r}, and files of the posterior take no '/' in a name; rename it, to "
+            f"{name.replace('/', '_')!r}, say"
+        )
+    if any(isinstance(parameter, UninitializedParameter) for parameter in module.parameters(recurse=False)):
+        raise ValueError(f"net: its layer {name!r} is lazy and has no weights yet; call the network on some data first")
+
+
+def _torch_name(module: nn.Module) -> str:
+    kinds = [kind for kind in type(module).__mro__ if kind.__module__.startswith("torch.nn")]
+    return kinds[0].__name__ if kinds else "Module"
+
+
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
@@ -165,9 +222,12 @@ def insert_dropout(
     if p is not None and not MIN_START <= p <= 1 - MIN_START:
         raise ValueError(f"initial_keep_probability is {p}, wanted a number from {MIN_START} to {1 - MIN_START}")
     concentration1 = _CONCENTRATION1 if p is None else p / (1 - p)  # a / (1 + a) is the mean where b = 1
-    if any(isinstance(module, BetaBernoulliDropout) for module in net.modules()):
+    if gates_of(net):
         raise ValueError("net: it already has BetaBernoulliDropout gates; insert_dropout wants a plain network")
+    for name, module in net.named_modules():
+        _check_module(name, module)
     gated = copy.deepcopy(net)
+    zero_negligible(gated.parameters())
     layers = {name: m for name, m in gated.named_modules() if type(m) in (nn.Linear, *_CONVOLUTIONS, *_BATCH_NORMS)}
     weighted = [name for name, module in layers.items() if type(module) not in _BATCH_NORMS]
     only, exclude = ([names] if isinstance(names, str) else list(names) for names in (only, exclude))
@@ -181,12 +241,24 @@ def insert_dropout(
         raise ValueError(f"only and exclude leave none of the layers {', '.join(weighted)} that can have a gate")
     if not places:
         raise ValueError(
-            "net: it has no nn.Linear layer to gate, nor a convolution before its last layer; place "
-            "BetaBernoulliDropout layers by hand"
+            "net: it has no nn.Linear layer to gate, nor a convolution before its last layer"
+            f"{_almost(gated)}; place BetaBernoulliDropout layers by hand"
         )
     for place in places:
         _add_gate(place, threshold, concentration1)
     return gated
+
+
+def _almost(net: nn.Module) -> str:
+    """Which layers are left alone because they are not quite of torch's own classes, and why."""
+    for name, module in net.named_modules():
+        if parametrize.is_parametrized(module):
+            return (
+                f": the weight of {name!r} is computed anew at each call, by a parametrization such as weight_norm; "
+                "take it off with torch.nn.utils.parametrize.remove_parametrizations(layer, 'weight')"
+            )
+    near = [f"{n!r} ({type(m).__name__})" for n, m in net.named_modules() if isinstance(m, (nn.Linear, *_CONVOLUTIONS))]
+    return f": {', '.join(near)} may use its weight otherwise" if near else ""
 
 
 def _matches(name: str, patterns: Sequence[str]) -> bool:

@@ -14,6 +14,7 @@ from torch.nn.functional import logsigmoid
 
 from bbpyro.checks import check_data, in_eval_mode
 from bbpyro.distributions import Delta, StickBreaking, remember_log_odds
+from bbpyro.exclusive import one_at_a_time
 from bbpyro.model import BetaBernoulliNetwork
 from bbpyro.posterior import container
 
@@ -68,6 +69,7 @@ class SummedOut:
         return -(log_joint + log_z_y.reshape(-1, self.num_data).logsumexp(0).sum())
 
 
+@one_at_a_time
 def nuts(
     bnn: BetaBernoulliNetwork,
     x: Tensor,

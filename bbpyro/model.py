@@ -6,7 +6,6 @@ q(W, z, π) = δ(W) · Π_k Kumaraswamy(π_k; a_k, b_k) · Π_nk q(z_nk | π_k)
 """
 
 import fnmatch
-import itertools
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -20,14 +19,17 @@ from torch import Tensor, nn
 from torch.distributions import kl_divergence
 from torch.func import functional_call
 
-from bbpyro import priors
-from bbpyro.distributions import Bernoulli, Delta, RelaxedBernoulli, with_exact_tails
-from bbpyro.layers import BetaBernoulliDropout, kumaraswamy
+from bbpyro import parameters, priors
+from bbpyro.denormals import are_flushed, zero_negligible
+from bbpyro.distributions import Bernoulli, Delta, RelaxedBernoulli, placed_like, with_exact_tails
+from bbpyro.layers import BetaBernoulliDropout, check_modules, gates_of, kumaraswamy, weights_of
 from bbpyro.likelihoods import Categorical, Likelihood
+from bbpyro.priors.checks import check_prior, check_weight_prior
+from bbpyro.program import program
 
 WEIGHT_GUIDES = ("delta", "normal")
 _INITIAL_SCALE = 1e-2  # of q(W), where it is a Normal
-_instances = itertools.count()
+_CALLS_BETWEEN_CLEANINGS = 1000  # of decayed weights, where no fit() does so
 
 
 class BetaBernoulliNetwork(nn.Module):
@@ -36,9 +38,12 @@ class BetaBernoulliNetwork(nn.Module):
     The gates of `net` are told which family the prior wants q(π) to be of, and up to which E[π] a unit is out; that is
     not in their state_dict, so weights are to be loaded into a network made with the same prior.
 
+    Everything else is looked up where it is used: which parameters are there, which of them are frozen, the priors.
+
     Args:
         net: a module with :class:`bbpyro.BetaBernoulliDropout` gates, e.g. from :func:`bbpyro.insert_dropout`.
-        likelihood: from the network's output to the distribution of y.
+        likelihood: from the network's output to the distribution of y. One that is an nn.Module is part of the
+            network: its parameters, such as a σ of its own, are trained and saved with it.
         num_data: N, the number of training data; a minibatch's log-likelihood is scaled by N/|B|.
         prior: of the keep probabilities π, see :mod:`bbpyro.priors`: a prior, its spelling such as "Beta(1e-4, 1)", or
             any distribution on [0, 1]; or a mapping from the names of gates, with * for any characters, to those: the
@@ -47,16 +52,21 @@ class BetaBernoulliNetwork(nn.Module):
             N(0, 1 / (1e-4 N)), which is the source's L2 of 1e-4 on the mean loss.
         weight_guide: q(W): "delta", a point; or "normal", a Gaussian for each number, with W its mean.
         temperature: τ of the guide's relaxed Bernoulli.
+        name: under which Pyro's parameter store knows the parameters, each as `NAME.PARAMETER`; by default "bbpyro",
+            with a number where the store has another network's there.
 
     Attributes:
-        gates: the gates by name, in the network's order.
-        weights: W, every parameter of the network that is no gate's and not frozen, by name; under "normal" the means.
+        prior: as given; another may be assigned, and is checked as the first was.
 
     Raises:
-        ValueError: `net` has no gates, or gates in use under another family of q(π); `num_data` < 1, `temperature` ≤
-            0, `weight_guide` is not known; the prior is not a distribution of one number in [0, 1] for each unit, or a
-            mapping leaves a gate without one or names one that is not there.
+        ValueError: `net` has no gates, or gates in use under another family of q(π), or a module that cannot be in
+            such a network; `num_data` < 1, `temperature` ≤ 0, `weight_guide` is not known; the prior is not a
+            distribution of one number in [0, 1] for each unit, or a mapping leaves a gate without one or names one
+            that is not there.
     """
+
+    prior: priors.Prior | dict[str, priors.Prior]
+    weight_prior: priors.WeightPrior
 
     def __init__(
         self,
@@ -68,6 +78,7 @@ class BetaBernoulliNetwork(nn.Module):
         weight_prior: priors.WeightPrior | str | None = None,
         weight_guide: str = "delta",
         temperature: float = 0.1,
+        name: str | None = None,
     ) -> None:
         super().__init__()
         if num_data < 1:
@@ -76,34 +87,28 @@ class BetaBernoulliNetwork(nn.Module):
             raise ValueError(f"temperature is {temperature}, wanted a positive number (0.1 is usual)")
         if weight_guide not in WEIGHT_GUIDES:
             raise ValueError(f"weight_guide is {weight_guide!r}, wanted one of {', '.join(WEIGHT_GUIDES)}")
+        check_modules(net)
         self.net = net
         self.likelihood = likelihood or Categorical()
         self.num_data = num_data
+        self.temperature = temperature
+        self.name = name
         self.prior = priors.as_prior(priors.Beta() if prior is None else prior)
         self.weight_prior = priors.as_weight_prior(weight_prior or priors.matching_l2(1e-4, num_data))
-        self.temperature = temperature
-        self._pyro_name = f"bbpyro{next(_instances)}"
-        self.gates = {name: m for name, m in net.named_modules() if isinstance(m, BetaBernoulliDropout)}
-        of_gates = {id(parameter) for gate in self.gates.values() for parameter in gate.parameters()}
-        self.weights = {
-            name: parameter
-            for name, parameter in net.named_parameters()
-            if id(parameter) not in of_gates and parameter.requires_grad
-        }
-        if not self.gates:
-            raise ValueError("net: it has no BetaBernoulliDropout gate; make one with bbpyro.insert_dropout(net)")
-        self._priors: dict[tuple[str, torch.device], TorchDistribution] = {}
-        self._take_gates()
-        for name, w in self.weights.items():
-            _check_weight_prior(name, w.shape, self.weight_prior)
+        for weight, w in self.weights.items():
+            check_weight_prior(weight, w.shape, self.weight_prior)
         self.unconstrained_scales = nn.ParameterDict()
         if weight_guide == "normal":
             start = math.log(math.expm1(_INITIAL_SCALE))
             self.unconstrained_scales.update({_key(n): torch.full_like(w, start) for n, w in self.weights.items()})
+        self._as_made, self._is_by_another_guide = self._sums(), False
+        self._calls = 0
+        self.register_load_state_dict_post_hook(_clean)
 
+    @program
     def model(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """p(W, π, z, y | x) of a minibatch x `[B, ...]`, y `[B]`; returns the network's output."""
-        W = {name: pyro.sample(name, self.weight_prior(w.shape)) for name, w in self.weights.items()}
+        W = {name: pyro.sample(name, self._weight_prior(w)) for name, w in self.weights.items()}
         pi = {g: pyro.sample(f"{g}.pi", _joint(self._prior(g))) for g in self.gates}
         with pyro.plate("data", self.num_data, subsample=x):
             z = {g: pyro.sample(f"{g}.z", Bernoulli(pi[g]).to_event(1)) for g in pi}
@@ -111,6 +116,7 @@ class BetaBernoulliNetwork(nn.Module):
             pyro.sample("y", self.likelihood(output), obs=y)
         return output
 
+    @program
     def guide(self, x: Tensor, y: Tensor | None = None) -> None:
         """q(W, π, z) = δ(W) · Kumaraswamy(π) · q(z | π): p(z | π) again, relaxed so that it has a gradient."""
         self._register_parameters()
@@ -121,10 +127,20 @@ class BetaBernoulliNetwork(nn.Module):
             for g in pi:
                 pyro.sample(f"{g}.z", RelaxedBernoulli(self.temperature, pi[g]).tied().to_event(1))
 
+    @property
+    def gates(self) -> dict[str, BetaBernoulliDropout]:
+        """The gates by name, in the network's order."""
+        return gates_of(self.net)
+
+    @property
+    def weights(self) -> dict[str, nn.Parameter]:
+        """W, every parameter of the network that is no gate's and not frozen, by name; under "normal" the means."""
+        return weights_of(self.net)
+
     def weight_posterior(self, name: str) -> TorchDistribution:
         """q(W) of one weight tensor, event shape that of the tensor."""
         w = self.weights[name]
-        if not self.unconstrained_scales:
+        if _key(name) not in self.unconstrained_scales:
             return Delta(w, event_dim=w.dim())
         scale = F.softplus(self.unconstrained_scales[_key(name)])
         return dist.Normal(w, scale, validate_args=False).to_event(w.dim())
@@ -135,8 +151,39 @@ class BetaBernoulliNetwork(nn.Module):
 
     def weights_kl(self) -> Tensor:
         """What W costs, nats: -log p(W) under a Delta guide; KL[q(W) || p(W)], or 10 draws of it, under a Normal."""
-        costs = (_kl(self.weight_posterior(n), self.weight_prior(w.shape), 10) for n, w in self.weights.items())
-        return torch.stack([cost.sum() for cost in costs]).sum()
+        costs = [_kl(self.weight_posterior(n), self._weight_prior(w), 10).sum() for n, w in self.weights.items()]
+        return torch.stack(costs).sum() if costs else torch.zeros(())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The network's output by the mean mask: thresholded E[π] in place of z."""
+        return self.net(x)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # Not a property: torch would register a prior that is an nn.Module, and so can be learnt, without asking it.
+        if name != "prior":
+            super().__setattr__(name, value)
+            return
+        before: Any = getattr(self, "prior", None)
+        given: Any = priors.as_prior(value)
+        super().__setattr__("prior", given)
+        try:
+            self._take_prior()
+        except ValueError:
+            super().__setattr__("prior", before)
+            raise
+
+    def _take_prior(self) -> None:
+        """Check each gate's prior, and tell the gate which family q(π) is of and up to which E[π] a unit is out."""
+        self._priors: dict[str, tuple[priors.Prior, Tensor, TorchDistribution]] = {}
+        for pattern in self.prior if isinstance(self.prior, dict) else ():
+            if not fnmatch.filter(self.gates, pattern):
+                raise ValueError(f"prior: {pattern!r} is none of the gates {', '.join(self.gates)}")
+        for name, gate in self.gates.items():
+            check_prior(name, gate.num_features, self._prior_on(name))
+            gate.check_family(name, self._family(name))
+        for name, gate in self.gates.items():
+            gate.family = self._family(name)
+            gate.threshold = priors.threshold_under(self._prior_on(name), gate.own_threshold, gate.num_features)
 
     def prior_of(self, gate: str) -> TorchDistribution:
         """The prior of the keep probabilities of a gate's K units, batch shape `[K]` or event shape `[K]`."""
@@ -151,66 +198,53 @@ class BetaBernoulliNetwork(nn.Module):
             raise ValueError(f"prior: none of {names} is the gate {gate!r}; add '*' for the rest")
         return fitting[0]
 
-    def _take_gates(self) -> None:
-        """Check each gate's prior, and tell the gate which family q(π) is of and up to which E[π] a unit is out."""
-        for pattern in self.prior if isinstance(self.prior, dict) else ():
-            if not fnmatch.filter(self.gates, pattern):
-                raise ValueError(f"prior: {pattern!r} is none of the gates {', '.join(self.gates)}")
-        for name, gate in self.gates.items():
-            prior = self._prior_on(name)
-            _check_prior(name, gate.num_features, prior)
-            if gate.family is not None and not _is_same(gate.family, getattr(prior, "guide", kumaraswamy)):
-                raise ValueError(
-                    f"net: its gate {name!r} is already in use under another family of q(π) than {self.prior!r} wants; "
-                    "give each network its own gates, by insert_dropout"
-                )
-        for name, gate in self.gates.items():
-            prior = self._prior_on(name)
-            gate.family = getattr(prior, "guide", kumaraswamy)
-            gate.threshold = priors.threshold_under(prior, gate.own_threshold, gate.num_features)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """The network's output by the mean mask: thresholded E[π] in place of z."""
-        return self.net(x)
+    def _family(self, gate: str) -> Any:
+        return getattr(self._prior_on(gate), "guide", kumaraswamy)
 
     def _prior(self, name: str) -> TorchDistribution:
-        gate = self.gates[name]
-        device = gate.unconstrained_concentration1.device
-        if (name, device) not in self._priors:
-            with device:
-                self._priors[name, device] = with_exact_tails(self.prior_of(name))
-        return self._priors[name, device]
+        """The prior of a gate's π, of the gate's precision and on its device, kept while these and the prior stay."""
+        given, like = self._prior_on(name), self.gates[name].unconstrained_concentration1
+        kept = self._priors.get(name)
+        if kept is None or kept[0] is not given or (kept[1].dtype, kept[1].device) != (like.dtype, like.device):
+            kept = given, torch.empty(0).to(like), placed_like(with_exact_tails(self.prior_of(name)), like)
+            if not isinstance(given, nn.Module):  # which is being learnt, and another at each step
+                self._priors[name] = kept
+        return kept[2]
+
+    def _weight_prior(self, w: Tensor) -> TorchDistribution:
+        return placed_like(self.weight_prior(w.shape), w)
 
     def _bind(self, W: dict[str, Tensor], z: dict[str, Tensor]) -> dict[str, Tensor]:
         """What the network's layers are given: their weights, and each gate its z."""
         # pyro.infer.Predictive hands weights back with a leading dimension of size 1, where the plate would be.
+        own = self.weights
         for name, w in W.items():
-            if w.numel() != self.weights[name].numel():
+            self._is_by_another_guide |= w.requires_grad and w is not own[name] and not self.unconstrained_scales
+            if w.numel() != own[name].numel():
                 raise ValueError(
                     f"{name} has shape {tuple(w.shape)}: the network takes one draw at a time, so leave out "
                     "vectorize_particles=True, or Predictive's parallel=True"
                 )
-        bound = {
-            name: w.reshape(self.weights[name].shape) if w.dim() != self.weights[name].dim() else w
-            for name, w in W.items()
-        }
+        bound = {name: w if w.shape == own[name].shape else w.reshape(own[name].shape) for name, w in W.items()}
         return bound | {f"{g}.z": mask for g, mask in z.items()}
 
     def _register_parameters(self) -> None:
-        """Tell Pyro of this instance's parameters, under names no other instance has."""
-        for name, parameter in self.named_parameters():
-            if parameter.requires_grad:
-                pyro.param(f"{self._pyro_name}.{name}", parameter)
+        """Tell Pyro of this network's parameters; and now and then make 0 of weights that have decayed to nothing."""
+        self._calls += 1
+        if self._calls % _CALLS_BETWEEN_CLEANINGS == 0 and not are_flushed():
+            zero_negligible(self.weights.values())
+        parameters.register(self, self.name, {n: p for n, p in self.named_parameters() if p.requires_grad})
 
-    def __getstate__(self) -> dict[str, Any]:
-        for parameter in self.parameters():  # Pyro leaves a weak reference there, which no pickle takes
-            parameter.__dict__.pop("unconstrained", None)
-        return self.__dict__.copy()
+    @property
+    def has_untrained_weights(self) -> bool:
+        """Whether the gates were trained beside a guide of the user's that has a W of its own, and W here was not."""
+        if not self._is_by_another_guide or all(gate.is_untrained for gate in self.gates.values()):
+            return False
+        return self._sums() == self._as_made
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        # A copied or unpickled network is another instance: it must not share the original's parameters.
-        super().__setstate__(state)
-        self._pyro_name = f"bbpyro{next(_instances)}"
+    def _sums(self) -> dict[str, float]:
+        """What tells whether W is as it was: to train a weight changes its sum."""
+        return {name: w.double().sum().item() for name, w in self.weights.items() if not w.is_meta}
 
 
 def _kl(q: Any, p: Any, num_samples: int = 1000) -> Tensor:
@@ -221,45 +255,14 @@ def _kl(q: Any, p: Any, num_samples: int = 1000) -> Tensor:
         return (q.log_prob(draw) - p.log_prob(draw)).mean(0)
 
 
+def _clean(bnn: BetaBernoulliNetwork, incompatible_keys: Any) -> None:
+    zero_negligible(bnn.weights.values())
+
+
 def _joint(pi: TorchDistribution) -> TorchDistribution:
     """The distribution of a gate's units as one event."""
     return pi.to_event(1 - len(pi.event_shape))
 
 
-def _is_same(one: Any, other: Any) -> bool:
-    """Whether these are one function, or the methods of equal objects."""
-    return all(getattr(one, a, one) == getattr(other, a, other) for a in ("__func__", "__self__"))
-
-
 def _key(name: str) -> str:
     return name.replace(".", "/")  # a module's parameter has no dot in its name
-
-
-def _check_prior(gate: str, num_units: int, prior: priors.Prior) -> None:
-    try:
-        made: Any = prior(num_units)
-        shape = getattr(made, "batch_shape", None), getattr(made, "event_shape", None)
-        with torch.random.fork_rng(devices=[]):
-            draw: Any = made.sample((max(1, 1000 // num_units),)) if None not in shape else None
-    except Exception as error:  # whatever a user's prior does
-        raise ValueError(f"prior: that of gate {gate!r} fails ({type(error).__name__}: {error})") from error
-    if shape not in (((num_units,), ()), ((), (num_units,))):
-        raise ValueError(
-            f"prior: for gate {gate!r} it gives a {type(made).__name__} of batch shape {shape[0]} and event shape "
-            f"{shape[1]}, wanted a distribution of one number a unit: ({num_units},) and (), or () and ({num_units},)"
-        )
-    if not bool(((draw >= 0) & (draw <= 1)).all()):
-        raise ValueError(f"prior: for gate {gate!r} it drew keep probabilities outside [0, 1]")
-
-
-def _check_weight_prior(name: str, shape: torch.Size, prior: priors.WeightPrior) -> None:
-    try:
-        made = prior(shape)
-        found = made.batch_shape, made.event_shape
-    except Exception as error:
-        raise ValueError(f"weight_prior: for {name!r} it fails ({type(error).__name__}: {error})") from error
-    if found != ((), shape):
-        raise ValueError(
-            f"weight_prior: for {name!r} it gives batch shape {tuple(found[0])} and event shape {tuple(found[1])}, "
-            f"wanted one distribution of the whole tensor: () and {tuple(shape)}"
-        )

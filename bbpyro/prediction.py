@@ -14,7 +14,9 @@ from torch import Tensor
 
 from bbpyro import likelihoods
 from bbpyro.checks import check_data, check_inputs, check_positive, in_eval_mode
+from bbpyro.denormals import flushed
 from bbpyro.drawing import Guide, check_guide, distribution_of_y, draw, mean_network, num_draws_at_once
+from bbpyro.exclusive import one_at_a_time
 from bbpyro.layers import device_of
 from bbpyro.model import BetaBernoulliNetwork
 
@@ -75,6 +77,7 @@ class Uncertainty:
         return self.aleatoric + self.epistemic
 
 
+@one_at_a_time
 def predict(
     bnn: BetaBernoulliNetwork,
     x: Tensor,
@@ -118,6 +121,7 @@ def _mean(bnn: BetaBernoulliNetwork, x: Tensor, num_samples: int | None, *option
         return torch.cat([total.to(x.device) for total in sums.values()]) / (num_samples or 1)
 
 
+@one_at_a_time
 def predictive_draws(
     bnn: BetaBernoulliNetwork,
     x: Tensor,
@@ -142,6 +146,7 @@ def predictive_draws(
         return torch.cat([torch.cat(of_batch) for of_batch in draws.values()], 1)
 
 
+@one_at_a_time
 def uncertainty(
     bnn: BetaBernoulliNetwork,
     x: Tensor,
@@ -169,6 +174,7 @@ def uncertainty(
         return Uncertainty(*(part.to(x.device, expected.dtype) for part in parts))
 
 
+@one_at_a_time
 def evaluate(
     bnn: BetaBernoulliNetwork,
     x: Tensor,
@@ -249,7 +255,7 @@ def _check(bnn: BetaBernoulliNetwork, num_samples: int | None, batch_size: int, 
 
 @contextlib.contextmanager
 def _predicting(bnn: BetaBernoulliNetwork) -> Iterator[None]:
-    with torch.inference_mode(False), torch.no_grad(), in_eval_mode(bnn), pyro.validation_enabled(False):
+    with torch.inference_mode(False), torch.no_grad(), flushed(), in_eval_mode(bnn), pyro.validation_enabled(False):
         yield
 
 

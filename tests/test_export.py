@@ -60,6 +60,11 @@ def test_a_network_comes_back_from_safetensors_as_it_was(tmp_path_factory: pytes
     assert torch.equal(loaded(x), net(x))
 
 
+# Older torch's load makes tensors of bytes, and warns of it once a process.
+of_older_torch = pytest.mark.filterwarnings("ignore:The given buffer is not writable")
+
+
+@of_older_torch
 @settings(max_examples=5, deadline=None)
 @given(networks())
 def test_a_network_comes_back_from_pt2_and_onnx_as_it_was(tmp_path_factory: pytest.TempPathFactory, made) -> None:
@@ -178,6 +183,7 @@ def test_a_path_that_cannot_be_written_is_named(tmp_path: Path) -> None:
             bbpyro.save_compact(nn.Sequential(nn.ReLU()), path)
 
 
+@of_older_torch
 def test_exports_hold_nothing_of_the_example_and_nothing_of_this_machine(tmp_path: Path) -> None:
     net = dense([4, 3, 2], True, nn.ReLU)
     net.insert(1, nn.Dropout(0.5))
@@ -267,6 +273,19 @@ numpy.save({str(tmp_path / "y.npy")!r}, session.run(None, {{"x": numpy.load({str
     subprocess.run([sys.executable, "-c", code], check=True)
     with torch.no_grad():
         np.testing.assert_allclose(np.load(tmp_path / "y.npy"), net(x).numpy(), rtol=1e-4, atol=1e-6)
+
+
+def test_writing_onnx_says_nothing_where_torchvision_is_not_installed_either() -> None:
+    code = """
+import sys
+sys.modules["torchvision"] = None
+import torch
+from bbpyro import export
+net = torch.nn.Sequential(torch.nn.Linear(6, 5), torch.nn.ReLU())
+export.to_int8(export.to_onnx(net, torch.rand(2, 6)))
+"""
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("", "")
 
 
 def test_without_the_extra_onnx_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -240,8 +240,7 @@ import sys
 from pathlib import Path
 import arviz
 from bbpyro import posterior
-with arviz.rc_context({"data.load": "eager"}):
-    idata = arviz.from_netcdf(sys.argv[1])
+idata = arviz.from_netcdf(sys.argv[1]).load()
 print("writing", flush=True)
 while True:
     posterior.save(idata, Path(sys.argv[1]))

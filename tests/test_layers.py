@@ -239,4 +239,6 @@ def test_patches_folded_into_the_batch_are_refused_by_name():
     bnn = bbpyro.BetaBernoulliNetwork(bbpyro.insert_dropout(Patches()), num_data=6)
     assert bnn(torch.rand(6, 8)).shape == (6, 3)  # the mean mask is the same for all of them
     with pytest.raises(ValueError, match="got 12 rows where z has a mask for each of 6 data; time or patches"):
+        bnn.model(torch.rand(6, 8), torch.arange(6) % 3)
+    with pytest.raises(ValueError, match=r"gate 'fc.gate' gets .* nothing folded into the batch"):
         bbpyro.fit(bnn, torch.rand(6, 8), torch.arange(6) % 3, num_epochs=1, progress=False)

@@ -1,9 +1,11 @@
+import importlib.util
 import subprocess
 import sys
 from pathlib import Path
 
 import nbformat
 import pytest
+from nbclient import NotebookClient
 
 FOLDER = Path(__file__).parents[1] / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
@@ -17,6 +19,26 @@ def test_there_are_notebooks():
 def test_a_notebook_runs_from_a_clean_kernel_top_to_bottom(path: Path) -> None:
     done = subprocess.run([sys.executable, FOLDER / "execute.py", path], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
+
+
+def test_a_cell_takes_the_time_that_it_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    limits = []
+
+    class Client(NotebookClient):
+        def _get_timeout(self, cell: nbformat.NotebookNode | None) -> int | None:
+            limits.append(super()._get_timeout(cell))
+            return limits[-1]
+
+    spec = importlib.util.spec_from_file_location("execute", FOLDER / "execute.py")
+    assert spec is not None and spec.loader is not None
+    execute = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(execute)
+    monkeypatch.setattr(execute, "NotebookClient", Client)
+    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("6 * 7")]), tmp_path / "one.ipynb")
+    execute.execute(tmp_path / "one.ipynb", write=True)
+    assert limits and set(limits) == {None}
+    (cell,) = nbformat.read(tmp_path / "one.ipynb", as_version=4).cells
+    assert cell.outputs[0]["data"]["text/plain"] == "42"
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

@@ -1,9 +1,45 @@
+import ast
+import re
 import subprocess
 import sys
+import tomllib
 import zipfile
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
+# What is loaded by name alone: netCDF's engine, which can read and write by several packages and so requires none.
+BY_NAME = {"h5netcdf", "h5py"}
+
+
+def normal(name: str) -> str:
+    """A distribution's name as indices compare it."""
+    return re.sub("[-_.]+", "-", name).lower()
+
+
+def imported(source: Path) -> set[str]:
+    """The packages that a file imports, anywhere in it."""
+    names = set()
+    for node in ast.walk(ast.parse(source.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names.add(node.module or "")
+    return {name.split(".")[0] for name in names}
+
+
+def test_what_is_imported_is_declared_and_does_not_come_by_chance_with_another() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    declared = {
+        normal(re.split("[^a-zA-Z0-9_.-]", wanted)[0])
+        for wanted in (*project["dependencies"], *extras["dask"], *extras["ray"], *extras["onnx"])
+    }
+    packages = BY_NAME.union(*map(imported, (ROOT / "bbpyro").rglob("*.py")))
+    distributions = packages_distributions()
+    for package in packages - set(sys.stdlib_module_names) - {"bbpyro"}:
+        names = distributions.get(package, [package])  # an extra need not be installed
+        assert declared & set(map(normal, names)), f"{package} is imported, but pyproject.toml does not name it"
 
 
 def test_a_wheel_builds_and_works_outside_the_tree(tmp_path):

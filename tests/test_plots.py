@@ -1,6 +1,9 @@
+import re
+
 import matplotlib.text
 import numpy as np
 import pytest
+import scipy.stats
 import torch
 from matplotlib.figure import Figure
 from torch import nn
@@ -96,6 +99,14 @@ def test_the_input_map_puts_the_units_and_their_spread_where_the_pixels_are(idat
     assert spread[2, 1] == pytest.approx(draws[:, 9].std())
 
 
+def test_what_is_dropped_is_grey_and_nothing_else_is(idata):
+    for figure in (plots.input_map(idata), plots.keep_probability(idata)):
+        for image in (image for axis in figure.axes for image in axis.images):
+            shades = image.cmap(np.linspace(0, 1, 256))[:, :3]
+            assert np.ptp(shades, axis=1).min() > 0.25  # none is near a grey
+            assert np.ptp(image.cmap(np.nan)[:3]) < 0.05
+
+
 def test_the_input_map_wants_to_know_the_shape(bnn):
     idata = bbpyro.to_arviz(bnn, num_samples=5)
     assert plots.input_map(idata, (4, 3)).axes[0].images[0].get_array().shape == (4, 3)
@@ -128,7 +139,8 @@ def test_a_forest_shows_the_first_the_last_kept_and_the_last(idata):
     assert {order[-2], order[-1]} == {1, 7}  # the two that are dropped
     low, high = figure.axes[0].collections[0].get_segments()[0][:, 0]
     draws = idata["posterior"]["1.gate.pi"].values[0, :, order[0]]
-    np.testing.assert_allclose((low, high), np.quantile(draws, (0.05, 0.95)))
+    np.testing.assert_allclose((low, high), np.quantile(draws, (0.03, 0.97)))
+    assert "thin: 94%" in figure.get_suptitle()
 
 
 def test_no_unit_stands_in_two_panels_of_a_forest_and_none_that_is_dropped_among_the_largest(idata):
@@ -143,13 +155,28 @@ def test_a_forest_of_few_units_is_one_panel_and_of_an_unknown_gate_an_error(idat
         plots.forest(idata, "fc9")
 
 
-def test_prior_and_posterior_are_shares_above(idata):
+def test_prior_and_posterior_are_the_exact_shares_above(idata, bnn):
     axis = plots.prior_posterior(idata).axes[0]
-    for line, group in zip(axis.lines[:2], ("prior", "posterior"), strict=True):
-        draws = idata[group]["1.gate.pi"].values
-        for at, share in list(zip(line.get_xdata(), line.get_ydata(), strict=True))[::60]:
-            assert share == pytest.approx((draws > at).mean())
-        assert f"{group} {(draws > 1e-3).mean():.2%}" in axis.get_title("left")
+    lines = {line.get_label(): line for line in axis.lines}
+    at = lines["posterior"].get_xdata()
+    q = bnn.gates["1.gate"].posterior()
+    a, b = (c.detach().double().numpy()[:, None] for c in (q.concentration1, q.concentration0))
+    exact = {"prior": scipy.stats.beta(1e-4, 1).sf(at), "posterior": ((1 - at**a) ** b).mean(0)}
+    for name, share in exact.items():
+        np.testing.assert_allclose(lines[name].get_ydata(), share, atol=1e-5)
+    assert f"prior {scipy.stats.beta(1e-4, 1).sf(1e-3):.2%}, posterior" in axis.get_title("left")
+
+
+def test_a_prior_that_is_its_own_posterior_is_seen_beside_it():
+    """Of equal curves the thinner one is dashed and on top; and a share of 0 or 1 is not hidden by the frame."""
+    net = bbpyro.insert_dropout(nn.Linear(6, 2))
+    bnn = bbpyro.BetaBernoulliNetwork(net, num_data=10, prior="FixedRate(0.5)")
+    posterior_line, prior_line = plots.prior_posterior(bbpyro.to_arviz(bnn, num_samples=5)).axes[0].lines[:2]
+    assert (prior_line.get_label(), posterior_line.get_label()) == ("prior", "posterior")
+    np.testing.assert_allclose(prior_line.get_ydata(), posterior_line.get_ydata())
+    assert prior_line.get_linewidth() < posterior_line.get_linewidth() and prior_line.get_linestyle() == "--"
+    low, high = prior_line.axes.get_ylim()
+    assert low < -0.02 and high > 1.01
 
 
 @pytest.mark.parametrize("name", ["keep_probability", "input_map", "intervals", "forest"])
@@ -175,6 +202,65 @@ def test_the_sweep_is_in_percent(idata):
     np.testing.assert_allclose(below.lines[0].get_ydata(), 100 * sweep["error"])
 
 
+def test_each_chain_has_a_sweep_of_its_own_and_a_mean_of_chains_is_called_one(history):
+    x, y = torch.randn(NUM_DATA, 3, 4), torch.randint(3, (NUM_DATA,))
+    networks = [make_network(), make_network()]
+    with torch.no_grad():
+        networks[1].gates["1.gate"].unconstrained_concentration1[[2, 3]] = -12.0
+    two = bbpyro.to_arviz(networks, x, y, 5, history=[history, history], seed=0, progress=False)
+    figure = plots.threshold_sweep(two)
+    for axis, swept, units in zip(figure.axes, ("1.gate.kept", "error"), (12, 1), strict=True):
+        for line, chain in zip(axis.lines, two["threshold_sweep"][swept].values, strict=False):
+            np.testing.assert_allclose(line.get_ydata(), 100 * chain / units)
+    assert figure.get_suptitle() == "2 chains, a line each"
+    for name in ("predictions", "reliability"):
+        assert getattr(plots, name)(two).get_suptitle() == "2 chains, the mean of their probabilities"
+    assert "2 chains, their units all together" in plots.prior_posterior(two).get_suptitle()
+
+
+def test_a_sweep_marks_the_threshold_of_each_layer_where_they_differ():
+    net = nn.Sequential(nn.Flatten(), nn.Linear(12, 100), nn.ReLU(), nn.Linear(100, 3))
+    bnn = bbpyro.BetaBernoulliNetwork(bbpyro.insert_dropout(net), num_data=NUM_DATA, prior="IndianBuffet(0.1)")
+    x, y = torch.randn(NUM_DATA, 3, 4), torch.randint(3, (NUM_DATA,))
+    axis = plots.threshold_sweep(bbpyro.to_arviz(bnn, x, y, 5, progress=False)).axes[1]
+    marked = {line.get_label().split()[0]: line.get_xdata()[0] for line in axis.lines[1:]}
+    assert marked == pytest.approx({"1": bnn.gates["1.gate"].threshold, "3": bnn.gates["3.gate"].threshold})
+    assert marked["1"] > 2 * marked["3"]
+
+
+class Convolutional(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4)
+        self.conv2, self.fc = nn.Conv2d(4, 5, 1), nn.Linear(10, 3)
+
+    def forward(self, x):
+        return self.fc(self.conv2(self.bn1(self.conv1(x[:, None]))).relu().flatten(1))
+
+
+@pytest.mark.parametrize("name", ["keep_probability", "intervals", "prior_posterior", "kept_units", "threshold_sweep"])
+def test_a_convolutions_gate_is_on_its_output_and_a_dense_layers_on_its_input(name):
+    bnn = bbpyro.BetaBernoulliNetwork(bbpyro.insert_dropout(Convolutional()), num_data=NUM_DATA)
+    x, y = torch.randn(NUM_DATA, 3, 4), torch.randint(3, (NUM_DATA,))
+    history = bbpyro.fit(bnn, x, y, num_epochs=1, progress=False)
+    idata = bbpyro.to_arviz(bnn, x, y, 5, history=history, progress=False)
+    texts = " ".join(text.get_text() for text in getattr(plots, name)(idata).findobj(matplotlib.text.Text))
+    assert all(place in texts for place in ("output of bn1", "output of conv2", "input of fc"))
+    assert not any(place in texts for place in ("input of bn1", "input of conv2", "output of fc"))
+    assert "output of conv2" in plots.forest(idata, "conv2.gate").get_suptitle()
+
+
+def test_a_forest_calls_inputs_by_their_names(bnn):
+    idata = bbpyro.to_arviz(bnn, num_samples=20, seed=0)
+    names = [f"column {chr(97 + k)}" for k in range(12)]
+    for group in ("guide", "posterior"):
+        idata[group] = idata[group].assign_coords({"1.gate_name": ("1.gate_unit", names)})
+    order = posterior.order(idata, "1.gate")
+    figure = plots.forest(idata)
+    assert labels_of(figure)[0] == [names[unit] for unit in order]
+    assert figure.axes[0].get_ylabel() == "input"
+
+
 def test_reliability_shows_the_bins_and_the_calibration_error_of_the_score(idata):
     above = plots.reliability(idata, num_bins=4).axes[0]
     labels = [text.get_text() for text in above.get_legend().get_texts()]
@@ -190,9 +276,16 @@ def test_predictions_show_the_most_confident_mistakes_first(idata):
     wrong = np.flatnonzero(probs.argmax(-1) != y)
     worst = wrong[probs[wrong].max(-1).argmax()]
     image, bars = figure.subfigs[0].axes[0], figure.subfigs[0].axes[2]
-    assert image.get_title() == f"no. {worst}, a {y[worst]}"
+    assert image.get_title() == f"image {worst}: true {y[worst]}"
     np.testing.assert_array_equal(image.images[0].get_array(), idata["constant_data"]["x"].values[worst])
     np.testing.assert_allclose([bar.get_height() for bar in bars.patches], probs[worst], rtol=1e-6)
+
+
+def test_predictions_say_which_data_an_image_is_of(bnn):
+    x, y = torch.randn(8, 3, 4), torch.randint(3, (8,))
+    idata = bbpyro.to_arviz(bnn, x, y, 5, attrs={"predicted": "validation data"}, progress=False)
+    titles = [part.axes[0].get_title() for part in plots.predictions(idata, num_each=1).subfigs]
+    assert titles and all(re.fullmatch(r"validation image \d: true \d", text) for text in titles)
 
 
 def test_predictions_want_images():
@@ -231,12 +324,38 @@ def test_chains_of_different_length_are_counted_at_their_own_ends(history):
     assert plots.kept_units(idata).axes[0].lines[0].get_label() == "input of 1: 10-11 of 12"
 
 
+def lines_of(figure):
+    return {line.get_label(): line for axis in figure.axes for line in axis.lines}
+
+
 def test_the_parts_of_the_elbo_are_per_datum(idata):
-    lines = {line.get_label(): line.get_ydata() for line in plots.elbo(idata).axes[0].lines}
+    lines = {label: line.get_ydata() for label, line in lines_of(plots.elbo(idata)).items()}
     np.testing.assert_allclose(lines["-ELBO"], [3, 1.5, 1, 0.75])
     np.testing.assert_allclose(lines["E[-log p(y)]"], [1, 1 / 2, 1 / 3, 1 / 4])
+    np.testing.assert_allclose(lines["held out, mean mask"], [2, 1, 2 / 3, 1 / 2])
     np.testing.assert_allclose(lines["KL[q(π)||p(π)]"], (12 * np.arange(1, 5) + 6) / NUM_DATA)
     np.testing.assert_allclose(lines["-log p(W)"], 6 / NUM_DATA)
+
+
+def test_no_part_of_the_elbo_hides_another(bnn, history):
+    """A -log p(W) that is a thousand times the rest, as of many weights and few data, leaves the rest readable."""
+    records = [{**record, "loss": record["loss"] + 5e3, "weights_nll": 5e3 * NUM_DATA} for record in history]
+    figure = plots.elbo(bbpyro.to_arviz(bnn, num_samples=5, history=records))
+    figure.canvas.draw()
+    for axis in figure.axes:
+        for line in axis.lines:
+            height = np.ptp(axis.transAxes.inverted().transform(axis.transData.transform(line.get_xydata()))[:, 1])
+            assert height > 0.3 or line.get_label() == "-log p(W)"  # which does not change
+
+
+def test_one_epoch_is_a_dot_not_a_line_of_no_length(bnn, history):
+    one = bbpyro.to_arviz(bnn, num_samples=5, history=history[:1])
+    ended_early = bbpyro.to_arviz([make_network(), make_network()], num_samples=5, history=[history, history[:1]])
+    for idata, dots in ((one, {0: True}), (ended_early, {0: False, 1: True})):
+        for name in ("elbo", "kept_units"):
+            for axis in getattr(plots, name)(idata).axes:
+                markers = [line.get_marker() for line in axis.lines]
+                assert markers == [("o" if dots[i % len(dots)] else "None") for i in range(len(markers))]
 
 
 def test_kept_units_are_in_percent_and_counted_at_the_end(idata):

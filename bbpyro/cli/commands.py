@@ -83,8 +83,8 @@ class Posterior:
     """The run folder; or several that differ in their seed alone, each of which becomes a chain."""
     num_samples: int = 1000
     """Draws of every keep probability π."""
-    num_predictive_samples: int = 100
-    """By how many of those draws the held-out data are predicted."""
+    num_predictive_samples: int | None = None
+    """By how many of those draws the held-out data are predicted; by default by 100, or all where they are fewer."""
     output: Path | None = None
     """Where to write posterior.nc and figures/; by default the run folder. Wanted with several runs."""
 

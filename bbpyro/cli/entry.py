@@ -6,10 +6,13 @@ import json
 import shlex
 import sys
 import threading
+import time
 import tomllib
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
+import torch
 import tyro
 from rich.console import Console
 from rich.markup import escape
@@ -17,9 +20,10 @@ from rich.table import Table
 
 from bbpyro import data, runs, studies
 from bbpyro.cli.commands import PARSER, Command, Compact, Compare, Data, DataFetch, DataList, Evaluate, Posterior, Train
+from bbpyro.cli.output import forgiving_streams, new_console
 from bbpyro.cli.report import (
     EpochPrinter,
-    new_console,
+    print_collapse,
     print_comparison,
     print_inspection,
     print_line,
@@ -34,34 +38,43 @@ from bbpyro.version import __version__
 def main(argv: Sequence[str] | None = None) -> None:
     """The `bbpyro` command; exits with 2 on a user's error, 1 on a failed run, 130 on Ctrl-C."""
     args = list(sys.argv[1:] if argv is None else argv)
-    if args == ["--version"]:
-        print(f"bbpyro {__version__}")
-        return
     try:
-        command = _parse(args or ["--help"])
-        if isinstance(command, Train):
-            _train(command)
-        elif isinstance(command, Compare):
-            _compare(command)
-        elif isinstance(command, Evaluate):
-            _evaluate(command)
-        elif isinstance(command, Posterior):
-            _posterior(command)
-        elif isinstance(command, Compact):
-            _compact(command)
-        elif isinstance(command.action, DataList):
-            _list_data(command.action)
-        else:
-            _fetch_data(command.action)
+        with forgiving_streams():
+            _run(args)
     except ValueError as error:
         _fail(str(error), 2)
     except KeyboardInterrupt:
         _fail("interrupted", 130)
-    except BrokenPipeError:  # the reader of our output, such as head, has gone
-        sys.stderr.close()
-        sys.exit(1)
-    except (ImportError, NonFiniteLossError, OSError) as error:
+    except OSError as error:
+        _fail(_describe(error), 1)
+    except (ImportError, NonFiniteLossError) as error:
         _fail(str(error), 1)
+    except (MemoryError, RuntimeError) as error:
+        if not (isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error)):
+            raise
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        _fail(f"out of memory ({reason}); other programs hold what was free when it began", 1)
+
+
+def _run(args: list[str]) -> None:
+    if args == ["--version"]:
+        print(f"bbpyro {__version__}")
+        return
+    command = _parse(args or ["--help"])
+    if isinstance(command, Train):
+        _train(command)
+    elif isinstance(command, Compare):
+        _compare(command)
+    elif isinstance(command, Evaluate):
+        _evaluate(command)
+    elif isinstance(command, Posterior):
+        _posterior(command)
+    elif isinstance(command, Compact):
+        _compact(command)
+    elif isinstance(command.action, DataList):
+        _list_data(command.action)
+    else:
+        _fetch_data(command.action)
 
 
 def _parse(args: list[str]) -> Train | Compare | Evaluate | Posterior | Compact | Data:
@@ -86,8 +99,9 @@ def _defaults(command: Train | Compare, args: list[str]) -> runs.TrainConfig | s
     """
     kind = runs.TrainConfig if isinstance(command, Train) else studies.StudyConfig
     try:
-        file = tomllib.loads(command.config.read_text()) if command.config else {}
+        file = tomllib.loads(command.config.read_text(encoding="utf-8")) if command.config else {}
         settings = {key.replace("-", "_"): value for key, value in file.items()}
+        _check_kind(command, settings)
         kind.from_json(settings)
     except (OSError, ValueError) as error:
         raise ValueError(f"config: {command.config} is no file of settings ({error}); see --print-config") from None
@@ -102,15 +116,29 @@ def _defaults(command: Train | Compare, args: list[str]) -> runs.TrainConfig | s
     return kind.from_json({k: v for k, v in own.to_json().items() if k in shared} | settings)
 
 
+def _check_kind(command: Train | Compare, settings: dict[str, Any]) -> None:
+    """Raise a ValueError where the file of settings is for the other command."""
+    of_study = "seeds" in settings or isinstance(settings.get("prior"), list)
+    if isinstance(command, Train) and of_study:
+        raise ValueError(f"it is a study's: bbpyro compare --config {command.config} reads it")
+    if isinstance(command, Compare) and "seed" in settings:
+        raise ValueError(f"it is a run's, as it has a seed: bbpyro train --config {command.config} reads it")
+
+
+def _describe(error: OSError) -> str:
+    return f"{error.filename}: {error.strerror}" if error.filename else str(error)
+
+
 def _fail(message: str, status: int) -> NoReturn:
-    print(f"bbpyro: error: {' '.join(message.split())}", file=sys.stderr)
+    if sys.stderr is not None:  # print would take standard output for it
+        with contextlib.suppress(OSError):
+            print(f"bbpyro: error: {' '.join(message.split())}", file=sys.stderr)
     sys.exit(status)
 
 
 def _train(command: Train) -> None:
     config = command.settings()
-    if command.num_samples < 1:
-        raise ValueError(f"num_samples is {command.num_samples}, wanted at least 1")
+    runs.check_num_samples("num_samples", command.num_samples)
     if command.print_config:
         _print_config(config)
         return
@@ -118,26 +146,52 @@ def _train(command: Train) -> None:
     if command.resume is not None:
         _check_resume(command, {"resume", "num_samples"})
         folder = command.resume
-        runs.check(folder)
+        config, _ = runs.read_config(folder)
     else:
         folder = command.run or runs.default_folder(config)
-        runs.create(folder, config, command.force)
-    print_line(console, f"run folder: {folder}")
+        _print_note(console, runs.create(folder, config, command.force).scale_note)
+    with runs.hold(folder):  # until its summary is written too
+        if runs.read_config(folder)[0].canonical() != config.canonical():
+            raise ValueError(f"run {folder} was replaced meanwhile, by another process with other settings")
+        print_line(console, f"run folder: {folder}")
+        _train_and_score(folder, command.num_samples, console)
+
+
+def _train_and_score(folder: Path, num_samples: int, console: Console) -> None:
+    go_on = f"go on with: bbpyro train --resume {shlex.quote(str(folder))}"
     try:
         run = runs.train(folder, console, EpochPrinter(console))
+        began = time.perf_counter()
         with console.status("scoring"):
-            summary = runs.summarize(run, command.num_samples)
+            summary = runs.summarize(run, num_samples)
+        scoring = time.perf_counter() - began
     except KeyboardInterrupt:
-        _fail(f"interrupted; go on with: bbpyro train --resume {shlex.quote(str(folder))}", 130)
+        _fail(f"interrupted; {go_on}", 130)
     except NonFiniteLossError as error:
         kept = (folder / runs.CHECKPOINT).exists()
         _fail(f"{error}{f'. The checkpoint of the last good epoch is in {folder}' if kept else ''}", 1)
+    except OSError as error:
+        _fail(f"{_describe(error)}; when that is mended, {go_on}", 1)
     print_summary(console, summary, run.dataset.note)
-    _warn_of_loss(console, run)
-    seconds, gib = summary["training_seconds"], summary["peak_memory_mib"] / 1024
-    time = f"{seconds:.0f} seconds" if seconds < 120 else f"{seconds / 60:.1f} minutes"
-    print_line(console, f"\n{summary['epochs']} epochs in {time}, at most {gib:.2f} GiB of memory")
+    _print_note(console, run.dataset.scale_note)
+    training, gib = summary["training_seconds"], summary["peak_memory_mib"] / 1024
+    print_line(
+        console,
+        f"\n{summary['epochs']} epochs in {_duration(training)}, scores and figures in {_duration(scoring)}: "
+        f"{_duration(training + scoring)} in all, at most {gib:.2f} GiB of memory",
+    )
     print_line(console, f"wrote {folder}: summary.json, metrics.jsonl, checkpoint.safetensors, figures/")
+    _warn_of_loss(console, run)
+    print_collapse(console, {"": summary})
+
+
+def _print_note(console: Console, text: str) -> None:
+    if text:
+        print_line(console, f"note: {text}")
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} seconds" if seconds < 120 else f"{seconds / 60:.1f} minutes"
 
 
 def _print_config(config: runs.TrainConfig | studies.StudyConfig) -> None:
@@ -154,8 +208,10 @@ def _compare(command: Compare) -> None:
     workers: dict[str, Any] = {"jobs": command.jobs, "backend": command.backend, "address": command.address}
     studies.check_workers(**workers)
     folder = command.resume or command.study or studies.default_folder()
-    studies.prepare(folder, studies.read_config(folder) if command.resume else command.settings())
+    config = studies.read_config(folder) if command.resume else command.settings()
     console = new_console()
+    at_once = command.jobs if command.backend == "processes" else 1
+    studies.prepare(folder, config, at_once, lambda note: _print_note(console, note))
     print_line(console, f"study folder: {folder}")
     try:
         with _no_traceback_of_joblib():
@@ -167,6 +223,7 @@ def _compare(command: Compare) -> None:
     print_line(
         console, f"\nwrote {folder}: table.md, table.csv, runs.csv, figures/, and a folder for each run in runs/"
     )
+    print_collapse(console, study.results)
     if study.failures:
         _fail(f"{len(study.failures)} of {len(study.config.tasks())} runs failed; see the table and the logs", 1)
 
@@ -211,8 +268,7 @@ def _check_resume(command: Train | Compare, allowed: set[str]) -> None:
 
 
 def _evaluate(command: Evaluate) -> None:
-    if command.num_samples < 1:
-        raise ValueError(f"num_samples is {command.num_samples}, wanted at least 1")
+    runs.check_num_samples("num_samples", command.num_samples)
     if not command.runs:
         raise ValueError("name at least one run folder")
     console = new_console()
@@ -226,6 +282,7 @@ def _evaluate(command: Evaluate) -> None:
             print_line(console, f"{folder} is still in training: scores after {last['phase']} epoch {last['epoch']}")
     if len(scores) == 1:
         print_summary(console, scores[0], run.dataset.note)
+        _print_note(console, run.dataset.scale_note)
     else:
         print_comparison(console, dict(zip(map(str, command.runs), scores, strict=True)))
 
@@ -257,6 +314,10 @@ def _compact(command: Compact) -> None:
     print_shrunk(console, run, shrunk)
     written = ", ".join(f"{name} ({count:,} bytes)" for name, count in shrunk.files.items())
     print_line(console, f"\nwrote {command.run}: {written}")
+    if runs.ARTEFACTS[0] not in shrunk.files:
+        print_line(
+            console, f"no {runs.ARTEFACTS[0]}, which holds torch's usual layers in a row; this network has its own"
+        )
     if "compact.onnx" not in shrunk.files:
         print_line(console, "no ONNX, which wants: pip install onnx onnxruntime onnxscript")
 

@@ -1,7 +1,7 @@
 """What is printed: lines of epochs, tables of scores, of kept units and of the posterior."""
 
 import statistics
-import sys
+from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console
@@ -12,30 +12,50 @@ from bbpyro import posterior, runs, studies
 
 
 class EpochPrinter:
-    """One line an epoch, under a header for each phase."""
+    """One line an epoch, under a header for each phase; by layer where the console is wide enough, else in all."""
 
     def __init__(self, console: Console) -> None:
-        self.console, self.phase = console, ""
+        self.console, self.phase, self.by_layer = console, "", True
 
     def __call__(self, record: dict[str, Any], num_epochs: int, scored_on: str) -> None:
         """Print an epoch's record."""
         if record["phase"] != self.phase:
             self.phase = record["phase"]
-            print_line(self.console, f"\n{self.phase}")
-            gates = "  KL[q(π)||p(π)] by layer, nats / units kept by layer" if "kl" in record else ""
-            print_line(
-                self.console, f"{'epoch':>7}  {'lr':<15}  {'train nll, acc':<14}  {scored_on + ' nll, acc':<14}{gates}"
-            )
-        rates = " ".join(f"{rate:.1e}" for rate in record["learning_rate"])
-        scores = "  ".join(
-            f"{record[f'{split}_nll']:.4f} {record[f'{split}_accuracy']:7.2%}" for split in ("train", "held_out")
-        )
-        gates = ""
-        if "kl" in record:
-            kl = " ".join(f"{value:.0f}" for value in record["kl"].values())
-            gates = f"  {kl} / {'-'.join(str(n) for n in record['active'].values())}"
-        epoch = f"{record['epoch']}/{num_epochs}"
-        print_line(self.console, f"{epoch:>7}  {rates:<15}  {scores}{gates}  {record['seconds']:.1f} s")
+            self._print_header(record, num_epochs, scored_on)
+        print_line(self.console, self._line(record, num_epochs))
+
+    def _print_header(self, record: dict[str, Any], num_epochs: int, scored_on: str) -> None:
+        self.by_layer = True
+        self.by_layer = len(self._line(record, num_epochs)) <= self.console.width
+        how = "by layer" if self.by_layer else "of all layers together"
+        told = f", with KL[q(π)||p(π)] in nats and units kept, {how}" if "kl" in record else ""
+        print_line(self.console, f"\n{self.phase}{told}")
+        rates = "lr of W, gates" if "kl" in record else "lr"
+        rate = len(self._rates(record))
+        kl = f" {'KL':<{len(self._kl(record))}} kept" if "kl" in record else ""
+        scores = f"{'train nll, acc':<14} {_short(scored_on) + ' nll, acc':<14}"
+        print_line(self.console, f"{'epoch':>7} {rates:<{rate}} {scores}{kl}".rstrip())
+
+    def _line(self, record: dict[str, Any], num_epochs: int) -> str:
+        epoch = f"{record['epoch']}/{num_epochs}".rjust(7)
+        scores = (f"{record[f'{s}_nll']:.4f} {record[f'{s}_accuracy']:7.2%}" for s in ("train", "held_out"))
+        gates = [self._kl(record), self._kept(record)] if "kl" in record else []
+        return " ".join([epoch, self._rates(record), *scores, *gates])
+
+    def _rates(self, record: dict[str, Any]) -> str:
+        return " ".join(f"{rate:.1e}" for rate in record["learning_rate"])
+
+    def _kl(self, record: dict[str, Any]) -> str:
+        values = list(record["kl"].values())
+        return " ".join(f"{value:4.0f}" for value in (values if self.by_layer else [sum(values)]))
+
+    def _kept(self, record: dict[str, Any]) -> str:
+        kept = list(record["active"].values())
+        return "-".join(map(str, kept)) if self.by_layer else f"{sum(kept):,}"
+
+
+def _short(scored_on: str) -> str:
+    return "val." if scored_on == "validation" else scored_on
 
 
 def print_comparison(console: Console, scores: dict[str, dict[str, Any]]) -> None:
@@ -196,11 +216,13 @@ def print_study(console: Console, study: studies.Study) -> None:
         print_line(console, f"failed: {failure.task}: {failure.reason}; see {failure.log}")
 
 
-def new_console() -> Console:
-    """Of the terminal's width; where there is no terminal, wide enough for every table."""
-    return Console() if sys.stdout.isatty() else Console(width=120)
-
-
 def print_line(console: Console, text: str) -> None:
     """A line as it is, not wrapped and not coloured."""
     console.print(text, soft_wrap=True, highlight=False, markup=False)
+
+
+def print_collapse(console: Console, results: Mapping[str, Mapping[str, Any]]) -> None:
+    """Say, of runs that learnt nothing or lost a layer, what they are to be held against; `results` by run's name."""
+    reasons = {name: reason for name, result in results.items() if (reason := runs.collapse(result))}
+    for name, reason in reasons.items():
+        print_line(console, f"warning: {f'{name}: ' if name else ''}{reason}")

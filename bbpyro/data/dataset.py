@@ -47,6 +47,21 @@ class Dataset:
             note=f"scores are of the last {size} training data, held out; the test set was not touched",
         )
 
+    @property
+    def scale_note(self) -> str:
+        """A sentence where the inputs are of a scale on which training starts badly, and how to change it; or nothing.
+
+        Training starts from weights that are made for inputs of about 1.
+        """
+        low, high = (end.item() for end in self.x.aminmax())
+        typical, largest = self.x.norm().item() / self.x.numel() ** 0.5, max(-low, high)
+        if typical <= 10 and (largest >= 0.01 or largest == 0):
+            return ""
+        return (
+            f"x reaches from {low:.4g} to {high:.4g}, and training starts best where it is about 1: "
+            f"divide it, as by x / {largest:.4g}, or standardise it, (x - mean) / std, before it is saved"
+        )
+
     def fingerprint(self) -> str:
         """A digest of every number in it, to tell whether a run is resumed on the same data."""
         digest = hashlib.sha256()

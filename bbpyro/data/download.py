@@ -12,6 +12,7 @@ import sys
 import tarfile
 import tempfile
 import types
+import warnings
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -245,19 +246,28 @@ def import_torchvision_datasets() -> types.ModuleType:
     Such a pair fails to import because torchvision's C++ operators are not there. The data sets use none of them,
     so the two that the import looks for are declared, without an implementation, and it is tried once more.
     """
-    try:
-        import torchvision.datasets
-    except RuntimeError as error:
-        if _MISSING_OPERATOR not in str(error):
-            raise
-        for module in [module for module in sys.modules if module.split(".")[0] == "torchvision"]:
-            del sys.modules[module]
-        global _declared_operators  # torch forgets them with the object
-        _declared_operators = torch.library.Library("torchvision", "DEF")
-        _declared_operators.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        _declared_operators.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        import torchvision.datasets
+    if "torchvision" not in sys.modules:
+        _forget_torchvision()  # parts that an import which failed before has left
+    with warnings.catch_warnings():
+        # Of older torchvision, whose C++ reads images too: the data sets use Pillow.
+        warnings.filterwarnings("ignore", message="Failed to load image Python extension", category=UserWarning)
+        try:
+            import torchvision.datasets
+        except RuntimeError as error:
+            if _MISSING_OPERATOR not in str(error):
+                raise
+            _forget_torchvision()
+            global _declared_operators  # torch forgets them with the object
+            _declared_operators = torch.library.Library("torchvision", "DEF")
+            _declared_operators.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+            _declared_operators.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+            import torchvision.datasets
     return torchvision.datasets
 
 
 _declared_operators: torch.library.Library | None = None
+
+
+def _forget_torchvision() -> None:
+    for module in [module for module in sys.modules if module.split(".")[0] == "torchvision"]:
+        del sys.modules[module]

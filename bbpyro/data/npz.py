@@ -1,11 +1,15 @@
 """The user's own arrays."""
 
+import contextlib
+import math
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from bbpyro import memory
 from bbpyro.data.dataset import Dataset
 
 
@@ -17,6 +21,7 @@ def load_npz(path: Path) -> Dataset:
     Raises:
         ValueError: the file cannot be read, or its arrays are not what is wanted.
     """
+    _check_size(path)
     try:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files if name != "feature_names"}
@@ -88,6 +93,19 @@ def _check_names(path: Path, names: np.ndarray | None, x: np.ndarray) -> tuple[s
             f"of x, whose data have shape {x.shape[1:]}"
         )
     return tuple(map(str, names))
+
+
+def _check_size(path: Path) -> None:
+    """Raise a ValueError where the arrays, and float32 copies of them, would take more memory than is free."""
+    wanted = 0
+    with contextlib.suppress(Exception), zipfile.ZipFile(path) as file:  # what is wrong with it loading it tells
+        for member in file.infolist():
+            with file.open(member) as stream:
+                version = np.lib.format.read_magic(stream)
+                read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+                shape, _, dtype = read(stream)
+                wanted += math.prod(shape) * (dtype.itemsize + 2 * np.dtype(np.float32).itemsize)
+    memory.check(wanted, f"dataset: {path}", "keep fewer data, or fewer numbers of each")
 
 
 def _check_arrays(path: Path, arrays: dict[str, np.ndarray], x_name: str, y_name: str) -> tuple[np.ndarray, np.ndarray]:

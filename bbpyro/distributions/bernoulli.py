@@ -2,15 +2,15 @@
 
 from typing import Any
 
-import pyro.distributions as dist
 import torch
+from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor
 
 from bbpyro.distributions.remembering import floating, log_odds
 
 
-class Bernoulli(dist.Bernoulli):
-    """z ~ Bernoulli(π), 0 or 1: Pyro's, which takes a π that remembers its log-odds at those, however near 0 or 1.
+class Bernoulli(torch.distributions.Bernoulli, TorchDistributionMixin):
+    """z ~ Bernoulli(π), 0 or 1: torch's, but it takes a π that remembers its log-odds at those, however near 0 or 1.
 
     The draw of a tied guide (:meth:`bbpyro.RelaxedBernoulli.tied`) is relaxed, and has log-density 0 here as there:
     the two are one number, subtracted from itself in the ELBO.

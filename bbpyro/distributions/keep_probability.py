@@ -21,7 +21,7 @@ class Beta(dist.Beta):
     makes ½ in most cases.
     """
 
-    _kept_constants: tuple[Tensor, Tensor, Tensor, bool] | None = None
+    _kept: tuple[Any, tuple[Tensor, Tensor, Tensor, bool]] | None = None  # constants, and what they are of
 
     def rsample(self, sample_shape: Any = ()) -> Tensor:
         """Draws that remember their log-odds; reparameterised where the concentrations are being learnt."""
@@ -43,14 +43,14 @@ class Beta(dist.Beta):
     @property
     def _constants(self) -> tuple[Tensor, Tensor, Tensor, bool]:
         """(c1, c0, log B(c1, c0), c0 is 1), kept from call to call unless they are being learnt."""
-        if self._kept_constants is not None:
-            return self._kept_constants
+        if self._kept is not None and self._kept[0] is self._dirichlet:
+            return self._kept[1]
         c1, c0 = self.concentration1.double(), self.concentration0.double()
         log_beta = torch.lgamma(c1) + torch.lgamma(c0) - torch.lgamma(c1 + c0)
         if self._dirichlet.concentration.requires_grad:
             return c1, c0, log_beta, False
-        self._kept_constants = c1, c0, log_beta, bool((c0 == 1).all())
-        return self._kept_constants
+        self._kept = self._dirichlet, (c1, c0, log_beta, bool((c0 == 1).all()))
+        return self._kept[1]
 
 
 class LogitNormal(TorchDistribution):

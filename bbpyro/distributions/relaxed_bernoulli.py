@@ -3,12 +3,14 @@
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor
 from torch.distributions import constraints
 from torch.distributions.utils import lazy_property
 
 from bbpyro import functional as f
+from bbpyro.denormals import negligible
 from bbpyro.distributions.remembering import floating, log_odds
 
 
@@ -79,12 +81,13 @@ class RelaxedBernoulli(TorchDistribution):
         return new
 
     def rsample(self, sample_shape: Any = ()) -> Tensor:
-        """Reparameterised draws, `sample_shape + batch_shape`, that remember their log-odds."""
+        """Reparameterised draws, `sample_shape + batch_shape`, that remember their log-odds; a negligible one is 0."""
         shape = self._extended_shape(torch.Size(sample_shape))
         uniform = torch.rand(shape, dtype=self.logits.dtype, device=self.logits.device)
         noise = uniform.logit_(eps=torch.finfo(uniform.dtype).tiny).div_(self.temperature)
         z_log_odds = self._scaled_logits + noise
         z = torch.sigmoid(z_log_odds)
+        F.threshold(z.data, negligible(z.dtype), 0.0, inplace=True)  # its gradient, z (1 - z) / τ, is as negligible
         z._log_odds, z._is_tied = z_log_odds, self.is_tied  # type: ignore[attr-defined]
         return z
 

@@ -43,6 +43,7 @@ class SphericalNormal(TorchDistribution):
 
     def __init__(self, scale: float, event_shape: Any) -> None:
         self.scale = scale
+        self._placed = torch.empty(0)  # whose dtype and device draws have
         super().__init__(torch.Size(), torch.Size(event_shape), validate_args=False)
 
     @constraints.dependent_property
@@ -56,7 +57,8 @@ class SphericalNormal(TorchDistribution):
 
     def rsample(self, sample_shape: Any = ()) -> Tensor:
         """Draws of shape `sample_shape + event_shape`."""
-        return self.scale * torch.randn(self._extended_shape(torch.Size(sample_shape)))
+        shape = self._extended_shape(torch.Size(sample_shape))
+        return self.scale * torch.randn(shape, dtype=self._placed.dtype, device=self._placed.device)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Log-density of the whole tensor: one number for each sample."""

@@ -1,14 +1,15 @@
 """The figure that holds q(π) against the exact posterior."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from bbpyro.plots.style import COLORS, draws_of, legend, new_figure, panels, title
-from bbpyro.posterior import gates
+from bbpyro.plots.style import COLORS, chains_title, draws_of, legend, new_figure, panels, super_title, title
+from bbpyro.posterior import gates, unit_names
 
 _GUIDE, _EXACT = COLORS[1], COLORS[0]
 
@@ -35,23 +36,25 @@ def guide_check(idata: Any, exact: Any, gate: str | None = None) -> Figure:
     columns = min(num_panels, 3)
     figure = new_figure(3.1 * columns, 2.6 * math.ceil(num_panels / columns))
     axes = panels(figure, math.ceil(num_panels / columns), columns)
+    named_units = unit_names(idata, gate)
     bins = np.linspace(0, 1, 26).tolist()
     for unit, axis in zip(range(num_units), axes, strict=False):
         for draws, shade, label in ((q, _GUIDE, "q(π)"), (p, _EXACT, "NUTS")):
             named = f"{label}, sd {draws[:, unit].std():.2f}"
             axis.hist(draws[:, unit], bins, density=True, histtype="step", color=shade, label=named, linewidth=1.5)
-        title(axis, f"unit {unit}")
+        title(axis, f"unit {named_units[unit]}")
         axis.set_xlabel("keep probability π")
         axis.set_ylabel("density")
         legend(axis)
     if num_units > 1:
-        _dependence(axes[num_units], q, p)
+        _dependence(axes[num_units], q, p, named_units)
     for axis in axes[num_panels:]:
         axis.set_visible(False)
+    super_title(figure, chains_title(idata, "their draws all together"))
     return figure
 
 
-def _dependence(axis: Axes, q: Any, p: Any) -> None:
+def _dependence(axis: Axes, q: Any, p: Any, names: Sequence[str]) -> None:
     """The two units whose π depend most on each other, under both."""
     correlation = np.triu(np.corrcoef(p.T), 1)
     first, second = np.unravel_index(np.abs(correlation).argmax(), correlation.shape)
@@ -60,9 +63,9 @@ def _dependence(axis: Axes, q: Any, p: Any) -> None:
         axis.plot(
             draws[:, first], draws[:, second], ".", color=shade, markersize=2, alpha=0.5, label=f"{label}, r = {r:.2f}"
         )
-    title(axis, f"unit {second} against unit {first}")
-    axis.set_xlabel(f"π of unit {first}")
-    axis.set_ylabel(f"π of unit {second}")
+    title(axis, f"unit {names[second]} against unit {names[first]}")
+    axis.set_xlabel(f"π of unit {names[first]}")
+    axis.set_ylabel(f"π of unit {names[second]}")
     axis.set_xlim(-0.02, 1.02)
     axis.set_ylim(-0.02, 1.5)
     axis.set_yticks([0, 0.5, 1])

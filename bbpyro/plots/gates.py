@@ -11,8 +11,10 @@ from bbpyro import posterior
 from bbpyro.plots.style import (
     COLORMAP,
     DROPPED,
-    GREY,
+    PRIOR_STYLE,
+    SPREAD_COLORMAP,
     chain_note,
+    chains_title,
     check_positive,
     colors,
     draws_of,
@@ -21,13 +23,15 @@ from bbpyro.plots.style import (
     mark_threshold,
     masked,
     new_figure,
+    odds_range,
     panel_each,
     panels,
     super_title,
     threshold_of,
     title,
+    wrapped,
 )
-from bbpyro.posterior import gates, group, layer, order
+from bbpyro.posterior import CI_PROB, gates, group, order, place, share_above, unit_names
 
 
 def keep_probability(idata: Any, chain: int = 0) -> Figure:
@@ -43,7 +47,7 @@ def keep_probability(idata: Any, chain: int = 0) -> Figure:
     for axis, gate in zip(axes, names, strict=True):
         mean, kept = posterior.keep_probability(idata, gate, chain), kept_of(idata, gate, chain)
         image = axis.imshow(masked(mean, kept)[None, :], aspect="auto", interpolation="nearest", **_scale())
-        text = f"input of {layer(gate)}: {kept.sum()} of {len(kept)} units kept ({kept.mean():.1%})"
+        text = f"{place(idata, gate)}: {kept.sum()} of {len(kept)} units kept ({kept.mean():.1%})"
         title(axis, text + chain_note(idata, chain))
         axis.set_yticks([])
     axes[-1].set_xlabel("unit")
@@ -74,7 +78,7 @@ def input_map(idata: Any, shape: tuple[int, int] | None = None, chain: int = 0) 
     text = f"input pixels: {kept.sum()} of {len(kept)} kept{chain_note(idata, chain)}"
     shown = (
         (mean, text, "keep probability E[π]", _scale()),
-        (sd, "how uncertain", "standard deviation of π", _scale(max(float(sd.max()), 0.01), "cividis")),
+        (sd, "how uncertain", "standard deviation of π", _scale(max(float(sd.max()), 0.01), SPREAD_COLORMAP)),
     )
     for axis, (values, text, label, scale) in zip(axes, shown, strict=True):
         image = axis.imshow(masked(values, kept).reshape(shape), interpolation="nearest", **scale)
@@ -95,36 +99,41 @@ def _image_shape(idata: Any, gate: str) -> tuple[int, int]:
     return int(coords[f"{gate}_row"].max()) + 1, int(coords[f"{gate}_column"].max()) + 1
 
 
-def intervals(idata: Any, chain: int = 0, probability: float = 0.9) -> Figure:
+def intervals(idata: Any, chain: int = 0, ci_prob: float = CI_PROB) -> Figure:
     """E[π] of every unit from the largest to the smallest, with the central interval of its posterior.
 
     Args:
         idata: what :func:`bbpyro.to_arviz` returned.
         chain: which.
-        probability: of the interval.
+        ci_prob: of the interval.
+
+    Raises:
+        ValueError: `ci_prob` is not between 0 and 1, or there is no such chain.
     """
+    low_tail, high_tail = _tails(ci_prob)
     names = gates(idata)
     figure, axes = panel_each(len(names), 3.2)
-    tail = (1 - probability) / 2
     for axis, gate, shade in zip(axes, names, colors(len(names)), strict=True):
         units = order(idata, gate, chain)
-        low, high = np.quantile(draws_of(idata, gate, chain)[:, units], (tail, 1 - tail), axis=0)
+        low, high = np.quantile(draws_of(idata, gate, chain)[:, units], (low_tail, high_tail), axis=0)
         rank = np.arange(1, len(units) + 1)
         axis.fill_between(rank, low, high, color=shade, alpha=0.3, linewidth=0, step="mid")
         mean = posterior.keep_probability(idata, gate, chain)[units]
         axis.plot(rank, mean, color=shade, marker="o" if len(units) == 1 else "")
         num_kept = int(kept_of(idata, gate, chain).sum())
         axis.axvline(num_kept + 0.5, color="black", linestyle=":", linewidth=1)
-        title(axis, f"input of {layer(gate)}: {num_kept} of {len(units)} kept")
+        title(axis, f"{place(idata, gate)}: {num_kept} of {len(units)} kept")
         axis.set_xlabel("units, by E[π]")
         axis.set_ylim(0, 1)
     axes[0].set_ylabel("keep probability π")
-    text = f"line: E[π], band: {probability:.0%} of the posterior, dotted: where units are cut"
+    text = f"line: E[π], band: {ci_prob:.0%} of the posterior, dotted: where units are cut"
     super_title(figure, text + chain_note(idata, chain))
     return figure
 
 
-def forest(idata: Any, gate: str | None = None, num_units: int = 40, chain: int = 0) -> Figure:
+def forest(
+    idata: Any, gate: str | None = None, num_units: int = 40, chain: int = 0, ci_prob: float = CI_PROB
+) -> Figure:
     """Intervals of single units: the largest E[π], the smallest that are still kept, and the smallest of all.
 
     Args:
@@ -132,11 +141,13 @@ def forest(idata: Any, gate: str | None = None, num_units: int = 40, chain: int 
         gate: which; by default the first.
         num_units: how many in each panel. A gate with no more than that is one panel.
         chain: which.
+        ci_prob: of the wider interval; the narrower is of ½.
 
     Raises:
-        ValueError: there is no such gate or chain.
+        ValueError: there is no such gate or chain, or `ci_prob` is not between 0 and 1.
     """
     check_positive("num_units", num_units)
+    tails = _tails(ci_prob)
     names = gates(idata)
     gate = gate or names[0]
     if gate not in names:
@@ -151,23 +162,40 @@ def forest(idata: Any, gate: str | None = None, num_units: int = 40, chain: int 
     shown = {text: chosen for text, chosen in shown.items() if len(chosen)}
     figure = new_figure(max(5.0, 3.2 * len(shown) + 0.6), 1.2 + 0.16 * max(map(len, shown.values())))
     for axis, (text, chosen) in zip(panels(figure, 1, len(shown), sharex=True), shown.items(), strict=True):
-        _forest_panel(axis, idata, gate, chosen, chain, colors(len(names))[names.index(gate)])
+        _forest_panel(axis, idata, gate, chosen, chain, tails, colors(len(names))[names.index(gate)])
         title(axis, text)
         axis.set_xlabel("keep probability π")
-    figure.axes[0].set_ylabel("unit (row, column)" if f"{gate}_row" in group(idata, "guide").coords else "unit")
-    super_title(figure, f"input of {layer(gate)}{note}\ndot: E[π], thick: 50%, thin: 90% of the posterior")
+    figure.axes[0].set_ylabel(_unit_label(idata, gate))
+    super_title(figure, f"{place(idata, gate)}{note}\ndot: E[π], thick: 50%, thin: {ci_prob:.0%} of the posterior")
     return figure
 
 
-def _forest_panel(axis: Axes, idata: Any, gate: str, units: Any, chain: int, shade: str) -> None:
-    rows = np.arange(len(units))
-    low, q1, q3, high = np.quantile(draws_of(idata, gate, chain)[:, units], (0.05, 0.25, 0.75, 0.95), axis=0)
+def _tails(ci_prob: float) -> tuple[float, float]:
+    """Where the central interval of that probability begins and ends."""
+    if not 0 < ci_prob < 1:
+        raise ValueError(f"ci_prob is {ci_prob}, wanted a number between 0 and 1")
+    return (1 - ci_prob) / 2, (1 + ci_prob) / 2
+
+
+def _unit_label(idata: Any, gate: str) -> str:
+    coords = group(idata, "guide").coords
+    if f"{gate}_name" in coords:
+        return "input"
+    return "unit (row, column)" if f"{gate}_row" in coords else "unit"
+
+
+def _forest_panel(
+    axis: Axes, idata: Any, gate: str, units: Any, chain: int, tails: tuple[float, float], shade: str
+) -> None:
+    rows, of_units = np.arange(len(units)), draws_of(idata, gate, chain)[:, units]
+    low, q1, q3, high = np.quantile(of_units, (tails[0], 0.25, 0.75, tails[1]), axis=0)
     axis.hlines(rows, low, high, color=shade, linewidth=1)
     axis.hlines(rows, q1, q3, color=shade, linewidth=3)
     axis.plot(posterior.keep_probability(idata, gate, chain)[units], rows, "o", color="black", markersize=3)
     coords = group(idata, "guide").coords
-    labels = [str(unit) for unit in units]
-    if f"{gate}_row" in coords:
+    names = unit_names(idata, gate)
+    labels = [names[unit] for unit in units]
+    if f"{gate}_row" in coords and f"{gate}_name" not in coords:
         row, column = (coords[f"{gate}_{name}"].values[units] for name in ("row", "column"))
         labels = [f"{unit} ({r}, {c})" for unit, r, c in zip(units, row, column, strict=True)]
     axis.set_yticks(rows, labels, fontsize=6)
@@ -179,23 +207,24 @@ def prior_posterior(idata: Any) -> Figure:
     """How much of the prior, and of the posterior, of all units of a gate lies above each value of π."""
     names = gates(idata)
     figure, axes = panel_each(len(names), 3.4)
-    at = 1 / (1 + np.exp(-np.linspace(np.log(1e-6), -np.log(1e-2), 300)))
-    for axis, gate, line in zip(axes, names, colors(len(names)), strict=True):
-        threshold, above = threshold_of(idata, gate), []
-        for name, shade, style in (("prior", GREY, "--"), ("posterior", line, "-")):
-            draws = np.sort(draws_of(idata, gate, name=name).ravel())
-            share = 1 - np.searchsorted(draws, at, side="right") / len(draws)
-            axis.plot(at, share, color=shade, linestyle=style, linewidth=2)
-            above.append(f"{name} {(draws > threshold).mean():.2%}")
+    at = odds_range(1e-6, 0.99)
+    for axis, gate, shade in zip(axes, names, colors(len(names)), strict=True):
+        threshold, above = threshold_of(idata, gate), list[str]()
+        # The prior is on top, in dashes: where the two are the same, both are seen.
+        for name, style in (("posterior", {"color": shade, "linewidth": 3}), ("prior", PRIOR_STYLE)):
+            axis.plot(at, share_above(idata, gate, at, name), **style, clip_on=False, label=name)
+            above.insert(0, f"{name} {share_above(idata, gate, threshold, name)[0]:.2%}")
         log_odds_axis(axis, 1e-6, 0.99)
         mark_threshold(axis, threshold)
-        title(axis, f"input of {layer(gate)}; above {threshold:g}:\n{', '.join(above)}")
+        title(axis, f"{place(idata, gate)}; above {threshold:.3g}:\n{', '.join(above)}")
         axis.set_xlabel("keep probability π")
-        axis.set_ylim(-0.02, 1)
+        axis.set_ylim(-0.04, 1.02)
         axis.tick_params("x", labelrotation=45)
     axes[0].set_ylabel("share of π above")
     prior = group(idata, "prior").attrs.get("prior", "")
-    super_title(figure, f"line: posterior, dotted: threshold, dashed: prior\n{prior}")
+    of_chains = chains_title(idata, "their units all together")
+    text = "line: posterior, dotted: threshold, dashed: prior"
+    super_title(figure, "\n".join(filter(None, (text, of_chains, wrapped(prior, 90)))))
     return figure
 
 

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from bbpyro.plots.style import (
     COLORS,
     GREY,
+    chains_title,
     check_positive,
     colors,
     legend,
@@ -17,10 +18,11 @@ from bbpyro.plots.style import (
     mark_threshold,
     new_figure,
     panels,
+    super_title,
     threshold_of,
     title,
 )
-from bbpyro.posterior import gates, group, layer
+from bbpyro.posterior import gates, group, layer, place
 from bbpyro.prediction import calibration, score
 
 MIN_COUNT = 10  # a bin of fewer data says nothing
@@ -29,30 +31,38 @@ _BY = {"monte_carlo": "Monte Carlo", "mean_mask": "mean mask"}
 
 def threshold_sweep(idata: Any) -> Figure:
     """Kept units, and the error of the mean mask, at every threshold: how little depends on where one cuts."""
-    sweep = group(idata, "threshold_sweep").mean("chain")
+    sweep = group(idata, "threshold_sweep")
     figure = new_figure(6.5, 5.2)
     above, below = panels(figure, 2, 1, sharex=True)
-    at = sweep["threshold"].values
-    names = gates(idata)
+    at, names, chains = sweep["threshold"].values, gates(idata), range(sweep.sizes["chain"])
+    thresholds = {gate: threshold_of(idata, gate) for gate in names}
     for gate, shade in zip(names, colors(len(names)), strict=True):
-        kept = sweep[f"{gate}.kept"].values
         units = group(idata, "posterior").sizes[f"{gate}_unit"]
-        above.plot(at, 100 * kept / units, color=shade, label=f"input of {layer(gate)}, {units} units")
+        label = f"{place(idata, gate)}, {units} units"
+        for chain in chains:
+            kept = 100 * sweep[f"{gate}.kept"].values[chain] / units
+            above.plot(at, kept, color=shade, label=label if chain == 0 else None)
     above.set_ylabel("units kept, %")
     above.set_ylim(0, 102)
-    if "error" in sweep:
-        error = 100 * sweep["error"].values
-        below.plot(at, error, color="black")
-        below.set_ylim(0, min(4 * error.min() + 1, 102))
-        below.set_ylabel("error of the mean mask, %")
-    else:
-        below.plot(at, sweep["nll"].values, color="black")
-        below.set_ylabel("NLL of the mean mask, nats a datum")
+    score, factor, text = ("error", 100, "error of the mean mask, %")
+    if "error" not in sweep:
+        score, factor, text = "nll", 1, "NLL of the mean mask, nats a datum"
+    values = factor * sweep[score].values
+    for chain in chains:
+        below.plot(at, values[chain], color="black")
+    if score == "error":
+        below.set_ylim(0, min(4 * values.min(1).max() + 1, 102))
+    below.set_ylabel(text)
     below.set_xlabel("threshold on E[π]")
     log_odds_axis(below)
     for axis in (above, below):
-        mark_threshold(axis, threshold_of(idata, names[0]), "this network's")
+        if len(set(thresholds.values())) == 1:
+            mark_threshold(axis, thresholds[names[0]], "this network's" if len(chains) == 1 else "these networks'")
+        else:  # the prior raises that of narrow layers more
+            for gate, shade in zip(names, colors(len(names)), strict=True):
+                mark_threshold(axis, thresholds[gate], layer(gate), shade)
         legend(axis)
+    super_title(figure, chains_title(idata, "a line each"))
     return figure
 
 
@@ -63,17 +73,19 @@ def reliability(idata: Any, num_bins: int = 15) -> Figure:
     figure = new_figure(5, 5.4)
     above, below = panels(figure, 2, 1, sharex=True, height_ratios=(3, 1))
     above.plot((0, 1), (0, 1), color=GREY, linestyle=":", label="calibrated")
-    for name, shade in zip(_BY, COLORS, strict=False):
+    for name, shade, size in zip(_BY, COLORS, (9, 4), strict=False):  # the second is seen within the first
         by = torch.from_numpy(probs[name].values)
         bins = calibration(by, y, num_bins)
         some = bins.count >= MIN_COUNT
         accuracy, count = bins.accuracy[some], bins.count[some]
         spread = torch.sqrt(accuracy * (1 - accuracy) / count)
         label = f"{_BY[name]}, ECE {score(by, y, num_bins).ece:.4f}"
-        above.errorbar(bins.confidence[some], accuracy, spread, color=shade, marker="o", markersize=4, label=label)
+        style: dict[str, Any] = {"color": shade, "linewidth": size / 3}
+        above.errorbar(bins.confidence[some], accuracy, spread, marker="o", markersize=size, label=label, **style)
         edges = np.linspace(0, 1, num_bins + 1)
-        below.stairs(bins.count.numpy(), edges, color=shade, label=_BY[name])
+        below.stairs(bins.count.numpy(), edges, label=_BY[name], **style)
     title(above, f"{len(y):,} data; bars: one standard error; bins of {MIN_COUNT} data or more")
+    super_title(figure, chains_title(idata, "the mean of their probabilities"))
     above.set_ylabel("share that is right")
     above.set_ylim(0, 1.02)
     below.set_yscale("log")
@@ -102,6 +114,7 @@ def predictions(idata: Any, num_each: int = 6) -> Figure:
         "least confident hits": right[np.argsort(confidence[right])][:num_each],
     }
     rows = {text: chosen for text, chosen in rows.items() if len(chosen)}
+    kind = " ".join([*group(idata, "observed_data").attrs.get("predicted", "").split()[:1], "image"])
     figure = new_figure(max(5.5, 1.55 * num_each), 2.75 * len(rows))
     parts = figure.subfigures(len(rows), 1, squeeze=False)[:, 0]
     for part, (text, chosen) in zip(parts, rows.items(), strict=True):
@@ -114,9 +127,10 @@ def predictions(idata: Any, num_each: int = 6) -> Figure:
             image.imshow(x[datum], cmap="gray_r", interpolation="nearest")
             image.set_xticks([])
             image.set_yticks([])
-            image.set_title(f"no. {datum}, a {y[datum]}", fontsize=8)
+            image.set_title(f"{kind} {datum}: true {y[datum]}", fontsize=7)
             _class_bars(bars, probs[datum], int(y[datum]))
         axes[1, 0].set_ylabel("probability", fontsize=8)
+    super_title(figure, chains_title(idata, "the mean of their probabilities"))
     return figure
 
 

@@ -6,11 +6,27 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from bbpyro.plots.style import GREY, colors, draws_of, legend, log_odds_axis, new_figure, panels, super_title, title
-from bbpyro.posterior import gates, layer
+from bbpyro.plots.marks import MARKS, faults, signs
+from bbpyro.plots.style import (
+    GREY,
+    PALE,
+    PRIOR_STYLE,
+    colors,
+    curve,
+    legend,
+    log_odds_axis,
+    new_figure,
+    odds_range,
+    panels,
+    super_title,
+    title,
+    wrapped,
+)
+from bbpyro.posterior import gates, num_chains, place, place_of, share_above
 from bbpyro.posterior.container import import_arviz
 
 # (error %, how many times fewer FLOPs), MNIST: of the authors' sweep, arXiv 1805.10896 and its code's plots.
@@ -25,95 +41,185 @@ PUBLISHED = {
     "lenet5-caffe": {"BB": [(0.57, 2.94), (0.65, 3.39)], "SBP": [(0.82, 4.81)], "DBB": [(0.64, 2.95)]},
 }
 _MARKERS = "osD^v"
+_SAME_PLACE = 3.0  # points of a figure, 1/72 inch, within which two rings of one size look like one
 
 
 def error_flops(runs: pd.DataFrame, published: Mapping[str, Sequence[tuple[float, float]]] | None = None) -> Figure:
-    """Error against FLOPs left: each seed a dot, each prior a colour.
+    """Error against FLOPs left: each seed a ring, each prior a colour and a size, so that none hides another.
+
+    Runs that are no better than the commonest class, or have a layer without units, are marked.
 
     Args:
-        runs: `Study.runs`.
+        runs: `Study.runs`; its columns plain_error and majority_error, where there are any, become lines.
         published: points to put behind, by method: (error in percent, how many times fewer FLOPs).
     """
-    figure = new_figure(8.5, 4.2)
+    figure = new_figure(8.5, 4.4)
     (axis,) = panels(figure, 1, 1)
     for (method, points), marker in zip((published or {}).items(), _MARKERS, strict=False):
         error, saved = np.array(points).T
-        axis.plot(100 / saved, error, marker, color=GREY, markersize=5, fillstyle="none", label=f"published, {method}")
+        style: dict[str, Any] = {"color": GREY, "markersize": 5, "fillstyle": "none", "zorder": 4}
+        axis.plot(100 / saved, error, marker, **style, label=f"published, {method}")
+    low = min(
+        [0.8 * 100 * f for f in runs["flops_left"] if f > 0]
+        + [80 / s for p in (published or {}).values() for _, s in p]
+    )
     priors = list(runs["prior"].unique())
-    for prior, shade in zip(priors, colors(len(priors)), strict=True):
+    sizes = np.linspace(6 + 2.5 * (len(priors) - 1), 6, len(priors))
+    rings = []
+    for prior, shade, size in zip(priors, colors(len(priors)), sizes, strict=True):
         group = runs[runs["prior"] == prior]
-        axis.plot(100 * group["flops_left"], 100 * group["error"], "o", color=shade, markersize=7, label=prior)
-    axis.set_xscale("log")
-    axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axis.xaxis.set_minor_locator(LogLocator(subs=range(1, 10)))
-    low, high = axis.get_xlim()
-    minor = "{:g}" if high < 4 * low else ""  # or hardly a tick would have a number
-    for set_formatter, text in ((axis.xaxis.set_major_formatter, "{:g}"), (axis.xaxis.set_minor_formatter, minor)):
-        set_formatter(FuncFormatter(lambda x, _, text=text: text.format(x)))
-    axis.set_xlabel("FLOPs left, %")
+        x = np.maximum(100 * group["flops_left"], low)  # a logarithm has no 0
+        style = {"color": shade, "markersize": size, "fillstyle": "none", "markeredgewidth": 1.6, "clip_on": False}
+        rings += axis.plot(x, 100 * group["error"], "o", **style, label=prior)
+    values = np.concatenate([line.get_ydata() for line in axis.lines])
+    _flops_axis(axis, min(low, 50))
+    _error_axis(axis, values)
+    for name, text, dashes in (("plain_error", "plain network", "--"), ("majority_error", "commonest class", ":")):
+        if name in runs and runs[name].notna().any():
+            error = 100 * runs[name].mean()
+            above = "" if error <= axis.get_ylim()[1] else ", above the axis"
+            axis.axhline(error, color="black", linestyle=dashes, linewidth=1, label=f"{text}, {error:.2f}%{above}")
     axis.set_ylabel(f"error on {runs['scored_on'].iloc[0]} data, mean mask, %")
-    title(axis, "lower left is better; a dot a seed")
-    legend(axis, loc="center left", bbox_to_anchor=(1, 0.5))
+    found = _annotate(figure, axis, runs, dict(zip(priors, rings, strict=True)))
+    told = [f"{sign}: {text}" for name, (sign, text) in MARKS.items() if name in found]
+    title(axis, "\n".join(["lower left is better; a ring a seed, ×2 two of them in one place", *told]))
+    _legend_beside(axis)
     return figure
 
 
-def kept_epochs(histories: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]], total: Mapping[str, int]) -> Figure:
+def _flops_axis(axis: Axes, low: float) -> None:
+    axis.set_xscale("log")
+    axis.set_xlim(low, 100)
+    axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if low > 0.5 else (1,)))
+    axis.xaxis.set_minor_locator(LogLocator(subs=range(1, 10)))
+    minor = "{:g}" if low > 25 else ""  # or hardly a tick would have a number
+    for set_formatter, text in ((axis.xaxis.set_major_formatter, "{:g}"), (axis.xaxis.set_minor_formatter, minor)):
+        set_formatter(FuncFormatter(lambda x, _, text=text: text.format(x)))
+    axis.set_xlabel("FLOPs left, %")
+
+
+def _error_axis(axis: Axes, values: Any) -> None:
+    """From a little below the least error to a little above the largest; logarithmic where they differ much."""
+    least, largest = float(values.min()), float(values.max())
+    if least > 0 and largest > 8 * least:
+        axis.set_yscale("log")
+        axis.set_ylim(0.8 * least, min(1.25 * largest, 100))
+        axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
+        axis.yaxis.set_minor_formatter(NullFormatter())
+        return
+    margin = max(0.08 * (largest - least), 0.02 * largest, 0.05)
+    axis.set_ylim(max(least - margin, 0), min(largest + margin, 100))
+    axis.ticklabel_format(axis="y", useOffset=False)
+
+
+def _annotate(figure: Figure, axis: Axes, runs: pd.DataFrame, rings: Mapping[str, Any]) -> set[str]:
+    """Say where rings of one prior are in one place, and which runs have faults; returns which faults there are."""
+    figure.canvas.draw()  # which puts the axes in their place
+    points = 72 / figure.dpi
+    said: list[Any] = []  # where there is a text already, and how many
+    found: set[str] = set()
+    for prior, ring in rings.items():
+        group = runs[runs["prior"] == prior].to_dict("records")
+        at = points * axis.transData.transform(ring.get_xydata())
+        left = list(range(len(group)))
+        while left:
+            same = [i for i in left if np.hypot(*(at[i] - at[left[0]])) < _SAME_PLACE]
+            left = [i for i in left if i not in same]
+            of_same = {name for i in same for name in faults(group[i])}
+            found |= of_same
+            text = " ".join(filter(None, (f"×{len(same)}" if len(same) > 1 else "", signs(of_same))))
+            if text:
+                line = sum(bool(np.hypot(*(at[same[0]] - place)) < 30) for place in said)
+                said.append(at[same[0]])
+                is_high = axis.transAxes.inverted().transform(at[same[0]] / points)[1] > 0.8
+                up = (ring.get_markersize() / 2 + 2 + 9 * line) * (-1 if is_high else 1)
+                put: dict[str, Any] = {"ha": "center", "va": "top" if is_high else "bottom", "fontsize": 8}
+                xy = tuple(ring.get_xydata()[same[0]])
+                axis.annotate(text, xy, (0, up), textcoords="offset points", color=ring.get_color(), **put)
+    return found
+
+
+def kept_epochs(
+    histories: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]],
+    total: Mapping[str, int],
+    sides: Mapping[str, str] | None = None,
+) -> Figure:
     """Units kept after each epoch, a panel a layer, a colour a prior, a line a seed.
 
     Args:
         histories: by prior, for each seed the records of :func:`bbpyro.fit`.
         total: by gate, its units.
+        sides: by gate, the side of its layer that it is on, "input" or "output"; by default "input".
     """
-    figure = new_figure(max(6.0, 3.2 * len(total)), 4.4)
-    axes = panels(figure, 1, len(total))
-    for axis, (gate, units) in zip(axes, total.items(), strict=True):
-        for (prior, seeds), shade in zip(histories.items(), colors(len(histories)), strict=True):
-            width = max(1.0, 3.0 - 0.4 * list(histories).index(prior))  # where lines coincide all are seen
-            for i, records in enumerate(seeds):
-                kept = [record["active"][gate] for record in records]
-                epochs = [record["epoch"] for record in records]
-                axis.plot(epochs, kept, color=shade, linewidth=width, label=prior if i == 0 else None)
-        axis.set_ylim(0, 1.04 * units)
-        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    places = [place_of(gate, (sides or {}).get(gate, "input")) for gate in total]
+    figure, axes = _grid(
+        list(histories), [f"{each}, {n} units" for each, n in zip(places, total.values(), strict=True)]
+    )
+    for row, (own, _), shade in zip(axes, histories.items(), colors(len(histories)), strict=True):
+        for axis, (gate, units) in zip(row, total.items(), strict=True):
+            for prior, seeds in sorted(histories.items(), key=lambda each: each[0] == own):  # its own on top
+                style = {"color": shade, "linewidth": 1.6} if prior == own else {"color": PALE, "linewidth": 1.0}
+                for records in seeds:
+                    kept = [100 * record["active"][gate] / units for record in records]
+                    label = prior if prior == own and records is seeds[0] else None
+                    curve(axis, [record["epoch"] for record in records], kept, clip_on=False, label=label, **style)
+            axis.set_ylim(-6, 103)  # what is 0 is above the frame
+            axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        row[0].set_ylabel("kept, %")
+    for axis in axes[-1]:
         axis.set_xlabel("epoch of SVI")
-        title(axis, f"input of {layer(gate)}, {units} units")
-    axes[0].set_ylabel("units kept")
-    _legend_below(figure, axes[0])
+    super_title(figure, "units kept, a line a seed; grey: the other priors")
     return figure
 
 
 def priors_posteriors(studied: Mapping[str, Any]) -> Figure:
-    """How much of each prior, and of its posterior, lies above each value of π, a column a layer.
+    """How much of each prior, and of its posterior, lies above each value of π: a row a prior, a column a layer.
 
     Args:
         studied: by prior, what :func:`bbpyro.to_arviz` returned, a chain a seed.
     """
-    names = gates(next(iter(studied.values())))
-    figure = new_figure(max(6.0, 3.2 * len(names)), 6.4)
-    axes = np.array(panels(figure, 2, len(names), sharex=True, sharey=True)).reshape(2, -1)
-    at = 1 / (1 + np.exp(-np.linspace(np.log(1e-6), -np.log(1e-2), 300)))
-    for row, group in zip(axes, ("prior", "posterior"), strict=True):
+    first = next(iter(studied.values()))
+    names = gates(first)
+    figure, axes = _grid(list(studied), [place(first, gate) for gate in names])
+    at = odds_range(1e-6, 0.99)
+    for row, (prior, idata), shade in zip(axes, studied.items(), colors(len(studied)), strict=True):
         for axis, gate in zip(row, names, strict=True):
-            for (prior, idata), shade in zip(studied.items(), colors(len(studied)), strict=True):
-                draws = np.sort(draws_of(idata, gate, name=group).ravel())
-                above = 1 - np.searchsorted(draws, at, side="right") / len(draws)
-                axis.plot(at, above, color=shade, linewidth=1.5, label=prior)
+            # The prior is on top, in dashes: where the two are the same, both are seen.
+            for name, style in (("posterior", {"color": shade, "linewidth": 3}), ("prior", PRIOR_STYLE)):
+                axis.plot(at, share_above(idata, gate, at, name), **style, clip_on=False, label=f"{name}, {prior}")
             log_odds_axis(axis, 1e-6, 0.99)
+            axis.set_ylim(-0.06, 1.03)  # a share of 0 is above the frame
             axis.tick_params("x", labelrotation=45)
-            title(axis, f"{group}, input of {layer(gate)}")
-        row[0].set_ylabel("share of π above")
-    for axis in axes[1]:
+        row[0].set_ylabel("share above")
+    for axis in axes[-1]:
         axis.set_xlabel("keep probability π")
-    _legend_below(figure, axes[0, 0])
+    super_title(figure, f"how much of π lies above each value\nline: posterior{_seeds(first)}, dashed: prior")
     return figure
 
 
-def _legend_below(figure: Figure, axis: Any) -> None:
-    shown = figure.legend(
-        *axis.get_legend_handles_labels(), loc="outside lower left", fontsize=8, frameon=False, ncols=2
+def _seeds(idata: Any) -> str:
+    return f" of {num_chains(idata)} seeds together" if num_chains(idata) > 1 else ""
+
+
+def _grid(priors: Sequence[str], columns: Sequence[str]) -> tuple[Figure, Any]:
+    """A figure with a row for each prior, under its name, and a column for each layer: axes `[priors, columns]`."""
+    width = min(3.2 * len(columns), max(13.0, 1.5 * len(columns)))
+    figure = new_figure(max(6.0, width), 1.0 + 1.55 * len(priors))
+    axes = np.array(panels(figure, len(priors), len(columns), sharex=True, sharey=True)).reshape(len(priors), -1)
+    for row, prior in zip(axes, priors, strict=True):
+        title(row[0], wrapped(prior, int(10 * figure.get_figwidth())))
+    for axis, text in zip(axes[0], columns, strict=True):
+        above = axis.annotate(text, (0.5, 1), (0, 22), "axes fraction", "offset points", ha="center")
+        above.set_parse_math(False)
+    return figure, axes
+
+
+def _legend_beside(axis: Axes) -> None:
+    handles, labels = axis.get_legend_handles_labels()
+    legend(
+        axis, handles=handles, labels=[wrapped(each, 36) for each in labels], loc="center left", bbox_to_anchor=(1, 0.5)
     )
-    for text in shown.get_texts():
-        text.set_parse_math(False)
 
 
 def loo_compare(loos: Mapping[str, Any]) -> Figure:
@@ -127,8 +233,10 @@ def loo_compare(loos: Mapping[str, Any]) -> Figure:
     (axis,) = panels(figure, 1, 1)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The inplace keyword")  # of pandas, to ArviZ
-        arviz.plot_compare(arviz.compare(dict(loos)), ax=axis, textsize=8, legend=False, title=False)
-    axis.set_xlabel("elpd_loo of 250 training data, nats")
+        named = {wrapped(prior, 36): found for prior, found in loos.items()}
+        arviz.plot_compare(arviz.compare(named), ax=axis, textsize=8, legend=False, title=False)
+    num_data = len(next(iter(loos.values())).pareto_k)
+    axis.set_xlabel(f"elpd_loo of {num_data} training data, nats")
     axis.set_ylabel("")
     super_title(
         figure,

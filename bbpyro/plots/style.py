@@ -2,6 +2,7 @@
 
 import io
 import math
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,10 @@ from bbpyro.posterior import group
 
 # Okabe and Ito's palette, in the order in which neighbours differ most.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-GREY = "#8a8580"
-DROPPED = "#e4e0dc"  # a light grey: viridis, which is safe for the colour-blind, has none
-COLORMAP = "viridis"
+GREY, PALE = "#8a8580", "#cfcac4"
+DROPPED = "#e4e0dc"  # a light grey; neither scale has a grey, and both are safe for the colour-blind
+COLORMAP, SPREAD_COLORMAP = "viridis", "plasma"
+PRIOR_STYLE = {"color": "black", "linewidth": 1.2, "linestyle": "--"}  # thin, to be drawn over the posterior's line
 
 
 class NotebookFigure(Figure):
@@ -49,8 +51,15 @@ def title(axis: Axes, text: str) -> None:
 
 
 def super_title(figure: Figure, text: str) -> None:
-    """A title over all panels."""
-    figure.suptitle(text, fontsize=10, parse_math=False)
+    """A title over all panels; none where there is nothing to say."""
+    if text:
+        figure.suptitle(text, fontsize=10, parse_math=False)
+
+
+def curve(axis: Axes, x: Any, y: Any, **options: Any) -> None:
+    """A line; where one point is all there is, a dot, since a line through one point shows nothing."""
+    is_point = np.isfinite(np.asarray(y, dtype=float)).sum() == 1
+    axis.plot(x, y, marker="o" if is_point else None, markersize=5, **options)
 
 
 def legend(axis: Axes, **options: Any) -> None:
@@ -81,8 +90,14 @@ def panel_each(count: int, height: float) -> tuple[Figure, Sequence[Axes]]:
 
 def chain_note(idata: Any, chain: int) -> str:
     """Which chain is shown, where there are several."""
-    num_chains = group(idata, "posterior").sizes["chain"]
-    return f", chain {chain} of {num_chains}" if num_chains > 1 else ""
+    count = posterior.num_chains(idata)
+    return f", chain {chain} of {count}" if count > 1 else ""
+
+
+def chains_title(idata: Any, text: str) -> str:
+    """What is said of several chains in one figure, `text` with their number before it; of one nothing."""
+    count = posterior.num_chains(idata)
+    return f"{count} chains, {text}" if count > 1 else ""
 
 
 def threshold_of(idata: Any, gate: str) -> float:
@@ -101,9 +116,9 @@ def draws_of(idata: Any, gate: str, chain: int | None = None, name: str = "poste
     return pi.reshape(-1, pi.shape[-1]) if chain is None else pi[chain]
 
 
-def mark_threshold(axis: Axes, threshold: float, label: str = "threshold") -> None:
+def mark_threshold(axis: Axes, threshold: float, label: str = "threshold", color: Any = "black") -> None:
     """A vertical line where units are cut."""
-    axis.axvline(threshold, color="black", linestyle=":", linewidth=1, label=f"{label} {threshold:g}")
+    axis.axvline(threshold, color=color, linestyle=":", linewidth=1, label=f"{label} {threshold:.3g}")
 
 
 def log_odds_axis(axis: Axes, low: float = 1e-5, high: float = 0.99) -> None:
@@ -113,6 +128,16 @@ def log_odds_axis(axis: Axes, low: float = 1e-5, high: float = 0.99) -> None:
     ticks = [t for t in (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.1, 0.5, 0.9, 0.99) if low <= t <= high]
     axis.set_xticks(ticks, [f"{t:g}" for t in ticks])
     axis.set_xticks([], minor=True)
+
+
+def odds_range(low: float, high: float, count: int = 300) -> Any:
+    """Probabilities evenly spaced in log-odds."""
+    return 1 / (1 + np.exp(-np.linspace(np.log(low / (1 - low)), np.log(high / (1 - high)), count)))
+
+
+def wrapped(text: str, width: int) -> str:
+    """Text broken into lines at the ends of words, as the name of a prior is."""
+    return "\n".join(textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False))
 
 
 def save(figure: Figure, path: Path | str) -> None:

@@ -1,45 +1,53 @@
 """Figures of a training: the ELBO, its parts, and the units that are left."""
 
+import math
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
-from bbpyro.plots.style import COLORS, colors, legend, new_figure, panels, title
-from bbpyro.posterior import gates, group, layer
+from bbpyro.plots.style import COLORS, chains_title, colors, curve, legend, new_figure, panels, super_title, title
+from bbpyro.posterior import gates, group, place
 
 
 def elbo(idata: Any) -> Figure:
-    """-ELBO/N and its parts over the epochs, and the NLL on the training and on the held-out data."""
+    """-ELBO/N and its parts over the epochs, each on an axis of its own, and the NLL of the held-out data."""
     training = group(idata, "training")
     num_data = training.attrs["num_data"]
     kl = sum(training[f"{gate}.kl"] for gate in gates(idata))
-    parts = {
-        "-ELBO": training["loss"],
-        "E[-log p(y)]": training["train_nll"],
-        "KL[q(π)||p(π)]": kl / num_data,
+    likelihood = {"E[-log p(y)]": training["train_nll"]}
+    if "held_out_nll" in training:
+        likelihood["held out, mean mask"] = training["held_out_nll"]
+    shown: dict[str, dict[str, Any]] = {
+        "what SVI minimises, per datum": {"-ELBO": training["loss"]},
+        "negative log-likelihood": likelihood,
+        "cost of the masks, per datum": {"KL[q(π)||p(π)]": kl / num_data},
     }
     for name, label in (("weights_nll", "-log p(W)"), ("weights_kl", "KL[q(W)||p(W)]")):
         if name in training:
-            parts[label] = training[name] / num_data
-    scores = {"training": training["train_nll"]}
-    if "held_out_nll" in training:
-        scores["held out, mean mask"] = training["held_out_nll"]
-    figure = new_figure(9, 3.6)
-    left, right = panels(figure, 1, 2)
-    for axis, lines in ((left, parts), (right, scores)):
-        for i, (label, values) in enumerate(lines.items()):
+            shown["cost of the weights, per datum"] = {label: training[name] / num_data}
+    figure = new_figure(9, 3.0 * math.ceil(len(shown) / 2))
+    axes = panels(figure, math.ceil(len(shown) / 2), 2)
+    shades = iter(("black", *COLORS))
+    for axis, (text, lines) in zip(axes, shown.items(), strict=False):
+        for (label, values), shade in zip(lines.items(), shades, strict=False):
             for chain in range(values.sizes["chain"]):
-                shade = "black" if label == "-ELBO" else COLORS[i - (axis is left)]
                 named = label if chain == 0 else None
-                axis.plot(training["epoch"], values.isel(chain=chain), color=shade, label=named)
+                curve(axis, training["epoch"].values, values.isel(chain=chain).values, color=shade, label=named)
         axis.set_xlabel("epoch")
         axis.set_ylabel("nats a datum")
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        title(axis, text)
         legend(axis)
-    right.set_yscale("log")
-    each = ", a line a chain" if training.sizes["chain"] > 1 else ""
-    title(left, f"-ELBO/N and its parts{each}")
-    title(right, "negative log-likelihood")
+        values = np.concatenate([np.ravel(values) for values in lines.values()])
+        if len(lines) > 1 and np.nanmin(values) > 0 and np.nanmax(values) > 10 * np.nanmin(values):
+            axis.set_yscale("log")
+        else:
+            axis.ticklabel_format(axis="y", useOffset=False)
+    for axis in axes[len(shown) :]:
+        axis.set_visible(False)
+    super_title(figure, chains_title(idata, "a line each"))
     return figure
 
 
@@ -53,11 +61,14 @@ def kept_units(idata: Any) -> Figure:
         units = group(idata, "posterior").sizes[f"{gate}_unit"]
         kept = training[f"{gate}.active"]
         for chain in range(kept.sizes["chain"]):
-            label = f"input of {layer(gate)}: {_range(kept)} of {units}" if chain == 0 else None
-            axis.plot(training["epoch"], 100 * kept.isel(chain=chain) / units, color=shade, label=label)
+            label = f"{place(idata, gate)}: {_range(kept)} of {units}" if chain == 0 else None
+            share = 100 * kept.isel(chain=chain).values / units
+            curve(axis, training["epoch"].values, share, color=shade, label=label)
     axis.set_ylim(0, 102)
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.set_xlabel("epoch")
     axis.set_ylabel("units kept, %")
+    title(axis, chains_title(idata, "a line each"))
     legend(axis, title="at the end", title_fontsize=8, alignment="left")
     return figure
 

@@ -3,9 +3,26 @@
 from bbpyro.posterior.arguments import describe_model
 from bbpyro.posterior.container import elpd, good_k, group, loo, save
 from bbpyro.posterior.inference_data import to_arviz
-from bbpyro.posterior.reading import decisions, extremes, gates, in_words, keep_probability, layer, order
+from bbpyro.posterior.reading import (
+    CI_PROB,
+    decisions,
+    extremes,
+    gates,
+    in_words,
+    keep_probability,
+    layer,
+    num_chains,
+    order,
+    place,
+    place_of,
+    side,
+    side_of,
+    unit_names,
+)
+from bbpyro.posterior.shares import probability_above, share_above
 
 __all__ = [
+    "CI_PROB",
     "decisions",
     "describe_model",
     "elpd",
@@ -17,7 +34,15 @@ __all__ = [
     "keep_probability",
     "layer",
     "loo",
+    "num_chains",
     "order",
+    "place",
+    "place_of",
+    "probability_above",
     "save",
+    "share_above",
+    "side",
+    "side_of",
     "to_arviz",
+    "unit_names",
 ]

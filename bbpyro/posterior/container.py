@@ -1,17 +1,20 @@
 """ArviZ of either major: its container is an InferenceData where it is 0.x, an xarray.DataTree where it is 1.x."""
 
 import importlib
+import io
 import math
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import h5netcdf
 import xarray as xr
 
 from bbpyro import checkpoint
 
 OLDEST_ARVIZ = (0, 21)
+LOO_DRAWS = 25  # enough for az.loo of either major: 1.x takes a fifth of them for a tail, and wants that to be 5
 
 
 def import_arviz() -> Any:
@@ -41,7 +44,11 @@ def make(groups: Mapping[str, xr.Dataset], attrs: Mapping[str, Any]) -> Any:
     arviz = import_arviz()
     if _version(arviz) < (1, 0):
         return arviz.InferenceData(attrs=dict(attrs), **groups)
-    # ArviZ 1.3's summary fails on a coordinate that only some variables have, as the rows and columns of pixels are.
+    return _tree(groups, attrs)
+
+
+def _tree(groups: Mapping[str, xr.Dataset], attrs: Mapping[str, Any]) -> xr.DataTree:
+    """Groups as ArviZ 1.x takes them, whose summary fails on coordinates of some variables alone: places of pixels."""
     plain = {
         name: group.reset_coords(set(group.coords) - set(group.dims), drop=True) if "draw" in group.dims else group
         for name, group in groups.items()
@@ -79,10 +86,27 @@ def as_chains(paths: Sequence[Path]) -> Any:
 
 
 def loo(idata: Any) -> Any:
-    """az.loo of independent draws, pointwise, without its warning of a bad Pareto k, of which its table tells too."""
+    """az.loo of independent draws, pointwise, without its warning of a bad Pareto k, of which its table tells too.
+
+    Raises:
+        ValueError: `idata` has no log_likelihood, or of too few draws for the installed ArviZ.
+    """
+    sizes = group(idata, "log_likelihood").sizes
+    draws, fewest = sizes["chain"] * sizes["draw"], 2 if _version(import_arviz()) < (1, 0) else LOO_DRAWS
+    if draws < fewest:
+        remedy = "give bbpyro.to_arviz a larger num_samples, or num_predictive_samples"
+        raise ValueError(f"idata: its log_likelihood is of {draws} draws, wanted at least {fewest}; {remedy}")
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Estimated shape parameter of Pareto")
         return import_arviz().loo(idata, pointwise=True, reff=1.0)
+
+
+def summary(draws: xr.Dataset, ci_prob: float) -> Any:
+    """az.summary(kind="stats") of draws of one group, with intervals of that probability."""
+    arviz = import_arviz()
+    if _version(arviz) < (1, 0):
+        return arviz.summary(draws, kind="stats", hdi_prob=ci_prob)
+    return arviz.summary(draws, kind="stats", ci_prob=ci_prob)
 
 
 def good_k(num_draws: int) -> float:
@@ -96,5 +120,22 @@ def elpd(loo: Any) -> float:
 
 
 def save(idata: Any, path: Path | str) -> None:
-    """Write `idata` as netCDF, whole or not at all; az.from_netcdf reads it."""
-    checkpoint.replace_atomic(Path(path), lambda temporary: idata.to_netcdf(str(temporary)))
+    """Write `idata` as netCDF, whole or not at all: the same file by ArviZ of either major, for az.from_netcdf of both.
+
+    Of draws it holds the numbers of units, and places of pixels in the guide alone, as :func:`bbpyro.to_arviz` says.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    tree = idata if isinstance(idata, xr.DataTree) else _tree({name: idata[name] for name in idata}, idata.attrs)
+    memory = io.BytesIO()  # of a full disk HDF5 takes the whole process down
+    with h5netcdf.File(memory, "w") as file:
+        for node in tree.subtree:
+            packed = {name: {"zlib": True} for name, values in node.variables.items() if _can_be_packed(values)}
+            store = xr.backends.H5NetCDFStore(file, group=node.path, mode="a")
+            node.to_dataset(inherit=False).dump_to_store(store, encoding=packed)
+    checkpoint.write_atomic(Path(path), memory.getvalue())
+
+
+def _can_be_packed(values: xr.Variable) -> bool:
+    return bool(values.dtype.kind in "biuf" and values.ndim and values.size)

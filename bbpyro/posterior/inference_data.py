@@ -13,8 +13,10 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from bbpyro.checks import in_eval_mode
+from bbpyro.denormals import flushed
 from bbpyro.distributions import remembered_log_odds, with_exact_tails
 from bbpyro.drawing import Guide, Source
+from bbpyro.exclusive import one_at_a_time
 from bbpyro.model import BetaBernoulliNetwork
 from bbpyro.posterior import container
 from bbpyro.posterior.arguments import (
@@ -28,9 +30,12 @@ from bbpyro.posterior.arguments import (
 )
 from bbpyro.posterior.coordinates import unit_coords
 from bbpyro.posterior.predictive import predictive_groups, sweep_thresholds, to_numpy
+from bbpyro.posterior.reading import side_of
 from bbpyro.version import __version__
 
 
+@one_at_a_time
+@flushed()
 @torch.no_grad()
 def to_arviz(
     bnn: BetaBernoulliNetwork | Sequence[BetaBernoulliNetwork],
@@ -57,7 +62,7 @@ def to_arviz(
       ArviZ is 1.x in the guide alone: its summary fails on them); with feature_names the coordinate `fc1.gate_name`.
     - guide: q(π) itself `[chain, K]`: `fc1.gate.concentration1` and `concentration0` (of the sticks, under
       StickBreaking; not under FixedRate), `keep_probability`, which is the exact E[π], and the gate's `threshold`
-      `[chain]`.
+      `[chain]`. Their attribute `side` says whether the gate is on the "input" or the "output" of its layer.
     - with x: posterior_predictive (y), constant_data (x), and for classes class_probability: `[chain, N, C]` by
       mean_mask, and by monte_carlo, averaged over the draws.
     - with y too: observed_data (y), log_likelihood (y: of each datum, nats, not scaled by N/B), and threshold_sweep:
@@ -156,7 +161,8 @@ def _of_guide(bnn: BetaBernoulliNetwork, coords: dict[str, Any]) -> xr.Dataset:
         q = gate.posterior()
         named = {name: getattr(q, name) for name in ("concentration1", "concentration0") if hasattr(q, name)}
         named["keep_probability"] = q.mean
-        variables |= {f"{g}.{name}": ((f"{g}_unit",), to_numpy(value)) for name, value in named.items()}
+        where = {"side": side_of(gate)}
+        variables |= {f"{g}.{name}": ((f"{g}_unit",), to_numpy(value), where) for name, value in named.items()}
         variables[f"{g}.threshold"] = ((), gate.threshold)
     return xr.Dataset(variables, coords)
 

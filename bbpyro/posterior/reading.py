@@ -5,7 +5,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bbpyro.posterior.container import group, import_arviz
+from bbpyro.layers import BetaBernoulliDropout
+from bbpyro.posterior.container import group, summary
+from bbpyro.posterior.shares import probability_above
+
+CI_PROB = 0.94  # of every interval, and of what is sure: ArviZ's own
 
 
 def gates(idata: Any) -> list[str]:
@@ -13,64 +17,93 @@ def gates(idata: Any) -> list[str]:
     return [str(name).removesuffix(".pi") for name in group(idata, "posterior").data_vars]
 
 
-def decisions(idata: Any, probability: float = 0.95) -> pd.DataFrame:
+def num_chains(idata: Any) -> int:
+    """How many restarts it is of."""
+    return int(group(idata, "posterior").sizes["chain"])
+
+
+def decisions(idata: Any, ci_prob: float = CI_PROB) -> pd.DataFrame:
     """How sure the posterior is of each unit, counted by gate.
 
-    A unit is surely in where P(π > threshold) under the posterior is at least `probability`, surely out where it is
-    at most 1 - `probability`, and else undecided. `kept` counts E[π] > threshold, which is what compaction goes by.
+    A unit is surely in where P(π > threshold) under the posterior is at least `ci_prob`, surely out where it is at
+    most 1 - `ci_prob`, and else undecided. `kept` counts E[π] > threshold, which is what compaction goes by.
 
     Args:
         idata: what :func:`bbpyro.to_arviz` returned.
-        probability: in (0.5, 1).
+        ci_prob: in (0.5, 1).
 
     Returns:
         A row for each gate, with columns units, kept, surely_in, undecided and surely_out. Of several chains a row
         for each gate and chain: a hidden unit of one restart has no counterpart in another.
 
     Raises:
-        ValueError: `probability` is out of range.
+        ValueError: `ci_prob` is out of range.
     """
-    if not 0.5 < probability < 1:
-        raise ValueError(f"probability is {probability}, wanted a number between 0.5 and 1")
-    posterior, guide = group(idata, "posterior"), group(idata, "guide")
+    if not 0.5 < ci_prob < 1:
+        raise ValueError(f"ci_prob is {ci_prob}, wanted a number between 0.5 and 1")
+    guide = group(idata, "guide")
     rows: dict[Any, dict[str, int]] = {}
     for g in gates(idata):
         threshold = guide[f"{g}.threshold"]
-        above = (posterior[f"{g}.pi"] > threshold).mean("draw").values
         kept = (guide[f"{g}.keep_probability"] > threshold).sum(f"{g}_unit").values
-        for chain in range(len(above)):
-            surely_in, surely_out = (above[chain] >= probability).sum(), (above[chain] <= 1 - probability).sum()
-            rows[(g, chain) if len(above) > 1 else g] = {
-                "units": above.shape[1],
+        for chain in range(len(kept)):
+            above = probability_above(idata, g, threshold.values[chain])[chain, :, 0]
+            surely_in, surely_out = (above >= ci_prob).sum(), (above <= 1 - ci_prob).sum()
+            rows[(g, chain) if len(kept) > 1 else g] = {
+                "units": len(above),
                 "kept": int(kept[chain]),
                 "surely_in": int(surely_in),
-                "undecided": int(above.shape[1] - surely_in - surely_out),
+                "undecided": int(len(above) - surely_in - surely_out),
                 "surely_out": int(surely_out),
             }
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
-def in_words(idata: Any, probability: float = 0.95) -> str:
+def in_words(idata: Any, ci_prob: float = CI_PROB) -> str:
     """:func:`decisions` in a sentence for each row, and, where labels were given, what the threshold matters."""
     sentences = []
-    for label, row in decisions(idata, probability).iterrows():
+    for label, row in decisions(idata, ci_prob).iterrows():
         undecided = "none is undecided" if row.undecided == 0 else f"{row.undecided} undecided"
         sentences.append(
-            f"{layer(label)}: of {row.units} units {row.surely_in} are surely in, "
+            f"{place(idata, label)}: of {row.units} units {row.surely_in} are surely in, "
             f"{row.surely_out} surely out, {undecided}."
         )
-    sweep = group(idata, "threshold_sweep").mean("chain") if "threshold_sweep" in idata else {}
-    if "error" in sweep:
-        error, at = sweep["error"].values, sweep["threshold"].values
+    sweep = group(idata, "threshold_sweep") if "threshold_sweep" in idata else {}
+    for chain in range(num_chains(idata)) if "error" in sweep else ():
+        error, at = sweep["error"].values[chain], sweep["threshold"].values
         first_bad = int(np.argmax(error > error[0] + 0.001))  # 0 where there is none
-        sentences.append(f"Any threshold up to {at[first_bad - 1]:.2g} costs at most 0.1 points of error.")
+        whom = f" chain {chain}" if num_chains(idata) > 1 else ""
+        sentences.append(f"Any threshold up to {at[first_bad - 1]:.2g} costs{whom} at most 0.1 points of error.")
     return "\n".join(sentences)
 
 
 def layer(label: Any) -> str:
-    """What a reader calls a row of :func:`decisions`: the layer whose input it is on, and the chain if it has one."""
+    """What a reader calls a row of :func:`decisions`: its layer, and the chain if it has one."""
     gate, *chain = label if isinstance(label, tuple) else (label,)
     return gate.removesuffix(".gate") + "".join(f", chain {number}" for number in chain)
+
+
+def side_of(gate: BetaBernoulliDropout) -> str:
+    """On which side of its layer a gate of :func:`bbpyro.insert_dropout` is: "output" for a convolution's channels."""
+    return "output" if gate.dim == 1 else "input"
+
+
+def side(idata: Any, gate: str) -> str:
+    """On which side of its layer a gate is, "input" or "output"; a file that does not say so is of inputs."""
+    return str(group(idata, "guide")[f"{gate}.keep_probability"].attrs.get("side", "input"))
+
+
+def place(idata: Any, label: Any) -> str:
+    """Where the units of a gate, or of a row of :func:`decisions`, are: "input of fc1", "output of conv1, chain 0"."""
+    gate = label[0] if isinstance(label, tuple) else label
+    return place_of(label, side(idata, gate))
+
+
+def place_of(label: Any, side: str) -> str:
+    """That of a gate on the `side` of its layer; a gate that was put into the network by hand is called by its name."""
+    gate = label[0] if isinstance(label, tuple) else label
+    is_inserted = gate == "gate" or gate.endswith(".gate")
+    return f"{side} of {layer(label)}" if is_inserted else f"gate {layer(label)}"
 
 
 def keep_probability(idata: Any, gate: str, chain: int = 0) -> Any:
@@ -90,21 +123,42 @@ def order(idata: Any, gate: str, chain: int = 0) -> Any:
     return np.argsort(-keep_probability(idata, gate, chain), kind="stable")
 
 
-def extremes(idata: Any, num_units: int = 5, chain: int = 0) -> pd.DataFrame:
+def unit_names(idata: Any, gate: str) -> list[str]:
+    """What the units of a gate are called: by the names of the inputs where they are known, else by their numbers."""
+    guide = group(idata, "guide")
+    units = guide.sizes[f"{gate}_unit"]
+    known = guide.coords[f"{gate}_name"].values if f"{gate}_name" in guide.coords else range(units)
+    return [str(name) for name in known]
+
+
+def extremes(idata: Any, num_units: int = 5, chain: int | None = None, ci_prob: float = CI_PROB) -> pd.DataFrame:
     """az.summary(kind="stats") of the units of each gate with the largest E[π], and with the smallest.
 
     Args:
         idata: what :func:`bbpyro.to_arviz` returned.
         num_units: how many at either end of each gate.
-        chain: which.
+        chain: which; by default each, one after the other.
+        ci_prob: of the interval.
+
+    Returns:
+        A row for each unit, `fc1.gate.pi[7]`, or by the name of an input where inputs have names; where there are
+        several chains `fc1.gate.pi[7], chain 0`, since a unit of one has no counterpart in another.
+
+    Raises:
+        ValueError: `num_units` or `ci_prob` is out of range, or there is no such chain.
     """
     if num_units < 1:
         raise ValueError(f"num_units is {num_units}, wanted at least 1")
+    if not 0 < ci_prob < 1:
+        raise ValueError(f"ci_prob is {ci_prob}, wanted a number between 0 and 1")
     posterior = group(idata, "posterior")
     summaries = []
-    for g in gates(idata):
-        units = order(idata, g, chain)
-        shown = units if len(units) <= 2 * num_units else np.concatenate([units[:num_units], units[-num_units:]])
-        part = posterior[[f"{g}.pi"]].isel(chain=[chain]).sel({f"{g}_unit": shown})
-        summaries.append(import_arviz().summary(part, kind="stats"))
+    for c in range(num_chains(idata)) if chain is None else [chain]:
+        for g in gates(idata):
+            units, dim, names = order(idata, g, c), f"{g}_unit", unit_names(idata, g)
+            shown = units if len(units) <= 2 * num_units else np.concatenate([units[:num_units], units[-num_units:]])
+            part = posterior[[f"{g}.pi"]].isel({"chain": [c], dim: shown}).reset_coords(drop=True)
+            of_chain = f", chain {c}" if num_chains(idata) > 1 else ""
+            rows = [f"{g}.pi[{names[unit]}]{of_chain}" for unit in shown]
+            summaries.append(summary(part, ci_prob).set_axis(rows))
     return pd.concat(summaries)

@@ -1,22 +1,14 @@
 """Runs: settings in, a folder with a trained network out."""
 
-from bbpyro.runs.config import NETWORKS, Settings, TrainConfig, recipe
+from bbpyro.runs.config import Settings, TrainConfig, recipe
 from bbpyro.runs.inspection import POSTERIOR, Inspection, inspect, leave_one_out
-from bbpyro.runs.run import (
-    ARTEFACTS,
-    Run,
-    check,
-    check_settings,
-    create,
-    default_folder,
-    load,
-    plain_network,
-    score,
-    summarize,
-    train,
-    write_figures,
-)
+from bbpyro.runs.limits import check_num_samples
+from bbpyro.runs.lock import hold
+from bbpyro.runs.networks import NETWORKS
+from bbpyro.runs.origins import check_same, check_settings, describe, load_data, plain_network
+from bbpyro.runs.run import ARTEFACTS, Run, check, create, default_folder, load, read_config, train
 from bbpyro.runs.saved import CHECKPOINT
+from bbpyro.runs.scores import collapse, score, summarize, write_figures
 from bbpyro.runs.shrinking import BATCH_SIZES, Shrunk, shrink
 
 __all__ = [
@@ -31,13 +23,20 @@ __all__ = [
     "Shrunk",
     "TrainConfig",
     "check",
+    "check_num_samples",
+    "check_same",
     "check_settings",
+    "collapse",
     "create",
     "default_folder",
+    "describe",
+    "hold",
     "inspect",
     "leave_one_out",
     "load",
+    "load_data",
     "plain_network",
+    "read_config",
     "recipe",
     "score",
     "shrink",

@@ -1,38 +1,23 @@
 """The settings of a run: what they are, which values they take, and how JSON and TOML hold them."""
 
 import dataclasses
-import math
 import re
 import types
 import typing
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from bbpyro import data, networks, priors, training
+from bbpyro import data, priors, training
 from bbpyro.layers import MIN_START
 from bbpyro.model import WEIGHT_GUIDES
+from bbpyro.priors.spelled import is_path, parse
+from bbpyro.runs.networks import RECIPES, check_name
 
-# From the shape of one input and the number of classes.
-NETWORKS: dict[str, Callable[[Sequence[int], int], nn.Module]] = {
-    "lenet-500-300": lambda shape, num_classes: networks.lenet_500_300(math.prod(shape), num_classes),
-    "lenet5-caffe": lambda shape, num_classes: _lenet5_caffe(shape, num_classes),
-    "vgg16": lambda shape, num_classes: _vgg16(shape, num_classes),
-}
-# Where a network's own settings differ from the defaults; chosen on a validation split, vgg16's in a test size only.
-RECIPES: dict[str, dict[str, Any]] = {
-    "lenet5-caffe": {
-        "epochs": 40,
-        "gate_learning_rate": 0.03,
-        "kl_start": (("conv*", 40.0), ("fc*", 6.0)),
-        "kl_warmup_epochs": 20,
-    },
-    "vgg16": {"dataset": "cifar10", "augmentation": "crop-flip", "initial_keep_probability": 0.97},
-}
 AUGMENTATIONS: dict[str, Callable[[Tensor], Tensor] | None] = {"none": None, "crop-flip": data.crop_and_flip}
 
 
@@ -43,8 +28,10 @@ class Settings:
     dataset: str = "mnist"
     """mnist, fashion-mnist, cifar10, bars, or a .npz file with arrays x, y and, optionally, x_test, y_test."""
     network: str = "lenet-500-300"
-    """lenet-500-300 takes any number of inputs, lenet5-caffe images of 28x28, vgg16 images of 3x32x32. The last two
-    bring settings of their own: bbpyro train --network NAME --print-config shows them."""
+    """lenet-500-300 takes any number of inputs, lenet5-caffe images of 28x28, vgg16 images of 3x32x32; the last two
+    bring settings of their own: bbpyro train --network NAME --print-config shows them. Or module:name, one of your
+    own: an nn.Module, a class of it, or a function that returns one; what needs no arguments is called without, else
+    with the shape of one input and the number of classes."""
     augmentation: Literal["none", "crop-flip"] = "none"
     """crop-flip shifts each training image [C, H, W] by up to 4 pixels and mirrors half of them."""
     weight_prior: str | None = None
@@ -92,7 +79,6 @@ class Settings:
     def validate(self) -> None:
         """Raise a ValueError that names the first setting out of range."""
         choices: dict[str, Collection[str]] = {
-            "network": NETWORKS,
             "weights": WEIGHT_GUIDES,
             "schedule": training.SCHEDULES,
             "elbo": training.ELBOS,
@@ -100,6 +86,7 @@ class Settings:
             "device": ("auto", "cpu", "cuda"),
             "precision": training.PRECISIONS,
         }
+        check_name(self.network)
         for name, known in choices.items():
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} is {getattr(self, name)!r}, wanted one of {', '.join(known)}")
@@ -197,9 +184,19 @@ class TrainConfig(Settings):
         self.make_prior()
 
     @property
-    def has_module(self) -> bool:
-        """Whether a prior is imported from a module of the user's."""
-        return ":" in re.sub(r"'[^']*': ", "", self.prior) or ":" in (self.weight_prior or "")
+    def modules(self) -> list[tuple[str, str]]:
+        """What is imported from modules of the user's: the setting that says so, and its `module:name`."""
+        priors_on_pi = re.findall(r"['\"]([\w.]+:[\w.]+)['\"]", self.prior) or [self.prior]
+        named = [*(("prior", path) for path in priors_on_pi), ("weight_prior", self.weight_prior or "")]
+        return [(setting, path) for setting, path in [*named, ("network", self.network)] if is_path(path)]
+
+    def check_modules(self) -> None:
+        """Raise a ValueError, which names the setting, where one of :attr:`modules` cannot be imported from here."""
+        for setting, path in self.modules:
+            try:
+                parse(path, {})
+            except ValueError as error:
+                raise ValueError(f"{setting}: {error}") from None
 
     def make_prior(self) -> priors.Prior | dict[str, priors.Prior]:
         """The prior on π, of each gate or of all."""
@@ -213,9 +210,10 @@ class TrainConfig(Settings):
         """As above; the settings of a run from before priors were spelled out are understood too."""
         settings = dict(settings)
         old = {"beta": "Beta({}, 1)", "indian-buffet": "IndianBuffet({})"}
-        if settings.get("prior") in old and "alpha" in settings:
-            default = {"beta": 1e-4, "indian-buffet": 5.0}[settings["prior"]]
-            settings["prior"] = old[settings["prior"]].format(settings.pop("alpha") or default)
+        prior = settings.get("prior")
+        if isinstance(prior, str) and prior in old and "alpha" in settings:
+            default = {"beta": 1e-4, "indian-buffet": 5.0}[prior]
+            settings["prior"] = old[prior].format(settings.pop("alpha") or default)
         return super().from_json(settings)
 
 
@@ -225,21 +223,8 @@ def recipe(network: str) -> TrainConfig:
     Raises:
         ValueError: there is no such network.
     """
-    if network not in NETWORKS:
-        raise ValueError(f"network is {network!r}, wanted one of {', '.join(NETWORKS)}")
+    check_name(network)
     return TrainConfig(network=network, **RECIPES.get(network, {}))
-
-
-def _lenet5_caffe(shape: Sequence[int], num_classes: int) -> nn.Module:
-    if tuple(shape) not in ((28, 28), (1, 28, 28), (784,)):
-        raise ValueError(f"network: lenet5-caffe takes images of shape [28, 28], but the data have {list(shape)}")
-    return networks.lenet5_caffe(784, num_classes)
-
-
-def _vgg16(shape: Sequence[int], num_classes: int) -> nn.Module:
-    if tuple(shape) != (3, 32, 32):
-        raise ValueError(f"network: vgg16 takes images of shape [3, 32, 32], but the data have {list(shape)}")
-    return networks.vgg16(num_classes)
 
 
 def _fits(value: Any, hint: Any) -> bool:

@@ -15,7 +15,9 @@ from bbpyro import plots, posterior
 from bbpyro.checkpoint import CheckpointError, clear_unfinished
 from bbpyro.posterior import container
 from bbpyro.prediction import Evaluation, score
-from bbpyro.runs.run import Run, training_figures, write_figures
+from bbpyro.runs.limits import check_posterior
+from bbpyro.runs.run import Run
+from bbpyro.runs.scores import training_figures, write_figures
 
 POSTERIOR = "posterior.nc"
 MIN_PREDICTIVE_SAMPLES = 10
@@ -44,10 +46,17 @@ def inspect(
     runs: Sequence[Run],
     folder: Path,
     num_samples: int = 1000,
-    num_predictive_samples: int = 100,
+    num_predictive_samples: int | None = None,
     console: Console | None = None,
 ) -> Inspection:
     """Draw the posterior of a run, or of restarts as chains, and write posterior.nc and figures/ into `folder`.
+
+    Args:
+        runs: the run, or its restarts.
+        folder: made if need be.
+        num_samples: draws of every π.
+        num_predictive_samples: by how many of them the held-out data are predicted; by default 100, or all if fewer.
+        console: where progress is shown.
 
     Raises:
         ValueError: the runs differ in more than their seed, one has not begun SVI, a number is out of range, or
@@ -55,10 +64,10 @@ def inspect(
     """
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"output: {folder} is a file, wanted a folder, which is made if need be")
+    given = "num_samples" if num_predictive_samples is None else "num_predictive_samples"
+    num_predictive_samples = min(100, num_samples) if num_predictive_samples is None else num_predictive_samples
     if num_predictive_samples < MIN_PREDICTIVE_SAMPLES:
-        raise ValueError(
-            f"num_predictive_samples is {num_predictive_samples}, wanted at least {MIN_PREDICTIVE_SAMPLES}, for az.loo"
-        )
+        raise ValueError(f"{given} is {num_predictive_samples}, wanted at least {MIN_PREDICTIVE_SAMPLES}, for az.loo")
     if len({run.folder.resolve() for run in runs}) < len(runs):
         raise ValueError("a run is named twice; chains are different restarts of one model")
     first = runs[0]
@@ -69,6 +78,8 @@ def inspect(
             raise ValueError(
                 f"{run.folder} and {first.folder} differ in more than their seed; chains are restarts of one model"
             )
+    units = [gate.num_features for gate in first.bnn.gates.values()]
+    check_posterior(units, len(first.dataset.x_test), len(runs), num_samples, num_predictive_samples)
     (folder / "figures").mkdir(parents=True, exist_ok=True)  # what cannot be written is found before minutes of work
     networks, data = [run.bnn for run in runs], first.dataset
     idata = posterior.to_arviz(
@@ -101,7 +112,7 @@ def inspect(
     }
     log_probs = probs["monte_carlo"].double().clamp_min(1e-30).log().gather(-1, data.y_test[:, None])
     by_held_out = log_probs.mean().item(), log_probs.std(correction=0).item() / len(log_probs) ** 0.5
-    loo, _ = leave_one_out(runs, num_predictive_samples, console)
+    loo, _ = leave_one_out(runs, max(num_predictive_samples, container.LOO_DRAWS), console)
     num_loo_data = len(loo.pareto_k)
     by_loo = posterior.elpd(loo) / num_loo_data, float(loo.se) / num_loo_data
     return Inspection(idata, scores, loo, by_loo, by_held_out)

@@ -1,35 +1,37 @@
-"""A run: from its settings to a folder with a trained network, its scores and its figures."""
+"""A run: from its settings to a folder with a trained network."""
 
-import dataclasses
+import contextlib
 import json
 import os
-import platform
-import resource
 import shlex
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyro
 import torch
-from matplotlib.figure import Figure
 from rich.console import Console
-from torch import Tensor, nn
+from torch import nn
 
-from bbpyro import checkpoint, data, plots, posterior, training
+from bbpyro import checkpoint, data, training
 from bbpyro.checkpoint import CheckpointError
-from bbpyro.checks import check_batch_norm
 from bbpyro.export import COMPACT
-from bbpyro.layers import insert_dropout
-from bbpyro.likelihoods import Categorical
 from bbpyro.model import BetaBernoulliNetwork
-from bbpyro.prediction import evaluate
-from bbpyro.runs.config import AUGMENTATIONS, NETWORKS, TrainConfig
-from bbpyro.runs.saved import CHECKPOINT, Saved, state_dict_of
+from bbpyro.runs.config import AUGMENTATIONS, TrainConfig
+from bbpyro.runs.limits import num_cores
+from bbpyro.runs.lock import hold
+from bbpyro.runs.origins import (
+    check_same,
+    check_settings,
+    describe,
+    gated_network,
+    load_data,
+    load_pretrained,
+    plain_network,
+)
+from bbpyro.runs.saved import CHECKPOINT, METRICS, Saved, state_dict_of
 from bbpyro.version import __version__
 
 ARTEFACTS = (COMPACT, "compact.pt2", "compact.onnx", "compact-int8.onnx")  # of a compacted run
@@ -64,17 +66,17 @@ def default_folder(config: TrainConfig) -> Path:
     return next(folder for folder in candidates if not folder.exists())
 
 
-def create(folder: Path, config: TrainConfig, force: bool = False) -> None:
-    """Make a run folder that holds its configuration from the first moment it exists.
+def create(folder: Path, config: TrainConfig, force: bool = False) -> data.Dataset:
+    """Make a run folder that holds its configuration from the first moment it exists; returns the run's data.
 
     Raises:
-        ValueError: the configuration is out of range, or the folder exists and `force` is false.
+        ValueError: the configuration is out of range, or the folder exists and `force` is false, or a process has the
+            run that is there in hand.
         CheckpointError: the pretrained weights do not fit the network.
     """
+    exists = f"run folder {folder} already exists; choose another, continue it with --resume, or add --force"
     if folder.exists() and not force:
-        raise ValueError(
-            f"run folder {folder} already exists; choose another, continue it with --resume, or add --force"
-        )
+        raise ValueError(exists)
     if folder.exists() and not (folder / "config.json").is_file():
         raise ValueError(f"run folder {folder} is no run, so it is not replaced, with --force or without")
     dataset = check_settings(config)
@@ -83,41 +85,19 @@ def create(folder: Path, config: TrainConfig, force: bool = False) -> None:
         folder.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ValueError(f"run folder {folder} cannot be made ({error.strerror}); choose another") from None
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
-        made = Path(scratch) / "run"
-        made.mkdir()
-        description = {"format": checkpoint.FORMAT, "bbpyro": __version__, "data": dataset.fingerprint()}
-        if config.has_module:
-            bnn = _network(config, plain_network(config, dataset), dataset)
-            description["model"] = posterior.describe_model(bnn)
-        checkpoint.write_json(made / "config.json", {**description, "config": config.to_json()})
-        if folder.exists():
-            os.replace(folder, Path(scratch) / "old")
-        os.replace(made, folder)
-
-
-def check_settings(config: TrainConfig, dataset: data.Dataset | None = None) -> data.Dataset:
-    """Refuse what would fail only in training, when there is a folder already; returns the data, loaded if not given.
-
-    Raises:
-        ValueError: a setting is out of range, or does not fit the data, the network or this machine.
-        CheckpointError: the pretrained weights do not fit the network.
-    """
-    config.validate()
-    if config.device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("device is 'cuda', but torch finds no GPU here; leave it at auto, or install torch with CUDA")
-    dataset = dataset or _load_data(config)
-    plain = plain_network(config, dataset)
-    if config.pretrained is not None:
-        _load_pretrained(config.pretrained, plain)
-    check_batch_norm(plain, len(dataset.x), config.batch_size)
-    bnn = _network(config, plain, dataset)
-    training.kl_starts(bnn, config.kl_warmup_epochs, config.kl_weights())
-    shape = list(dataset.x.shape[1:])
-    if config.augmentation != "none" and (len(shape) != 3 or min(shape[1:]) < 8):
-        raise ValueError(
-            f"augmentation {config.augmentation} is for images [C, H, W] of at least 8x8; the data have {shape}"
-        )
+    is_there = folder.exists()
+    with hold(folder) if is_there else contextlib.nullcontext():
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
+            made = Path(scratch) / "run"
+            made.mkdir()
+            description = {"format": checkpoint.FORMAT, "bbpyro": __version__, **describe(config, dataset)}
+            checkpoint.write_json(made / "config.json", {**description, "config": config.to_json()})
+            if is_there:
+                os.replace(folder, Path(scratch) / "old")
+            try:
+                os.replace(made, folder)
+            except OSError:  # another process has made it meanwhile
+                raise ValueError(exists) from None
     return dataset
 
 
@@ -134,8 +114,7 @@ def load(folder: Path) -> Run:
         raise CheckpointError(
             f"run {folder} has no checkpoint yet; start it again with bbpyro train --resume {shlex.quote(str(folder))}"
         )
-    bnn = _network(config, plain_network(config, dataset), dataset)
-    _check_model(folder, bnn)
+    bnn = gated_network(config, plain_network(config, dataset), dataset)
     if saved.phase == "SVI":
         saved.load_into(bnn, folder)
     return Run(folder, config, dataset, bnn.eval().to(config.torch_device()), saved.history)
@@ -146,7 +125,7 @@ OnEpoch = Callable[[dict[str, Any], int, str], None]
 
 def check(folder: Path) -> None:
     """Raise a CheckpointError unless `folder` is a run; it need not have a checkpoint yet."""
-    _read_config(folder)
+    read_config(folder)
 
 
 def train(folder: Path, console: Console | None = None, on_epoch: OnEpoch | None = None) -> Run:
@@ -162,17 +141,23 @@ def train(folder: Path, console: Console | None = None, on_epoch: OnEpoch | None
 
     Raises:
         CheckpointError: the folder is no run, or its checkpoint is damaged or of another network.
-        ValueError: its data set has changed, or cannot be had.
+        ValueError: its data set has changed, or cannot be had; or another process has the run in hand.
         bbpyro.training.NonFiniteLossError: the loss became nan; the last good checkpoint stays.
     """
+    read_config(folder)  # of a folder that is no run nothing is locked
+    with hold(folder):
+        return _train(folder, console, on_epoch)
+
+
+def _train(folder: Path, console: Console | None, on_epoch: OnEpoch | None) -> Run:
     config, dataset = _open(folder)
-    checkpoint.clear_unfinished(
-        folder, CHECKPOINT, "metrics.jsonl", "config.json", "summary.json", "result.json", "loo.nc"
-    )
+    checkpoint.clear_unfinished(folder, CHECKPOINT, METRICS, "config.json", "summary.json", "result.json", "loo.nc")
     checkpoint.clear_unfinished(folder / "figures", "*.png")
     saved = Saved.read(folder, config)
     if saved:
-        saved.write_metrics(folder)
+        saved.write_metrics(folder)  # of which a line may be missing, or be half written
+    else:
+        (folder / METRICS).unlink(missing_ok=True)
     if saved is None or len(saved.records("SVI")) < config.epochs:
         clear_artefacts(folder)  # which are of the network as it was
     plain = plain_network(config, dataset).to(config.torch_device())
@@ -196,7 +181,7 @@ def train(folder: Path, console: Console | None = None, on_epoch: OnEpoch | None
 
     pretraining = saved.records("pretraining") if saved else []
     if config.pretrained and saved is None:
-        plain.load_state_dict(_load_pretrained(config.pretrained, plain))
+        plain.load_state_dict(load_pretrained(config.pretrained, plain))
     elif config.pretrain_epochs and not config.pretrained and (saved is None or saved.phase == "pretraining"):
         if saved:
             saved.load_into(plain, folder)
@@ -210,8 +195,7 @@ def train(folder: Path, console: Console | None = None, on_epoch: OnEpoch | None
             **settings,
         )
         saved = None
-    bnn = _network(config, plain, dataset)
-    _check_model(folder, bnn)
+    bnn = gated_network(config, plain, dataset)
     if saved:
         saved.load_into(bnn, folder)
     history = training.fit(
@@ -238,124 +222,45 @@ def clear_artefacts(folder: Path) -> None:
         (folder / name).unlink(missing_ok=True)
 
 
-def score(run: Run, num_samples: int = 100) -> dict[str, Any]:
-    """Scores by mean mask and by Monte Carlo (`num_samples` draws of q(z, π)), and the units kept."""
-    with torch.random.fork_rng():
-        torch.manual_seed(run.config.seed)
-        by_mean, by_draws = (evaluate(run.bnn, run.dataset.x_test, run.dataset.y_test, n) for n in (None, num_samples))
-    return {
-        "scored_on": run.config.scored_on,
-        "num_scored": len(run.dataset.y_test),
-        "mean_mask": dataclasses.asdict(by_mean),
-        "monte_carlo": {"num_samples": num_samples, **dataclasses.asdict(by_draws)},
-        "kept": {name: int(gate.kept().sum()) for name, gate in run.bnn.gates.items()},
-        "total": {name: gate.num_features for name, gate in run.bnn.gates.items()},
-    }
-
-
-def summarize(run: Run, num_samples: int = 100) -> dict[str, Any]:
-    """Score a trained run, draw its figures, and write summary.json; returns what that holds."""
-    scores = score(run, num_samples)
-    idata = posterior.to_arviz(run.bnn, history=run.svi_history, seed=run.config.seed)
-    write_figures(run.folder, training_figures(idata, run.dataset.x.shape[1:]))
-    summary = {
-        **scores,
-        "epochs": len(run.history),
-        "training_seconds": sum(record["seconds"] for record in run.history),
-        "peak_memory_mib": _peak_memory_mib(),
-        "config": run.config.to_json(),
-        "versions": {
-            "bbpyro": __version__,
-            "torch": torch.__version__,
-            "pyro": pyro.__version__,
-            "python": platform.python_version(),
-        },
-    }
-    checkpoint.write_json(run.folder / "summary.json", summary)
-    return summary
-
-
-def training_figures(idata: Any, input_shape: Sequence[int]) -> dict[str, Figure]:
-    """The figures that need no predictions, by file name; `input_shape` is that of one input."""
-    figures = {
-        "keep_probability": plots.keep_probability(idata),
-        "elbo": plots.elbo(idata),
-        "kept_units": plots.kept_units(idata),
-    }
-    num_units = posterior.group(idata, "guide").sizes[f"{posterior.gates(idata)[0]}_unit"]
-    if len(input_shape) == 2 and num_units == input_shape[0] * input_shape[1]:
-        figures["input_map"] = plots.input_map(idata, (input_shape[0], input_shape[1]))
-    return figures
-
-
-def write_figures(folder: Path, figures: Mapping[str, Figure]) -> None:
-    """Write figures as PNG under `folder`/figures."""
-    (folder / "figures").mkdir(parents=True, exist_ok=True)
-    for name, figure in figures.items():
-        plots.save(figure, folder / "figures" / f"{name}.png")
-
-
-def _peak_memory_mib() -> float:
-    """The most memory this process has held at once, MiB."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 1024 / (1024 if sys.platform == "darwin" else 1)  # macOS counts bytes, Linux KiB
-
-
 def _open(folder: Path) -> tuple[TrainConfig, data.Dataset]:
-    config, fingerprint = _read_config(folder)
-    dataset = _load_data(config)
-    if dataset.fingerprint() != fingerprint:
-        raise ValueError(f"dataset {config.dataset!r} is not the one that run {folder} was made with")
-    torch.set_num_threads(config.threads)
+    config, noted = read_config(folder)
+    dataset = load_data(config)
+    now = describe(config, dataset)
+    if (folder / CHECKPOINT).exists():
+        now.pop("pretrained", None)  # from which it has started
+    check_same(noted, now, f"run {folder}", config)
+    torch.set_num_threads(min(config.threads, num_cores()))  # it may have been made on another machine
     return config, dataset
 
 
-def _read_config(folder: Path) -> tuple[TrainConfig, str]:
+def read_config(folder: Path) -> tuple[TrainConfig, dict[str, Any]]:
+    """The settings of the run in a folder, and what :func:`bbpyro.runs.origins.describe` said when it was made.
+
+    Raises:
+        CheckpointError: there is none, or its config.json was altered.
+        ValueError: a module of the user's that it names cannot be imported from here.
+    """
     path = folder / "config.json"
     if not path.is_file():
         raise CheckpointError(f"{folder} is no bbpyro run: it has no config.json")
     try:
-        description = json.loads(path.read_text())
+        description = json.loads(path.read_text(encoding="utf-8"))
         config = TrainConfig.from_json(description["config"])
-        config.validate()
-        fingerprint: str = description["data"]
+        noted = dict(description)
+        if not isinstance(noted["data"], str):
+            raise TypeError("data is no text")
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{path} was altered, or written by another version of bbpyro ({error})") from None
-    return config, fingerprint
+        raise _altered(path, error) from None
+    try:
+        config.check_modules()
+    except ValueError as error:
+        raise ValueError(f"run {folder}: {error}; go to the folder that the module is in") from None
+    try:
+        config.validate()
+    except ValueError as error:
+        raise _altered(path, error) from None
+    return config, noted
 
 
-def _check_model(folder: Path, bnn: BetaBernoulliNetwork) -> None:
-    """Raise a ValueError where a prior of the user's own is not what it was when the run was made."""
-    noted = json.loads((folder / "config.json").read_text()).get("model")
-    if noted is not None and noted != json.loads(json.dumps(posterior.describe_model(bnn))):
-        raise ValueError(f"prior: the module that run {folder} has its prior from has changed since; restore it")
-
-
-def _load_data(config: TrainConfig) -> data.Dataset:
-    dataset = data.load(config.dataset, config.data_dir)
-    return dataset.with_validation(config.validation_size) if config.validation_size else dataset
-
-
-def plain_network(config: TrainConfig, dataset: data.Dataset) -> nn.Module:
-    """The run's network without gates, as it is before any training."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        return NETWORKS[config.network](dataset.x.shape[1:], dataset.num_classes)
-
-
-def _network(config: TrainConfig, plain: nn.Module, dataset: data.Dataset) -> BetaBernoulliNetwork:
-    return BetaBernoulliNetwork(
-        insert_dropout(plain, config.threshold, initial_keep_probability=config.initial_keep_probability),
-        Categorical(),
-        num_data=len(dataset.x),
-        prior=config.make_prior(),
-        weight_prior=config.make_weight_prior(),
-        weight_guide=config.weights,
-        temperature=config.temperature,
-    )
-
-
-def _load_pretrained(path: Path, net: nn.Module) -> dict[str, Tensor]:
-    weights = checkpoint.load_weights(path)
-    checkpoint.check_state_dict(str(path), weights, net.state_dict())
-    return weights
+def _altered(path: Path, error: Exception) -> CheckpointError:
+    return CheckpointError(f"{path} was altered, or written by another version of bbpyro ({error})")

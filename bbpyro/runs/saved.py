@@ -12,6 +12,7 @@ from bbpyro.checkpoint import CheckpointError
 from bbpyro.runs.config import TrainConfig
 
 CHECKPOINT = "checkpoint.safetensors"
+METRICS = "metrics.jsonl"
 
 
 def state_dict_of(net: nn.Module) -> dict[str, Tensor]:
@@ -49,16 +50,15 @@ class Saved:
         net.load_state_dict({name: self.network[short] for name, short in zip(names, wanted, strict=True)})
 
     def write(self, folder: Path, config: TrainConfig) -> None:
-        """Write checkpoint and metrics into a run folder."""
+        """Write the checkpoint into a run folder, and then a line for its last epoch below those that are there."""
         groups = {"network": self.network, "optimizer": self.optimizer}
         tensors = {f"{group}.{name}": t for group, named in groups.items() for name, t in named.items()}
         checkpoint.save(folder / CHECKPOINT, tensors, {"config": config.to_json(), "history": self.history})
-        self.write_metrics(folder)
+        checkpoint.append(folder / METRICS, _line(self.history[-1]))
 
     def write_metrics(self, folder: Path) -> None:
-        """Write a line an epoch."""
-        lines = "".join(json.dumps(record) + "\n" for record in self.history)
-        checkpoint.write_atomic(folder / "metrics.jsonl", lines.encode())
+        """Write a line an epoch in place of those that are there."""
+        checkpoint.write_atomic(folder / METRICS, b"".join(map(_line, self.history)))
 
     @classmethod
     def read(cls, folder: Path, config: TrainConfig) -> "Saved | None":
@@ -75,3 +75,7 @@ class Saved:
             group, name = full_name.split(".", 1)
             groups[group][name] = tensor
         return cls(groups["network"], groups["optimizer"], meta["history"])
+
+
+def _line(record: dict[str, Any]) -> bytes:
+    return (json.dumps(record) + "\n").encode()

@@ -17,7 +17,10 @@ from bbpyro.checkpoint import CheckpointError
 from bbpyro.compaction import TOLERANCE, Size, UnsupportedModuleError, compact, measure
 from bbpyro.prediction import score
 from bbpyro.runs.config import AUGMENTATIONS
-from bbpyro.runs.run import Run, clear_artefacts, plain_network
+from bbpyro.runs.limits import MAX_EPOCHS
+from bbpyro.runs.lock import hold
+from bbpyro.runs.origins import plain_network
+from bbpyro.runs.run import Run, clear_artefacts
 
 BATCH_SIZES = (1, 100, 1000)
 FINETUNE_LEARNING_RATE = 1e-4
@@ -72,8 +75,9 @@ class _Form:
 def shrink(run: Run, *, finetune_epochs: int = 0, int8: bool = False, console: Console | None = None) -> Shrunk:
     """Compact a run's network, check it on the held-out data, write it in every form, and time it.
 
-    Written are compact.safetensors (:func:`bbpyro.load_compact`), compact.pt2 (torch alone) and, where the extra
-    `onnx` is installed, compact.onnx (ONNX Runtime alone); they replace what an earlier call wrote.
+    Written are compact.safetensors (:func:`bbpyro.load_compact`; not of a network with a forward of its own),
+    compact.pt2 (torch alone) and, where the extra `onnx` is installed, compact.onnx (ONNX Runtime alone); they replace
+    what an earlier call wrote.
 
     Args:
         run: the run.
@@ -85,14 +89,19 @@ def shrink(run: Run, *, finetune_epochs: int = 0, int8: bool = False, console: C
         CheckpointError: the run is still in pretraining.
         UnsupportedModuleError: the network cannot be compacted, or the small one, or ONNX Runtime's, predicts the
             held-out data otherwise; nothing is written then.
-        ValueError: finetune_epochs < 0, or `int8` without the extra `onnx`.
+        ValueError: finetune_epochs < 0, `int8` without the extra `onnx`, or a process is training the run.
     """
-    if finetune_epochs < 0:
-        raise ValueError(f"finetune_epochs is {finetune_epochs}, wanted 0 or more")
+    if not 0 <= finetune_epochs <= MAX_EPOCHS:
+        raise ValueError(f"finetune_epochs is {finetune_epochs}, wanted 0 or more, at most {MAX_EPOCHS:,}")
     if int8:
         export.require_onnx()
     if not run.svi_history:
         raise CheckpointError(f"{run.folder} is still in pretraining: it has nothing to compact yet")
+    with hold(run.folder):
+        return _shrink(run, finetune_epochs, int8, console)
+
+
+def _shrink(run: Run, finetune_epochs: int, int8: bool, console: Console | None) -> Shrunk:
     x = run.dataset.x_test
     example = x[torch.arange(2) % len(x)]  # a copy: of a view the whole of x would be in the file
     run = dataclasses.replace(run, bnn=copy.deepcopy(run.bnn).cpu())
@@ -105,7 +114,9 @@ def shrink(run: Run, *, finetune_epochs: int = 0, int8: bool = False, console: C
         small = _finetuned(run, small, finetune_epochs, console)
         forms["fine-tuned"] = _plain(small)
     with _stage(console, "exporting"):
-        files = {export.COMPACT: export.to_safetensors(small), "compact.pt2": export.to_pt2(small, example)}
+        whole = _as_file(small)
+        files = {} if whole is None else {export.COMPACT: whole}
+        files["compact.pt2"] = export.to_pt2(small, example)
         if export.has_onnx():
             files["compact.onnx"] = export.to_onnx(small, example)
             forms["ONNX Runtime"] = _onnx(files["compact.onnx"])
@@ -125,7 +136,14 @@ def _stage(console: Console | None, text: str) -> contextlib.AbstractContextMana
 
 
 def _plain(net: nn.Module) -> _Form:
-    return _Form(net, net, export.to_safetensors(net))
+    return _Form(net, net, _as_file(net) or checkpoint.serialize(net.state_dict(), {}))
+
+
+def _as_file(net: nn.Module) -> bytes | None:
+    try:
+        return export.to_safetensors(net)
+    except UnsupportedModuleError:  # a user's own, whose forward no file of tensors holds
+        return None
 
 
 def _onnx(file: bytes) -> _Form:

@@ -1,11 +1,11 @@
 """compare(): priors times seeds, each a run of its own in a process of its own, and what comes out."""
 
+import contextlib
 import dataclasses
 import json
 import os
-import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,12 +15,12 @@ import filelock
 import joblib
 import pandas as pd
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from bbpyro import checkpoint, priors, runs
 from bbpyro.checkpoint import CheckpointError
 from bbpyro.studies import figures, tables, task
 from bbpyro.studies.config import StudyConfig
+from bbpyro.studies.display import display
 from bbpyro.version import __version__
 
 CONFIG = "study.json"
@@ -126,7 +126,7 @@ def compare(
     config = prior if isinstance(prior, StudyConfig) else _config(prior, seeds, settings)
     check_workers(jobs, backend, address)
     folder = Path(folder or default_folder())
-    prepare(folder, config)
+    prepare(folder, config, jobs if backend == "processes" else 1)
     return train(folder, jobs=jobs, backend=backend, address=address, published=published, progress=progress)
 
 
@@ -145,16 +145,21 @@ def train(
     tasks = config.tasks()
     waiting = [name for name, run in tasks.items() if task.result(folder / "runs" / name, run) is None]
     here = os.getpid(), Path.cwd()
+    made_from = _made_from(folder)
     calls = [
         joblib.delayed(task.perform)(
-            folder.absolute() / "runs" / name, _log(folder, name).absolute(), tasks[name], *here
+            folder.absolute() / "runs" / name,
+            _log(folder, name).absolute(),
+            tasks[name],
+            made_from.get(tasks[name].prior, {}),
+            *here,
         )
         for name in waiting
     ]
     outcomes = []
     if calls:
-        with _display(folder, tasks, progress), _cluster(backend, address):
-            outcomes = joblib.Parallel(n_jobs=jobs, batch_size=1, pre_dispatch="all")(calls)
+        with display(folder, tasks, progress), _cluster(backend, address):
+            outcomes = joblib.Parallel(n_jobs=min(jobs, len(calls)), batch_size=1, pre_dispatch="all")(calls)
     reasons = {name: reason for name, reason in zip(waiting, outcomes, strict=True) if reason}
     study = _gather(folder, read_config(folder), reasons)  # to which another process may have added
     study.write(published)
@@ -180,7 +185,9 @@ def load(folder: Path | str) -> Study:
     folder = Path(folder)
     config = read_config(folder)
     logs = {name: _log(folder, name) for name in config.tasks()}
-    reasons = {name: [*log.read_text().splitlines(), "?"][0] for name, log in logs.items() if log.is_file()}
+    reasons = {
+        name: [*log.read_text(encoding="utf-8").splitlines(), "?"][0] for name, log in logs.items() if log.is_file()
+    }
     return _gather(folder, config, reasons)
 
 
@@ -199,7 +206,7 @@ def read_config(folder: Path) -> StudyConfig:
     if not is_study(folder):
         raise CheckpointError(f"{folder} is no bbpyro study: it has no {CONFIG}")
     try:
-        config = StudyConfig.from_json(json.loads(path.read_text())["config"])
+        config = StudyConfig.from_json(json.loads(path.read_text(encoding="utf-8"))["config"])
         config.validate()
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path} was altered, or written by another version of bbpyro ({error})") from None
@@ -220,8 +227,16 @@ def _config(prior: Sequence[priors.PriorLike], seeds: int, settings: dict[str, A
     return StudyConfig.from_json({**{k: own[k] for k in known}, **given, "prior": spelled, "seeds": seeds})
 
 
-def prepare(folder: Path, config: StudyConfig) -> StudyConfig:
+def prepare(
+    folder: Path, config: StudyConfig, jobs: int = 1, note: Callable[[str], object] | None = None
+) -> StudyConfig:
     """Make the study's folder, or go on with the study that is there; returns all its settings.
+
+    Args:
+        folder: of the study.
+        config: its settings.
+        jobs: how many runs there are to be at once on this machine.
+        note: called with what is noteworthy of the data, if anything is.
 
     Raises:
         ValueError: a setting is out of range, or differs from that of the study in the folder.
@@ -231,18 +246,46 @@ def prepare(folder: Path, config: StudyConfig) -> StudyConfig:
         raise ValueError(f"study folder {folder} is no study; choose another")
     if is_study(folder):
         config = read_config(folder).extended_by(config)
-    dataset = None
-    for run in config.tasks().values():
-        if run.seed == 0:
-            dataset = runs.check_settings(run, dataset)  # what all runs of a prior would fail of, once
+    made_from = _check_origins(folder, config, jobs, note)
     folder.mkdir(parents=True, exist_ok=True)
     with filelock.FileLock(folder / ".lock"):
         if is_study(folder):  # by now
             config = read_config(folder).extended_by(config)
+            made_from = {**_made_from(folder), **made_from}
         config = config.canonical()
-        description = {"format": checkpoint.FORMAT, "bbpyro": __version__, "config": config.to_json()}
-        checkpoint.write_json(folder / CONFIG, description)
+        description = {"format": checkpoint.FORMAT, "bbpyro": __version__, "made_from": made_from}
+        checkpoint.write_json(folder / CONFIG, {**description, "config": config.to_json()})
     return config
+
+
+def _check_origins(
+    folder: Path, config: StudyConfig, jobs: int, note: Callable[[str], object] | None
+) -> dict[str, Any]:
+    """What the runs of each prior are made from now; refuse what all of them would fail of, and what has changed.
+
+    Raises:
+        ValueError: a setting does not fit, or data, weights or a module of the user's are not those that runs of the
+            study were made from.
+    """
+    dataset, made_from, noted, tasks = None, {}, _made_from(folder), config.tasks()
+    for name, run in tasks.items():
+        if run.prior not in made_from:
+            dataset = runs.check_settings(run, dataset, min(jobs, len(tasks)))
+            made_from[run.prior] = runs.describe(run, dataset)
+            runs.check_same(noted.get(run.prior, {}), made_from[run.prior], f"study {folder}", run)
+        with contextlib.suppress(CheckpointError):  # there is none yet, or it is damaged, of which it tells itself
+            found = runs.read_config(folder / "runs" / name)[1]
+            runs.check_same(found, made_from[run.prior], f"run {folder / 'runs' / name}", run)
+    if note and dataset and dataset.scale_note:
+        note(dataset.scale_note)
+    return made_from
+
+
+def _made_from(folder: Path) -> dict[str, Any]:
+    """What :func:`_check_origins` found when the study was last started, by prior."""
+    if not is_study(folder):
+        return {}
+    return dict(json.loads((folder / CONFIG).read_text(encoding="utf-8")).get("made_from", {}))
 
 
 def _log(folder: Path, name: str) -> Path:
@@ -278,79 +321,3 @@ def _cluster(backend: str, address: str | None) -> Iterator[None]:
     ray.init(address=address, ignore_reinit_error=True)
     with joblib.parallel_config("ray"):
         yield
-
-
-@contextmanager
-def _display(folder: Path, tasks: dict[str, runs.TrainConfig], progress: bool | Console) -> Iterator[None]:
-    """A bar of all epochs of all runs, and a line for each run that is being trained, read off their files."""
-    if not progress:
-        yield
-        return
-    console = progress if isinstance(progress, Console) else None
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("epochs,"),
-        TimeElapsedColumn(),
-        TextColumn("gone,"),
-        TimeRemainingColumn(),
-        TextColumn("left"),
-    )
-    with Progress(*columns, console=console, transient=True) as bar:
-        watch = _Watch(folder, tasks, bar)
-        stop = threading.Event()
-
-        def poll() -> None:
-            while not stop.wait(1.0):
-                watch.update()
-
-        watch.update()
-        thread = threading.Thread(target=poll, daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            stop.set()
-            thread.join()
-            watch.update()
-
-
-class _Watch:
-    """The progress of a study's runs, by the lines of their metrics.jsonl."""
-
-    def __init__(self, folder: Path, tasks: dict[str, runs.TrainConfig], bar: Progress) -> None:
-        self.folder, self.bar = folder, bar
-        self.epochs = {
-            name: config.epochs + (0 if config.pretrained else config.pretrain_epochs) for name, config in tasks.items()
-        }
-        self.lines: dict[str, Any] = {}
-        self.told = {name for name in tasks if self._is_done(name)}
-        self.all = bar.add_task("", total=sum(self.epochs.values()))
-
-    def update(self) -> None:
-        done = {name: self._epochs_done(name) for name in self.epochs}
-        finished = [name for name in self.epochs if self._is_done(name)]
-        for name in finished:
-            if name not in self.told:
-                self.told.add(name)
-                self.bar.console.print(f"done: {name}", soft_wrap=True, highlight=False, markup=False)
-        self.bar.update(
-            self.all, completed=sum(done.values()), description=f"{len(finished)} of {len(self.epochs)} runs done"
-        )
-        for name, total in self.epochs.items():
-            if name in finished and name in self.lines:
-                self.bar.remove_task(self.lines.pop(name))
-            elif name not in finished and done[name]:
-                if name not in self.lines:
-                    self.lines[name] = self.bar.add_task(f"  {name}", total=total)
-                self.bar.update(self.lines[name], completed=done[name])
-
-    def _is_done(self, name: str) -> bool:
-        return (self.folder / "runs" / name / task.RESULT).is_file()
-
-    def _epochs_done(self, name: str) -> int:
-        try:
-            return (self.folder / "runs" / name / "metrics.jsonl").read_bytes().count(b"\n")
-        except OSError:
-            return 0

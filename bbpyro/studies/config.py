@@ -21,7 +21,7 @@ class StudyConfig(runs.Settings):
         """Raise a ValueError that names the first setting out of range."""
         super().validate()
         if not 1 <= self.seeds <= 10_000:
-            raise ValueError(f"seeds is {self.seeds}, wanted a number of them, at least 1")
+            raise ValueError(f"seeds is {self.seeds}, wanted at least 1, at most 10,000")
         if not self.prior:
             raise ValueError("prior: there is none to compare; name at least one")
         names: dict[str, str] = {}

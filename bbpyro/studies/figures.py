@@ -30,10 +30,12 @@ def draw(folder: Path, runs: pd.DataFrame, total: Mapping[str, int], published: 
         prior: container.as_chains([each / task.LOO for each in folders]) for prior, folders in by_prior.items()
     }
     histories = {prior: [_svi_history(each) for each in folders] for prior, folders in by_prior.items()}
+    first = next(iter(restarts.values()))
+    sides = {gate: posterior.side(first, gate) for gate in total}
     behind = plots.PUBLISHED.get(published or "", {})
     figures = {
         "error_flops": plots.error_flops(runs, behind),
-        "kept_epochs": plots.kept_epochs(histories, total),
+        "kept_epochs": plots.kept_epochs(histories, total, sides),
         "priors_posteriors": plots.priors_posteriors(restarts),
     }
     if len(restarts) > 1:

@@ -1,11 +1,13 @@
 """One run of a study, in whatever process it may be: trained from where it stopped, scored, and kept."""
 
+import contextlib
 import dataclasses
 import json
 import os
 import threading
 import time
 import traceback
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +45,7 @@ def result(folder: Path, config: runs.TrainConfig) -> dict[str, Any] | None:
         CheckpointError: it is of other settings.
     """
     try:
-        found: dict[str, Any] = json.loads((folder / RESULT).read_text())
+        found: dict[str, Any] = json.loads((folder / RESULT).read_text(encoding="utf-8"))
         made_with = runs.TrainConfig.from_json(found["config"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
@@ -57,7 +59,14 @@ def result(folder: Path, config: runs.TrainConfig) -> dict[str, Any] | None:
     return found if is_whole else None
 
 
-def perform(folder: Path, log: Path, config: runs.TrainConfig, study_process: int, started_in: Path) -> str | None:
+def perform(
+    folder: Path,
+    log: Path,
+    config: runs.TrainConfig,
+    made_from: Mapping[str, Any],
+    study_process: int,
+    started_in: Path,
+) -> str | None:
     """Train a run to its end and score it, unless that was done; returns what went wrong, if anything did.
 
     Of two processes that are given the same run, one waits for the other.
@@ -66,6 +75,7 @@ def perform(folder: Path, log: Path, config: runs.TrainConfig, study_process: in
         folder: of the run; made if need be.
         log: where what went wrong is told in full.
         config: of the run.
+        made_from: what :func:`bbpyro.runs.describe` said when the study was started, of which hours may have gone.
         study_process: which started this; if this is a child of it, it ends with it.
         started_in: the working directory there, where the modules of priors may be.
     """
@@ -80,14 +90,17 @@ def perform(folder: Path, log: Path, config: runs.TrainConfig, study_process: in
                 return None
             if not folder.exists():
                 runs.create(folder, config)
-            run = runs.train(folder)
-            checkpoint.write_json(folder / RESULT, _result(run))
+            with runs.hold(folder):
+                runs.check_same(made_from, runs.read_config(folder)[1], "the study", config)
+                checkpoint.write_json(folder / RESULT, _result(runs.train(folder)))
             log.unlink(missing_ok=True)
             return None
         except Exception as error:  # whatever it is, the study goes on and tells
             told = str(error).split("Trace Shapes:")[0]  # which Pyro appends
             reason = " ".join(f"{type(error).__name__}: {told}".split())
-            log.write_text(f"{reason}\n\n{time.strftime('%Y-%m-%d %H:%M:%S')}, {folder}\n{traceback.format_exc()}")
+            told = f"{reason}\n\n{time.strftime('%Y-%m-%d %H:%M:%S')}, {folder}\n{traceback.format_exc()}"
+            with contextlib.suppress(OSError):  # of a full disk there is no more to say
+                checkpoint.write_atomic(log, told.encode())
             return reason
 
 
@@ -119,6 +132,8 @@ def _result(run: runs.Run) -> dict[str, Any]:
         **summary["mean_mask"],
         **{f"{name}_monte_carlo": summary["monte_carlo"][name] for name in ("error", "nll", "ece")},
         "scored_on": summary["scored_on"],
+        "plain_error": summary["plain_error"],
+        "majority_error": summary["majority_error"],
         "kept": summary["kept"],
         "total": summary["total"],
         "flops": after.flops,

@@ -14,7 +14,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
+from bbpyro.denormals import flushed, zero_negligible
 from bbpyro.layers import device_of
+from bbpyro.training.trained import Trained
 
 
 class NonFiniteLossError(ArithmeticError):
@@ -42,11 +44,13 @@ class TrainingState:
         seed: every epoch's data order and noise follow from it and from the epoch's number alone.
         history: one record an epoch that is done.
         optimizer: the optimizer's tensors, by name.
+        stored: what is trained in Pyro's parameter store alone, such as a `pyro.param` of the likelihood, by name.
     """
 
     seed: int
     history: list[dict[str, Any]] = field(default_factory=list)
     optimizer: dict[str, Tensor] = field(default_factory=dict)
+    stored: dict[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass
@@ -67,6 +71,7 @@ class Epochs:
         self,
         module: nn.Module,
         optimizer: torch.optim.Optimizer,
+        trained: Trained,
         step: Callable[[Tensor, Tensor], float],
         report: Callable[[], dict[str, Any]],
         state: TrainingState,
@@ -75,7 +80,10 @@ class Epochs:
         """Train from the end of `state` to num_epochs, leaving torch's global generator as it was."""
         base_rates = [group["lr"] for group in optimizer.param_groups]
         _load_optimizer(optimizer, state.optimizer)
+        trained.load(state.stored)
+        _clean(module, optimizer)  # what was trained elsewhere, or by an earlier version
         with (
+            flushed(),
             self._bar(len(state.history)) as advance,
             torch.random.fork_rng(),
             torch.enable_grad(),
@@ -91,6 +99,7 @@ class Epochs:
                 module.train()
                 loss = self._one_pass(epoch, module, state.seed, step, advance)
                 module.eval()
+                _clean(module, optimizer)
                 record = {
                     "phase": self.label,
                     "epoch": epoch + 1,
@@ -99,7 +108,9 @@ class Epochs:
                     **report(),
                     "seconds": time.perf_counter() - started,
                 }
-                state = TrainingState(state.seed, [*state.history, record], _optimizer_tensors(optimizer))
+                history = [*state.history, record]
+                stored = {name: tensor.detach() for name, tensor in trained.stored.items()}
+                state = TrainingState(state.seed, history, _optimizer_tensors(optimizer), stored)
                 if self.on_epoch:
                     self.on_epoch(state)
         return state.history
@@ -168,6 +179,11 @@ def _augmented(augment: Callable[[Tensor], Any], x: Tensor) -> Tensor:
 def fused_adam(groups: list[dict[str, Any]], weight_decay: float = 0.0) -> torch.optim.Adam:
     """One Adam over all parameters, in one kernel."""
     return torch.optim.Adam(groups, weight_decay=weight_decay, fused=True)
+
+
+def _clean(module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Make 0 of weights and of Adam's moments that have decayed to nothing."""
+    zero_negligible((*module.parameters(), *_optimizer_tensors(optimizer).values()))
 
 
 def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

@@ -13,6 +13,8 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from bbpyro.checks import check_batch_norm, check_choice, check_data, check_held_out, check_settings, in_eval_mode
+from bbpyro.denormals import flushed
+from bbpyro.exclusive import one_at_a_time
 from bbpyro.layers import device_of
 from bbpyro.likelihoods import Categorical, Likelihood
 from bbpyro.model import BetaBernoulliNetwork
@@ -30,6 +32,7 @@ from bbpyro.training.handlers import (
     held_out_score,
     mixed_precision,
 )
+from bbpyro.training.trained import left_as_it_was, of_network, of_plain_network
 
 ELBOS = {"trace": Trace_ELBO, "mean-field": TraceMeanField_ELBO}
 
@@ -52,6 +55,7 @@ def constant(progress: float) -> float:
 SCHEDULES: dict[str, Callable[[float], float]] = {"steps": steps, "cosine": cosine, "constant": constant}
 
 
+@one_at_a_time
 def fit(
     bnn: BetaBernoulliNetwork,
     x: Tensor,
@@ -75,6 +79,10 @@ def fit(
 ) -> list[dict[str, Any]]:
     """Maximise the ELBO of `bnn` on x, y, in place, with SVI and one fused Adam.
 
+    Trained is every parameter that the model and the guide use: W, the gates, those of a likelihood that is an
+    nn.Module, and those that it has in Pyro's store (`pyro.param`). What cannot be trained is warned of at the start.
+    While another thread trains or predicts, this waits.
+
     Args:
         bnn: the network.
         x: inputs `[N, ...]`; N is also what `bnn.num_data` should say. They may lie on another device than the
@@ -82,7 +90,7 @@ def fit(
         y: what the likelihood observes, `[N, ...]`; for Categorical, labels `[N]`.
         num_epochs: passes over the data.
         batch_size: |B|; a last, shorter batch is used too, at its own scale N/|B|.
-        learning_rate: Adam's, for the weights.
+        learning_rate: Adam's, for the weights and all else that is no gate's.
         gate_learning_rate: Adam's, for a and b of the gates.
         schedule: "cosine" (constant, then a cosine to zero), "steps" (the source's) or "constant".
         kl_warmup_epochs: epochs, at most num_epochs, over which the weight of KL[q(π)||p(π)] goes linearly from
@@ -117,13 +125,8 @@ def fit(
     check_choice("elbo", elbo, ELBOS)
     check_choice("precision", precision, PRECISIONS)
 
-    gate_parameters = [p for gate in bnn.gates.values() for p in gate.parameters()]
-    optimizer = fused_adam(
-        [
-            {"params": [*bnn.weights.values(), *bnn.unconstrained_scales.values()], "lr": learning_rate},
-            {"params": gate_parameters, "lr": gate_learning_rate},
-        ]
-    )
+    trained = of_network(bnn, x, y, learning_rate, gate_learning_rate)
+    optimizer = fused_adam(trained.groups)
     warmup, score = KLWarmup(starts), Scorecard()
     estimator = ELBOS[elbo]()
 
@@ -153,10 +156,13 @@ def fit(
         }
 
     epochs = Epochs("SVI", x, y, num_epochs, batch_size, SCHEDULES[schedule], progress, on_epoch, augment)
-    with pyro.validation_enabled(False), mixed_precision(bnn.net, precision):
-        return epochs.run(bnn, optimizer, step, report, starting_state(seed, resume_from), begin)
+    state = starting_state(seed, resume_from)
+    with left_as_it_was(bnn), pyro.validation_enabled(False), mixed_precision(bnn.net, precision):
+        return epochs.run(bnn, optimizer, trained, step, report, state, begin)
 
 
+@one_at_a_time
+@flushed()
 @torch.no_grad()
 def elbo(bnn: BetaBernoulliNetwork, x: Tensor, y: Tensor, batch_size: int = 1000) -> float:
     """The ELBO of `bnn` on its training data, nats a datum.
@@ -203,6 +209,7 @@ def kl_starts(
     return starts
 
 
+@one_at_a_time
 def pretrain(
     net: nn.Module,
     x: Tensor,
@@ -225,8 +232,9 @@ def pretrain(
 ) -> list[dict[str, Any]]:
     """Train a plain network, without gates, in place: where Beta-Bernoulli dropout starts from.
 
-    Arguments, records and errors are those of :func:`fit`; `weight_decay` is the L2 on the mean loss, and `phase`
-    what records and the progress bar call it.
+    Arguments, records and errors are those of :func:`fit`; `weight_decay` is the L2 on the mean loss, of the network's
+    own parameters alone; those of a likelihood that is an nn.Module are trained too. `phase` is what records and the
+    progress bar call it.
     """
     likelihood = likelihood or Categorical()
     check_settings(num_epochs, batch_size, learning_rate)
@@ -235,8 +243,8 @@ def pretrain(
     check_batch_norm(net, len(x), batch_size)
     check_choice("schedule", schedule, SCHEDULES)
     check_choice("precision", precision, PRECISIONS)
-    parameters = [p for p in net.parameters() if p.requires_grad]
-    optimizer = fused_adam([{"params": parameters, "lr": learning_rate}], weight_decay=weight_decay)
+    trained = of_plain_network(net, likelihood, x, y, learning_rate, weight_decay)
+    optimizer = fused_adam(trained.groups)
     score = Scorecard()
 
     def step(x_batch: Tensor, y_batch: Tensor) -> float:
@@ -254,4 +262,4 @@ def pretrain(
 
     epochs = Epochs(phase, x, y, num_epochs, batch_size, SCHEDULES[schedule], progress, on_epoch, augment)
     with pyro.validation_enabled(False), mixed_precision(net, precision):
-        return epochs.run(net, optimizer, step, report, starting_state(seed, resume_from))
+        return epochs.run(net, optimizer, trained, step, report, starting_state(seed, resume_from))

@@ -1,0 +1,131 @@
+"""The networks that runs are made of: those with a name, and the user's own."""
+
+import copy
+import inspect
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bbpyro import networks
+from bbpyro.checks import in_eval_mode
+from bbpyro.layers import BetaBernoulliDropout
+from bbpyro.priors.spelled import is_path, parse
+
+# From the shape of one input and the number of classes.
+NETWORKS: dict[str, Callable[[Sequence[int], int], nn.Module]] = {
+    "lenet-500-300": lambda shape, num_classes: networks.lenet_500_300(math.prod(shape), num_classes),
+    "lenet5-caffe": lambda shape, num_classes: _lenet5_caffe(shape, num_classes),
+    "vgg16": lambda shape, num_classes: _vgg16(shape, num_classes),
+}
+# Where a network's own settings differ from the defaults; chosen on a validation split, vgg16's in a test size only.
+RECIPES: dict[str, dict[str, Any]] = {
+    "lenet5-caffe": {
+        "epochs": 40,
+        "gate_learning_rate": 0.03,
+        "kl_start": (("conv*", 40.0), ("fc*", 6.0)),
+        "kl_warmup_epochs": 20,
+    },
+    "vgg16": {"dataset": "cifar10", "augmentation": "crop-flip", "initial_keep_probability": 0.97},
+}
+
+
+def check_name(name: str) -> None:
+    """Raise a ValueError unless this names a network, or spells module:name, which can be imported."""
+    if is_path(name):
+        _imported(name)
+    elif name not in NETWORKS:
+        raise ValueError(f"network is {name!r}, wanted one of {', '.join(NETWORKS)}, or module:name for one of yours")
+
+
+def make(name: str, shape: Sequence[int], num_classes: int) -> nn.Module:
+    """A network without gates, its weights drawn from torch's global generator.
+
+    Args:
+        name: of a network, or module:name of an nn.Module, or of what makes one: it is called without arguments if it
+            needs none, else with the next two.
+        shape: of one input.
+        num_classes: C.
+
+    Raises:
+        ValueError: it cannot be made for these, or is none.
+    """
+    if name in NETWORKS:
+        return NETWORKS[name](shape, num_classes)
+    found = _imported(name)
+    if isinstance(found, nn.Module):
+        return copy.deepcopy(found)
+    wanted = "wanted an nn.Module, or what gives one without arguments, or of a shape and a number of classes"
+    if not callable(found):
+        raise ValueError(f"network: {name!r} is a {type(found).__name__}, {wanted}")
+    try:
+        made: Any = found() if _needs_nothing(found) else found(tuple(shape), num_classes)
+    except Exception as error:  # whatever the user's code does
+        raise ValueError(
+            f"network: {name!r} fails for inputs of shape {list(shape)} and {num_classes} classes "
+            f"({type(error).__name__}: {error}); {wanted}"
+        ) from error
+    if not isinstance(made, nn.Module):
+        raise ValueError(f"network: {name!r} gives a {type(made).__name__}, {wanted}")
+    return made
+
+
+def check_output(name: str, net: nn.Module, x: Tensor, num_classes: int) -> None:
+    """Raise a ValueError unless a network of the user's own makes a number a class of the data x `[N, ...]`."""
+    if any(isinstance(module, BetaBernoulliDropout) for module in net.modules()):
+        raise ValueError(f"network: {name!r} has gates already; wanted it without, as bbpyro puts them in")
+    shape = ", ".join(map(str, ("N", *x.shape[1:])))
+    try:
+        with torch.no_grad(), in_eval_mode(net):
+            output: Any = net(x)
+    except Exception as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ValueError(f"network: {name!r} cannot take inputs of shape [{shape}] ({reason})") from error
+    if not isinstance(output, Tensor) or output.shape != (len(x), num_classes):
+        got = list(output.shape) if isinstance(output, Tensor) else type(output).__name__
+        raise ValueError(
+            f"network: {name!r} makes {got} of {len(x)} inputs, wanted [{len(x)}, {num_classes}], a number a class"
+        )
+
+
+def describe(net: nn.Module, x: Tensor) -> dict[str, Any]:
+    """What tells one network from another, as JSON can hold it: its layers, and what it makes of the data x."""
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        outputs = []
+        for training in (False, True):
+            torch.manual_seed(0)
+            outputs += copy.deepcopy(net).train(training)(x).flatten().tolist()
+    return {
+        "layers": str(net),
+        "tensors": {name: list(tensor.shape) for name, tensor in net.state_dict().items()},
+        "outputs": outputs,
+    }
+
+
+def _imported(name: str) -> Any:
+    try:
+        return parse(name, {})
+    except ValueError as error:
+        raise ValueError(f"network: {error}") from None
+
+
+def _needs_nothing(make: Callable[..., Any]) -> bool:
+    try:
+        inspect.signature(make).bind()
+    except (TypeError, ValueError):  # ValueError: of what is written in C nothing is known
+        return False
+    return True
+
+
+def _lenet5_caffe(shape: Sequence[int], num_classes: int) -> nn.Module:
+    if tuple(shape) not in ((28, 28), (1, 28, 28), (784,)):
+        raise ValueError(f"network: lenet5-caffe takes images of shape [28, 28], but the data have {list(shape)}")
+    return networks.lenet5_caffe(784, num_classes)
+
+
+def _vgg16(shape: Sequence[int], num_classes: int) -> nn.Module:
+    if tuple(shape) != (3, 32, 32):
+        raise ValueError(f"network: vgg16 takes images of shape [3, 32, 32], but the data have {list(shape)}")
+    return networks.vgg16(num_classes)

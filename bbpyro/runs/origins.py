@@ -1,0 +1,137 @@
+"""What a run is made from: its settings, its data, and what they name that lies outside of both and may change."""
+
+import dataclasses
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bbpyro import checkpoint, data, posterior, training
+from bbpyro.checks import check_batch_norm
+from bbpyro.layers import insert_dropout
+from bbpyro.likelihoods import Categorical
+from bbpyro.model import BetaBernoulliNetwork
+from bbpyro.priors.spelled import is_path
+from bbpyro.runs import limits, networks
+from bbpyro.runs.config import TrainConfig
+
+
+def load_data(config: TrainConfig) -> data.Dataset:
+    """The run's data, with its validation split in place of the test set if it has one."""
+    dataset = data.load(config.dataset, config.data_dir)
+    return dataset.with_validation(config.validation_size) if config.validation_size else dataset
+
+
+def plain_network(config: TrainConfig, dataset: data.Dataset) -> nn.Module:
+    """The run's network without gates, as it is before any training."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        return networks.make(config.network, dataset.x.shape[1:], dataset.num_classes)
+
+
+def gated_network(config: TrainConfig, plain: nn.Module, dataset: data.Dataset) -> BetaBernoulliNetwork:
+    """The run's network with gates, its weights those of the plain one."""
+    return BetaBernoulliNetwork(
+        insert_dropout(plain, config.threshold, initial_keep_probability=config.initial_keep_probability),
+        Categorical(),
+        num_data=len(dataset.x),
+        prior=config.make_prior(),
+        weight_prior=config.make_weight_prior(),
+        weight_guide=config.weights,
+        temperature=config.temperature,
+    )
+
+
+def load_pretrained(path: Path, net: nn.Module) -> dict[str, Tensor]:
+    """The weights to start from; a CheckpointError where they cannot be read, or are of another network."""
+    weights = checkpoint.load_weights(path)
+    checkpoint.check_state_dict(str(path), weights, net.state_dict())
+    return weights
+
+
+def check_settings(config: TrainConfig, dataset: data.Dataset | None = None, jobs: int = 1) -> data.Dataset:
+    """Refuse what would fail only in training, when there is a folder already; returns the data, loaded if not given.
+
+    Args:
+        config: of the run.
+        dataset: its data, if they are loaded.
+        jobs: how many such runs are trained at once.
+
+    Raises:
+        ValueError: a setting is out of range, or does not fit the data, the network or this machine.
+        CheckpointError: the pretrained weights do not fit the network.
+    """
+    config.validate()
+    if config.device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device is 'cuda', but torch finds no GPU here; leave it at auto, or install torch with CUDA")
+    limits.check_numbers(config)
+    dataset = dataset or load_data(config)
+    limits.check_training(config, dataset, jobs)
+    plain = plain_network(config, dataset)
+    if is_path(config.network):
+        networks.check_output(config.network, plain, dataset.x[:2], dataset.num_classes)
+    if config.pretrained is not None:
+        load_pretrained(config.pretrained, plain)
+    check_batch_norm(plain, len(dataset.x), config.batch_size)
+    bnn = gated_network(config, plain, dataset)
+    training.kl_starts(bnn, config.kl_warmup_epochs, config.kl_weights())
+    shape = list(dataset.x.shape[1:])
+    if config.augmentation != "none" and (len(shape) != 3 or min(shape[1:]) < 8):
+        raise ValueError(
+            f"augmentation {config.augmentation} is for images [C, H, W] of at least 8x8; the data have {shape}"
+        )
+    return dataset
+
+
+def describe(config: TrainConfig, dataset: data.Dataset) -> dict[str, Any]:
+    """All that the numbers of a run depend on beside its settings, as JSON holds it; its seed is one of them."""
+    config = dataclasses.replace(config, seed=0)
+    described: dict[str, Any] = {"data": dataset.fingerprint()}
+    settings = {setting for setting, _ in config.modules}
+    if settings:
+        plain = plain_network(config, dataset)
+        if "network" in settings:
+            described["network"] = networks.describe(plain, dataset.x[:2])
+        if settings != {"network"}:
+            described["model"] = posterior.describe_model(gated_network(config, plain, dataset))
+    if config.pretrained is not None:
+        described["pretrained"] = hashlib.sha256(config.pretrained.read_bytes()).hexdigest()
+    return dict(json.loads(json.dumps(described)))
+
+
+def check_same(noted: Mapping[str, Any], now: Mapping[str, Any], made: str, config: TrainConfig) -> None:
+    """Refuse to go on with what was made from something else.
+
+    Args:
+        noted: what :func:`describe` said then; what a bbpyro of before did not note is not checked.
+        now: what it says now.
+        made: what was made, e.g. "run runs/mine".
+        config: its settings.
+
+    Raises:
+        ValueError: the first that differs.
+    """
+    differ = {name for name in now if name in noted and not _is_same(noted[name], now[name])}
+    if "data" in differ:
+        raise ValueError(f"dataset {config.dataset!r} is not the one that {made} was made with")
+    for name, what in (("network", "network"), ("model", "prior")):
+        if name in differ:
+            raise ValueError(f"{what}: the module that {made} has its {what} from has changed since; restore it")
+    if "pretrained" in differ:
+        raise ValueError(f"pretrained: {config.pretrained} has changed since {made} was made with it; restore it")
+
+
+def _is_same(noted: Any, now: Any) -> bool:
+    """Whether two things that JSON holds are the same, but for the rounding of another machine."""
+    if isinstance(noted, dict) and isinstance(now, dict):
+        return all(_is_same(noted[key], now[key]) for key in noted.keys() & now.keys())
+    if isinstance(noted, list) and isinstance(now, list):
+        return len(noted) == len(now) and all(map(_is_same, noted, now))
+    if isinstance(noted, float) and isinstance(now, float):
+        return math.isclose(noted, now, rel_tol=1e-5, abs_tol=1e-6) or (math.isnan(noted) and math.isnan(now))
+    return bool(noted == now)

@@ -1,0 +1,148 @@
+"""What there is to train: the parameters of the network and its likelihood, and those they have in Pyro's store."""
+
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import pyro
+import pyro.poutine as poutine
+import torch
+from pyro.util import check_model_guide_match
+from torch import Tensor, nn
+
+from bbpyro import parameters
+from bbpyro.checks import in_eval_mode
+from bbpyro.layers import device_of
+from bbpyro.likelihoods import Likelihood
+from bbpyro.model import BetaBernoulliNetwork
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The parameters that are trained, in groups of one learning rate each.
+
+    Attributes:
+        groups: as a torch optimizer takes them; none is empty.
+        stored: those that belong to no module, but to Pyro's parameter store, by their names there.
+    """
+
+    groups: list[dict[str, Any]]
+    stored: dict[str, Tensor]
+
+    @torch.no_grad()
+    def load(self, kept: Mapping[str, Tensor]) -> None:
+        """Give those of the store the values that they had."""
+        for name, tensor in self.stored.items():
+            if name in kept:
+                tensor.copy_(kept[name])
+
+
+def of_network(
+    bnn: BetaBernoulliNetwork, x: Tensor, y: Tensor, learning_rate: float, gate_learning_rate: float
+) -> Trained:
+    """What :func:`bbpyro.fit` trains, from one trial of model and guide; warns of what it cannot train.
+
+    Raises:
+        ValueError: there is nothing to train, for all is frozen.
+    """
+    with left_as_it_was(bnn), _trial(bnn, x, y) as (x_trial, y_trial):
+        guide = poutine.trace(bnn.guide).get_trace(x_trial, y_trial)
+        model = poutine.trace(poutine.replay(bnn.model, trace=guide)).get_trace(x_trial, y_trial)
+        check_model_guide_match(model, guide)
+        loss = model.log_prob_sum() - guide.log_prob_sum()
+    gates = [p for gate in bnn.gates.values() for p in gate.parameters()]
+    weights = [*bnn.weights.values(), *bnn.unconstrained_scales.values()]
+    stored = _in_store(bnn, (*guide.nodes.values(), *model.nodes.values()))
+    others = [*_without(bnn.parameters(), [*weights, *gates]), *stored.values()]
+    return _trained(loss, stored, (weights, learning_rate), (gates, gate_learning_rate), (others, learning_rate))
+
+
+def of_plain_network(
+    net: nn.Module, likelihood: Likelihood, x: Tensor, y: Tensor, learning_rate: float, weight_decay: float
+) -> Trained:
+    """The same of a network without gates and its likelihood, whose own parameters do not decay."""
+    with _trial(net, x, y) as (x_trial, y_trial):
+        with poutine.trace() as tracing:
+            distribution: Any = likelihood(net(x_trial))
+        loss = distribution.log_prob(y_trial).sum()
+    stored = _in_store(net, tracing.trace.nodes.values())
+    weights = list(net.parameters())
+    of_likelihood = list(likelihood.parameters()) if isinstance(likelihood, nn.Module) else []
+    others = [*_without(of_likelihood, weights), *stored.values()]
+    trained = _trained(loss, stored, (weights, learning_rate), (others, learning_rate))
+    for group, decay in zip(trained.groups, (weight_decay, 0.0), strict=False):
+        group["weight_decay"] = decay
+    return trained
+
+
+@contextmanager
+def _trial(net: nn.Module, x: Tensor, y: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Two data, with nothing left behind but what the likelihood puts into Pyro's store."""
+    device = device_of(net)
+    with (
+        in_eval_mode(net),
+        poutine.block(),  # a handler around fit() sees its steps alone
+        torch.random.fork_rng(),
+        torch.enable_grad(),
+        pyro.validation_enabled(False),
+        warnings.catch_warnings(),
+    ):
+        warnings.filterwarnings("ignore", message="Encountered (NaN|\\+?-?inf)")  # for the first step to tell
+        yield x[:2].to(device), y[:2].to(device)
+
+
+def _in_store(net: nn.Module, nodes: Iterable[Any]) -> dict[str, Tensor]:
+    """The store's parameters in a trace, but for those that are a module's."""
+    own = {id(parameter) for parameter in net.parameters()}
+    found = {node["name"]: node["value"].unconstrained() for node in nodes if node["type"] == "param"}
+    return {name: tensor for name, tensor in found.items() if id(tensor) not in own}
+
+
+def _without(tensors: Iterable[Tensor], known: Iterable[Tensor]) -> list[Tensor]:
+    ids = {id(tensor) for tensor in known}
+    return [tensor for tensor in tensors if id(tensor) not in ids]
+
+
+def _trained(loss: Tensor, stored: dict[str, Tensor], *groups: tuple[list[Any], float]) -> Trained:
+    learnt: list[dict[str, Any]] = [
+        {"params": [p for p in params if p.requires_grad], "lr": rate} for params, rate in groups
+    ]
+    learnt = [group for group in learnt if group["params"]]
+    if not learnt:
+        raise ValueError("net: all its parameters are frozen, so there is nothing to train; requires_grad_(True) thaws")
+    unknown = _without(_leaves(loss), [p for group in learnt for p in group["params"]])
+    if unknown:
+        shapes = ", ".join(str(list(tensor.shape)) for tensor in unknown)
+        warnings.warn(
+            f"not trained: the loss depends on parameters of shape {shapes} that are neither the network's nor in "
+            "Pyro's store; make a likelihood or prior that has them an nn.Module, and they are trained and saved",
+            stacklevel=5,
+        )
+    return Trained(learnt, stored)
+
+
+def _leaves(loss: Tensor) -> list[Tensor]:
+    """The tensors that a gradient of the loss would reach."""
+    found: list[Tensor] = []
+    waiting: list[Any] = [loss.grad_fn]
+    seen: set[Any] = set()
+    while waiting:
+        node: Any = waiting.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            found += [node.variable] if hasattr(node, "variable") else []
+            waiting += [following[0] for following in node.next_functions]
+    return found
+
+
+@contextmanager
+def left_as_it_was(bnn: BetaBernoulliNetwork) -> Iterator[None]:
+    """Take the network's parameters out of Pyro's store at the end, unless they were in it before."""
+    was_there = parameters.are_registered(bnn)
+    try:
+        yield
+    finally:
+        if not was_there:
+            parameters.forget(bnn)
