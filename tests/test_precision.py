@@ -20,7 +20,7 @@ PRIORS = [
     lambda k: dist.Uniform(torch.zeros(k), 1.0),
 ]
 WEIGHT_PRIORS = ["Normal(0.5)", "Laplace(0.1)", "StudentT(3, 0.1)", "HorseshoeLike(0.1)"]
-each_prior = pytest.mark.parametrize("prior", PRIORS, ids=str)
+each_prior = pytest.mark.parametrize("prior", PRIORS, ids=lambda prior: prior if isinstance(prior, str) else None)
 each_weight_prior = pytest.mark.parametrize("weight_prior", WEIGHT_PRIORS)
 
 

@@ -242,7 +242,8 @@ def loo_compare(loos: Mapping[str, Any]) -> Figure:
     axis.set_xlabel(f"elpd_loo of {len(best)} training data, nats")
     super_title(
         figure,
-        "az.loo of all seeds' draws together: elpd_loo ± its standard error; grey: that of the difference to the best,\n"
+        "az.loo of all seeds' draws together: elpd_loo ± its standard error; grey: that of the difference to the "
+        "best,\n"
         "of data that a point W was fitted to: too good, and no ground to choose by",
     )
     return figure
