@@ -249,6 +249,7 @@ def score(run: Run, num_samples: int = 100) -> dict[str, Any]:
         "monte_carlo": {"num_samples": num_samples, **dataclasses.asdict(by_draws)},
         "kept": {name: int(gate.kept().sum()) for name, gate in run.bnn.gates.items()},
         "total": {name: gate.num_features for name, gate in run.bnn.gates.items()},
+        "side": {name: posterior.side_of(gate) for name, gate in run.bnn.gates.items()},
     }
 
 
