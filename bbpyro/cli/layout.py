@@ -32,7 +32,7 @@ def print_table(console: Console, title: str, header: Sequence[str], rows: Seque
     """
     cells = [row for row in rows if row is not None]
     first = max(cell_len(line) for text in (header[0], *(row[0] for row in cells)) for line in text.split("\n"))
-    longest = max((cell_len(piece.rstrip()) for row in cells for piece in _pieces(row[0])), default=0)
+    longest = max((cell_len(piece) for row in cells for word in row[0].split() for piece in _pieces(word)), default=0)
     least = min(first, max(_NARROWEST, min(longest, _WIDEST)))
     room = console.width - 1 - _FRAME
     widths = [_width(header[i], [row[i] for row in cells]) for i in range(1, len(header))]
@@ -58,29 +58,30 @@ def print_table(console: Console, title: str, header: Sequence[str], rows: Seque
 
 
 def broken(text: str, width: int) -> str:
-    """A text in lines of at most `width`: at spaces, or after / - _ . : and commas; within a word only at the last."""
+    """A text in lines of at most `width`: at spaces; a word that is longer, after / - _ . and :, and else anywhere."""
     lines = []
     for line in text.split("\n"):
-        current = ""
-        for piece in _pieces(line) if cell_len(line) > width else [line]:
-            if current and cell_len(current + piece.rstrip()) > width:
-                lines.append(current.rstrip())
-                current = ""
-            current += piece
-            while cell_len(current.rstrip()) > width and width > 0:
-                lines.append(current[:width])
-                current = current[width:]
-        lines.append(current.rstrip())
+        for part in textwrap.wrap(line, width, break_long_words=False, break_on_hyphens=False) or [""]:
+            current = ""
+            for piece in _pieces(part) if cell_len(part) > width else [part]:
+                if current and cell_len(current + piece) > width:
+                    lines.append(current)
+                    current = ""
+                current += piece
+                while cell_len(current) > width:
+                    lines.append(current[:width])
+                    current = current[width:]
+            lines.append(current)
     return "\n".join(lines)
 
 
-def _pieces(text: str) -> list[str]:
-    """What a text may be broken between. A point within a number, or a sign before one, is no place to break."""
-    return re.findall(r".+?(?:\s+|[/_:](?=\S)|(?<=\w)[-.](?=[A-Za-z])|(?<=\d)-(?=\d)|$)", text)
+def _pieces(word: str) -> list[str]:
+    """What a word may be broken between. A point within a number, or a sign before one, is no place to break."""
+    return re.findall(r".+?(?:[/_:](?=.)|(?<=\w)[-.](?=[A-Za-z])|(?<=\d)-(?=\d)|$)", word)
 
 
 def _width(header: str, column: Sequence[str]) -> int:
-    words = [cell_len(word) for word in header.split()]
+    words = [min(cell_len(word), _WIDEST) for word in header.split()]
     lines = [min(cell_len(line), _WIDEST) for text in column for line in text.split("\n")]
     return max([*words, *lines, 0])
 

@@ -55,7 +55,7 @@ def print_comparison(console: Console, scores: dict[str, dict[str, Any]]) -> Non
     ]
     signs = ["" if all(s["kept"].values()) else f" {_EMPTIED}" for s in scores.values()]
     rows: list[list[str] | None] = [
-        [name + sign, *_cells(row)] for name, sign, row in zip(scores, signs, numbers, strict=True)
+        [name + sign, *_cells(row)] for name, sign, row in zip(_short_names(list(scores)), signs, numbers, strict=True)
     ]
     if len({len(row) for row in numbers}) == 1:
         columns = list(zip(*numbers, strict=True))
@@ -67,6 +67,16 @@ def print_comparison(console: Console, scores: dict[str, dict[str, Any]]) -> Non
     print_text(console, f"by mean mask, and by Monte Carlo (MC) over the masks; units kept on {_sides(sides)}")
     if any(signs):
         print_text(console, f"{_EMPTIED}: {MARKS['emptied'][1]}")
+
+
+def _short_names(folders: list[str]) -> list[str]:
+    """The ends of paths, as short as still tells them apart."""
+    parts = [Path(folder).parts for folder in folders]
+    for length in range(1, max(map(len, parts)) + 1):
+        names = ["/".join(each[-length:]) for each in parts]
+        if len(set(names)) == len(names):
+            return names
+    return folders
 
 
 def _cells(row: list[float]) -> list[str]:
@@ -202,17 +212,18 @@ def print_study(console: Console, study: studies.Study) -> None:
     """What each prior costs and keeps: the mean over its seeds, and the range below it; then what failed."""
     scored_on = next((result["scored_on"] for result in study.results.values()), "no")
     what = f"{study.config.network} on {_data_name(study.config.dataset)}"
-    total, table = list(study.total.values()), study.table
+    table = study.table
     counts = {_counted(row) for _, row in table.iterrows()}
     each = f"; {counts.pop()} each" if len(counts) == 1 else ""
-    for title, scores in ((f"{what}, {scored_on} data", studies.tables.PREDICTIONS), (what, studies.tables.COSTS)):
+    costs = f"{what}, {studies.tables.label('kept', list(study.total.values()))} units"
+    for title, scores in ((f"{what}, {scored_on} data", studies.tables.PREDICTIONS), (costs, studies.tables.COSTS)):
         rows = []
         for prior, row in table.iterrows():
             cells = [studies.tables.cell(row, score) for score in scores] if row["runs"] else [("", "")] * len(scores)
             shown = [mean + (f"\n{_in_lines(span)}" if row["runs"] > 1 else "") for mean, span in cells]
             rows.append([f"{prior}{studies.tables.sign(row)}" + ("" if each else f"\n{_counted(row)}"), *shown])
         console.print()
-        print_table(console, title + each, ["prior", *(studies.tables.label(score, total) for score in scores)], rows)
+        print_table(console, title + each, ["prior", *(name for name, _ in scores.values())], rows)
     print_text(console, studies.tables.NOTE)
     for note in studies.tables.notes(study.runs):
         print_text(console, note)
