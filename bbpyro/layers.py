@@ -150,8 +150,12 @@ def gates_of(net: nn.Module) -> dict[str, BetaBernoulliDropout]:
 
 def weights_of(net: nn.Module) -> dict[str, nn.Parameter]:
     """Every parameter of a network that is no gate's and not frozen, by name."""
-    of_gates = {id(parameter) for gate in gates_of(net).values() for parameter in gate.parameters()}
-    return {name: p for name, p in net.named_parameters() if p.requires_grad and id(p) not in of_gates}
+    found: dict[int, tuple[str, nn.Parameter]] = {}  # by identity, for layers may share a weight
+    for name, module in net.named_modules():
+        if not isinstance(module, BetaBernoulliDropout):
+            for full_name, p in module.named_parameters(name, recurse=False):
+                found.setdefault(id(p), (full_name, p))
+    return {name: p for name, p in found.values() if p.requires_grad}
 
 
 def check_modules(net: nn.Module) -> None:

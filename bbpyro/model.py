@@ -21,10 +21,11 @@ from torch.func import functional_call
 
 from bbpyro import parameters, priors
 from bbpyro.denormals import are_flushed, zero_negligible
-from bbpyro.distributions import Bernoulli, Delta, RelaxedBernoulli, placed_like, with_exact_tails
+from bbpyro.distributions import Bernoulli, Delta, RelaxedBernoulli, with_exact_tails
 from bbpyro.layers import BetaBernoulliDropout, check_modules, gates_of, kumaraswamy, weights_of
 from bbpyro.likelihoods import Categorical, Likelihood
 from bbpyro.priors.checks import check_prior, check_weight_prior
+from bbpyro.priors.placed import PlacedPriors
 from bbpyro.program import program
 
 WEIGHT_GUIDES = ("delta", "normal")
@@ -99,6 +100,7 @@ class BetaBernoulliNetwork(nn.Module):
         if weight_guide == "normal":
             start = math.log(math.expm1(_INITIAL_SCALE))
             self.unconstrained_scales.update({_key(n): torch.full_like(w, start) for n, w in self.weights.items()})
+        self._placed = PlacedPriors()
         self._as_made, self._is_by_another_guide = self._sums(), False
         self._calls = 0
         self.register_load_state_dict_post_hook(_clean)
@@ -106,8 +108,8 @@ class BetaBernoulliNetwork(nn.Module):
     @program
     def model(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """p(W, π, z, y | x) of a minibatch x `[B, ...]`, y `[B]`; returns the network's output."""
-        W = {name: pyro.sample(name, self._weight_prior(w)) for name, w in self.weights.items()}
-        pi = {g: pyro.sample(f"{g}.pi", _joint(self._prior(g))) for g in self.gates}
+        W = {name: pyro.sample(name, self._weight_prior(name, w)) for name, w in self.weights.items()}
+        pi = {g: pyro.sample(f"{g}.pi", _joint(self._prior(g, gate))) for g, gate in self.gates.items()}
         with pyro.plate("data", self.num_data, subsample=x):
             z = {g: pyro.sample(f"{g}.z", Bernoulli(pi[g]).to_event(1)) for g in pi}
             output = functional_call(self.net, self._bind(W, z), (x,))
@@ -118,8 +120,8 @@ class BetaBernoulliNetwork(nn.Module):
     def guide(self, x: Tensor, y: Tensor | None = None) -> None:
         """q(W, π, z) = δ(W) · Kumaraswamy(π) · q(z | π): p(z | π) again, relaxed so that it has a gradient."""
         self._register_parameters()
-        for name in self.weights:
-            pyro.sample(name, self.weight_posterior(name))
+        for name, w in self.weights.items():
+            pyro.sample(name, self._weight_posterior(name, w))
         pi = {g: pyro.sample(f"{g}.pi", _joint(gate.posterior())) for g, gate in self.gates.items()}
         with pyro.plate("data", self.num_data, subsample=x):
             for g in pi:
@@ -137,7 +139,9 @@ class BetaBernoulliNetwork(nn.Module):
 
     def weight_posterior(self, name: str) -> TorchDistribution:
         """q(W) of one weight tensor, event shape that of the tensor."""
-        w = self.weights[name]
+        return self._weight_posterior(name, self.weights[name])
+
+    def _weight_posterior(self, name: str, w: nn.Parameter) -> TorchDistribution:
         if _key(name) not in self.unconstrained_scales:
             return Delta(w, event_dim=w.dim(), validate_args=False)
         scale = F.softplus(self.unconstrained_scales[_key(name)])
@@ -145,11 +149,12 @@ class BetaBernoulliNetwork(nn.Module):
 
     def kl(self) -> dict[str, Tensor]:
         """KL[q(π) || p(π)] of each gate in nats, closed where it is registered, else from 1000 draws."""
-        return {name: _kl(gate.posterior(), self._prior(name)).sum() for name, gate in self.gates.items()}
+        return {name: _kl(gate.posterior(), self._prior(name, gate)).sum() for name, gate in self.gates.items()}
 
     def weights_kl(self) -> Tensor:
         """What W costs, nats: -log p(W) under a Delta guide; KL[q(W) || p(W)], or 10 draws of it, under a Normal."""
-        costs = [_kl(self.weight_posterior(n), self._weight_prior(w), 10).sum() for n, w in self.weights.items()]
+        weights = self.weights.items()
+        costs = [_kl(self._weight_posterior(n, w), self._weight_prior(n, w), 10).sum() for n, w in weights]
         return torch.stack(costs).sum() if costs else torch.zeros(())
 
     def forward(self, x: Tensor) -> Tensor:
@@ -180,7 +185,6 @@ class BetaBernoulliNetwork(nn.Module):
 
     def _take_prior(self) -> None:
         """Check each gate's prior, and tell the gate which family q(π) is of and up to which E[π] a unit is out."""
-        self._priors: dict[str, tuple[priors.Prior, Tensor, TorchDistribution]] = {}
         for pattern in self.prior if isinstance(self.prior, dict) else ():
             if not fnmatch.filter(self.gates, pattern):
                 raise ValueError(f"prior: {pattern!r} is none of the gates {', '.join(self.gates)}")
@@ -207,18 +211,15 @@ class BetaBernoulliNetwork(nn.Module):
     def _family(self, gate: str) -> Any:
         return getattr(self._prior_on(gate), "guide", kumaraswamy)
 
-    def _prior(self, name: str) -> TorchDistribution:
-        """The prior of a gate's π, of the gate's precision and on its device, kept while these and the prior stay."""
-        given, like = self._prior_on(name), self.gates[name].unconstrained_concentration1
-        kept = self._priors.get(name)
-        if kept is None or kept[0] is not given or (kept[1].dtype, kept[1].device) != (like.dtype, like.device):
-            kept = given, torch.empty(0).to(like), placed_like(with_exact_tails(self.prior_of(name)), like)
-            if not isinstance(given, nn.Module):  # which is being learnt, and another at each step
-                self._priors[name] = kept
-        return kept[2]
+    def _prior(self, name: str, gate: BetaBernoulliDropout) -> TorchDistribution:
+        """The prior of a gate's π, as it stands in the model."""
+        prior = self._prior_on(name)
+        like = gate.unconstrained_concentration1
+        return self._placed.get(f"{name}.pi", prior, like, lambda: with_exact_tails(prior(gate.num_features)))
 
-    def _weight_prior(self, w: Tensor) -> TorchDistribution:
-        return placed_like(self.weight_prior(w.shape), w)
+    def _weight_prior(self, name: str, w: Tensor) -> TorchDistribution:
+        """The prior of one weight tensor, as it stands in the model."""
+        return self._placed.get(name, self.weight_prior, w, lambda: self.weight_prior(w.shape))
 
     def _bind(self, W: dict[str, Tensor], z: dict[str, Tensor]) -> dict[str, Tensor]:
         """What the network's layers are given: their weights, and each gate its z."""

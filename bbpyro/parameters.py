@@ -87,8 +87,12 @@ def are_registered(network: nn.Module) -> bool:
 
 def _parameters(network: nn.Module) -> dict[str, nn.Parameter]:
     """Those to be learnt, but for those of a PyroModule (a likelihood, say), which tells Pyro of them itself."""
-    told = {id(p) for module in network.modules() if isinstance(module, PyroModule) for p in module.parameters()}
-    return {name: p for name, p in network.named_parameters() if p.requires_grad and id(p) not in told}
+    found: dict[int, tuple[str, nn.Parameter]] = {}  # by identity, for layers may share a weight
+    for name, module in network.named_modules():
+        if not isinstance(module, PyroModule):
+            for full_name, p in module.named_parameters(name, recurse=False):
+                found.setdefault(id(p), (full_name, p))
+    return {name: p for name, p in found.values() if p.requires_grad}
 
 
 def _is_of(network: nn.Module, stored: Tensor) -> bool:

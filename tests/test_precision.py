@@ -112,7 +112,7 @@ def test_model_and_guide_are_wholly_on_the_networks_device(prior, weight_guide):
 @each_weight_prior
 def test_w_is_drawn_on_the_weights_device(weight_prior):
     bnn = network(weight_prior=weight_prior).to("meta")
-    assert all(bnn._weight_prior(w).sample().is_meta for w in bnn.weights.values())
+    assert all(bnn._weight_prior(n, w).sample().is_meta for n, w in bnn.weights.items())
     assert bnn.weights_kl().is_meta
 
 
