@@ -1,3 +1,4 @@
+import re
 import subprocess
 import sys
 
@@ -404,6 +405,16 @@ def test_loo_of_draws_that_are_too_few_for_the_arviz_says_how_many_it_wants(bnn,
             posterior.loo(idata)
     else:
         assert np.isfinite(posterior.elpd(posterior.loo(idata)))
+
+
+def test_a_datum_that_all_draws_agree_on_has_the_best_of_k(bnn, x, y):
+    certain(bnn, {"1.gate": torch.rand(12) < 0.5, "3.gate": torch.rand(5) < 0.5})
+    idata = bbpyro.to_arviz(bnn, x, y, 100, seed=0, progress=False)
+    density = idata["log_likelihood"]["y"].values[0]
+    loo = posterior.loo(idata)
+    assert (loo.pareto_k < 0).all()  # bounded weights
+    assert posterior.elpd(loo) == pytest.approx(density.mean(0).sum(), abs=1e-4)
+    assert re.search(r"\(good\) +40 +100\.0%", str(loo))
 
 
 @few_draws
