@@ -4,6 +4,21 @@ import torch
 
 torch.set_num_threads(1)
 
+# The files that take longest: begun last, one of them would leave the other workers idle.
+SLOW = ("notebooks", "studies", "runs", "cli", "vgg", "shrinking", "inspection")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Leave the order of files to the next function: pytest-xdist would begin with those of most tests."""
+    if hasattr(config.option, "loadscopereorder"):
+        config.option.loadscopereorder = False
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Slow files first."""
+    place = {f"test_{name}.py": i for i, name in enumerate(SLOW)}
+    items.sort(key=lambda item: place.get(item.path.name, len(SLOW)))
+
 
 @pytest.fixture(autouse=True)
 def fresh_start():

@@ -11,6 +11,7 @@ from torch import nn
 
 import bbpyro
 from bbpyro import plots, posterior
+from bbpyro.posterior import container
 
 AT = np.array([1e-6, 1e-3, 0.1, 0.5, 0.9, 0.99])
 
@@ -181,8 +182,9 @@ def test_what_the_threshold_matters_is_said_of_each_chain():
 def test_inputs_are_called_by_their_names_where_they_have_some():
     idata = bbpyro.to_arviz(make_network(), num_samples=20, seed=0)
     names = ["age", "height [cm]", *(f"column {k}" for k in range(10))]
-    for name in ("guide", "posterior"):
-        idata[name] = idata[name].assign_coords({"0.gate_name": ("0.gate_unit", names)})
+    groups = {name: posterior.group(idata, name) for name in idata}
+    groups["guide"] = groups["guide"].assign_coords({"0.gate_name": ("0.gate_unit", names)})
+    idata = container.make(groups, idata.attrs)
     table = posterior.extremes(idata, num_units=2)
     order = posterior.order(idata, "0.gate")
     assert table.index[:4].tolist() == [f"0.gate.pi[{names[k]}]" for k in (*order[:2], *order[-2:])]

@@ -92,14 +92,31 @@ def loo(idata: Any) -> Any:
     Raises:
         ValueError: `idata` has no log_likelihood, or of too few draws for the installed ArviZ.
     """
-    sizes = group(idata, "log_likelihood").sizes
-    draws, fewest = sizes["chain"] * sizes["draw"], 2 if _version(import_arviz()) < (1, 0) else LOO_DRAWS
+    likelihoods = group(idata, "log_likelihood")
+    draws = likelihoods.sizes["chain"] * likelihoods.sizes["draw"]
+    fewest = 2 if _version(import_arviz()) < (1, 0) else LOO_DRAWS
     if draws < fewest:
         remedy = "give bbpyro.to_arviz a larger num_samples, or num_predictive_samples"
         raise ValueError(f"idata: its log_likelihood is of {draws} draws, wanted at least {fewest}; {remedy}")
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Estimated shape parameter of Pareto")
-        return import_arviz().loo(idata, pointwise=True, reff=1.0)
+        apart = make({"log_likelihood": likelihoods.map(_told_apart)}, {})
+        return import_arviz().loo(apart, pointwise=True, reff=1.0)
+
+
+def _told_apart(values: xr.DataArray) -> xr.DataArray:
+    """Log-likelihoods of which no datum's least ones are all alike, as they are of a datum that is surely right.
+
+    ArviZ 1.x refuses a tail of importance weights that is one number, and 0.x calls its k infinite, though equal
+    weights are the best there are. A millionth of a nat makes it the bounded tail that it is, with a k below 0.
+    """
+    drawn = values.astype(float).stack(sample=("chain", "draw"), create_index=False).transpose("sample", ...)
+    num_draws = drawn.sizes["sample"]
+    tail = max(1, min(num_draws // 5, int(3 * num_draws**0.5)))  # as ArviZ has it
+    least = np.sort(drawn.values, axis=0)[:tail]
+    ramp = xr.DataArray(np.linspace(0, 1e-6, num_draws).reshape(values.sizes["chain"], -1), dims=("chain", "draw"))
+    alike = xr.DataArray(least[-1] - least[0] < 1e-9, dims=drawn.dims[1:])
+    return (values.astype(float) + ramp * alike).transpose(*values.dims)
 
 
 def summary(draws: xr.Dataset, ci_prob: float) -> Any:
