@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pyro
 import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin
@@ -17,12 +18,6 @@ from bbpyro.likelihoods import Likelihood, is_classification
 
 _TRIALS = (2, 3)  # data: a size that follows both is the number of data, and no coincidence
 _CASTS = {torch.float32: "float", torch.float64: "double", torch.float16: "half", torch.bfloat16: "bfloat16"}
-_SUPPORTS = {
-    constraints.boolean: "0 or 1",
-    constraints.nonnegative_integer: "whole numbers from 0 on",
-    constraints.positive: "numbers above 0",
-    constraints.unit_interval: "numbers from 0 to 1",
-}
 
 
 @dataclass(frozen=True)
@@ -34,12 +29,7 @@ class Trial:
 
 
 def check_data(
-    net: nn.Module,
-    likelihood: Likelihood,
-    x: Tensor,
-    y: Tensor | None = None,
-    num_data: int | None = None,
-    name: str = "",
+    net: nn.Module, likelihood: Likelihood, x: Tensor, y: Tensor, num_data: int | None = None, name: str = ""
 ) -> Trial:
     """Raise a TypeError or ValueError unless x and y are data that `net` can take and `likelihood` describe.
 
@@ -49,30 +39,42 @@ def check_data(
         net: the network, with gates or without.
         likelihood: from its output to the distribution of y.
         x: inputs `[N, ...]`.
-        y: what was observed there, `[N, ...]`, if it was.
+        y: what was observed there, `[N, ...]`.
         num_data: how many data there should be, if that is known.
         name: of the argument that holds both, if they are one.
     """
     x_name, y_name = (f"{name}[0]", f"{name}[1]") if name else ("x", "y")
-    check_tensor(x_name, x)
-    if len(x) == 0:
-        raise ValueError(f"{x_name} has shape {tuple(x.shape)}, wanted at least one datum, [N, ...]")
-    if y is not None:
-        check_tensor(y_name, y)
-        if len(y) != len(x):
-            raise ValueError(
-                f"{x_name} and {y_name}: lengths are {len(x)} and {len(y)}; {y_name} has shape {tuple(y.shape)}, "
-                f"wanted one row for each of the {len(x)} data of {x_name}"
-            )
+    _check_some(x_name, x)
+    check_tensor(y_name, y)
+    if len(y) != len(x):
+        raise ValueError(
+            f"{x_name} and {y_name}: lengths are {len(x)} and {len(y)}; {y_name} has shape {tuple(y.shape)}, "
+            f"wanted one row for each of the {len(x)} data of {x_name}"
+        )
     if num_data is not None and len(x) != num_data:
         raise ValueError(f"{x_name}: it holds {len(x)} data but the network was made for num_data={num_data}")
     with as_it_was(net):
         trials = [_try(net, likelihood, x, n, x_name) for n in _TRIALS]
         for trial, n in zip(trials, _TRIALS, strict=True):
-            _check_shape(trial, None if y is None else y[_rows(y, n)], n, y_name)
-        if y is not None:
-            _check_values(trials[0], y, y_name)
+            _check_shape(trial, y[_rows(y, n)], n, y_name)
+        _check_values(trials[0], y, y_name)
     return trials[0]
+
+
+def check_inputs(net: nn.Module, likelihood: Likelihood, x: Tensor) -> Trial:
+    """The same of x alone."""
+    _check_some("x", x)
+    with as_it_was(net):
+        trials = [_try(net, likelihood, x, n, "x") for n in _TRIALS]
+    for trial, n in zip(trials, _TRIALS, strict=True):
+        _check_shape(trial, None, n, "y")
+    return trials[0]
+
+
+def _check_some(name: str, x: Tensor) -> None:
+    check_tensor(name, x)
+    if len(x) == 0:
+        raise ValueError(f"{name} has shape {tuple(x.shape)}, wanted at least one datum, [N, ...]")
 
 
 def check_held_out(net: nn.Module, likelihood: Likelihood, held_out: tuple[Tensor, Tensor] | None) -> None:
@@ -86,6 +88,8 @@ def check_held_out(net: nn.Module, likelihood: Likelihood, held_out: tuple[Tenso
 
 def check_tensor(name: str, value: Any) -> None:
     """Raise a TypeError or ValueError unless `value` is a dense tensor of finite numbers with a first dimension."""
+    if value is None:
+        raise TypeError(f"{name} is None, wanted a tensor")
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} is a {type(value).__name__}, wanted a tensor; {_tensor_from(name, value)}")
     if value.is_nested or value.layout != torch.strided:
@@ -273,6 +277,10 @@ def _check_shape(trial: Trial, y: Tensor | None, n: int, name: str) -> None:
             f"{text}so flatten the network's output, by nn.Flatten(0) as its last layer or output.squeeze(-1) in the "
             f"likelihood (or give {name}[:, None], and the likelihood .to_event(1))"
         )
+    if batch == ():
+        raise ValueError(
+            f"{text}so leave the data out of .to_event() (Categorical wants an output [N, C], and Bernoulli one [N])"
+        )
     if described[:1] == (n,) and len(batch) > 1:
         raise ValueError(f"{text}the rest as .to_event({len(batch) - 1})")
     raise ValueError(f"{text}the rest as .to_event()")
@@ -315,9 +323,21 @@ def _check_support(distribution: Any, y: Tensor, name: str) -> None:
         base = getattr(support, "base_constraint", support)
         rows = fits.reshape(len(y), -1).all(-1)
         wrong = y[int((~rows).nonzero()[0])]
-        value = wrong.item() if wrong.dim() == 0 else wrong.flatten()[:5].tolist()
-        wanted = next((words for known, words in _SUPPORTS.items() if known is base), str(base))
-        raise ValueError(f"{name} holds {value}, which is never drawn from {_kind(distribution)}; wanted {wanted}")
+        value = f"{wrong.item():.4g}" if wrong.dim() == 0 else wrong.flatten()[:5].tolist()
+        raise ValueError(f"{name} holds {value}, which no {_kind(distribution)} gives; wanted {_in_words(base)}")
+
+
+def _in_words(support: Any) -> str:
+    whole = "whole " if support.is_discrete else ""
+    if support is constraints.boolean:
+        return "0 or 1"
+    if isinstance(support, type(constraints.positive)):
+        return f"{whole}numbers above {support.lower_bound:g}"
+    if hasattr(support, "upper_bound") and hasattr(support, "lower_bound"):
+        return f"{whole}numbers from {support.lower_bound:g} to {support.upper_bound:g}"
+    if hasattr(support, "lower_bound"):
+        return f"{whole}numbers from {support.lower_bound:g} on"
+    return f"what is in {support}"
 
 
 def _kind(distribution: Any) -> str:
@@ -339,6 +359,8 @@ def check_settings(num_epochs: int, batch_size: int, *learning_rates: float) -> 
 def check_positive(**numbers: int) -> None:
     """Raise a ValueError that names the first number below 1."""
     for name, number in numbers.items():
+        if not isinstance(number, int | np.integer) or isinstance(number, bool):
+            raise TypeError(f"{name} is {number!r}, wanted a whole number, at least 1")
         if number < 1:
             raise ValueError(f"{name} is {number}, wanted at least 1")
 

@@ -10,7 +10,7 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 from torch.func import functional_call
 
-from bbpyro.distributions import remember_log_odds, remembered_log_odds
+from bbpyro.distributions import log_odds, remember_log_odds, remembered_log_odds
 from bbpyro.layers import device_of
 from bbpyro.model import BetaBernoulliNetwork
 
@@ -26,7 +26,7 @@ def check_guide(bnn: BetaBernoulliNetwork, guide: Guide | None) -> None:
     if guide is None and bnn.has_untrained_weights:
         warnings.warn(
             "the gates were trained but the network's own W never was; give the guide that W was trained with, guide=",
-            stacklevel=4,
+            stacklevel=5,
         )
 
 
@@ -55,6 +55,45 @@ def draw(
         g: sites[f"{g}.pi"] if f"{g}.pi" in sites else gate.posterior().rsample(shape) for g, gate in bnn.gates.items()
     }
     return pi, {name: sites[name] for name in bnn.weights} if sites else draw_weights(bnn)
+
+
+class Source:
+    """Where the draws of W and π of a chain come from: its own q, or a guide of the user's.
+
+    The s-th draw of a guide follows from (seed, s) alone, so that π, which is kept, and W, which is too large for that,
+    are of one draw.
+    """
+
+    def __init__(self, bnn: BetaBernoulliNetwork, guide: Guide | None, x: Tensor | None, seed: int) -> None:
+        self.bnn, self.guide, self.x, self.seed = bnn, guide, x, seed
+        self.is_point = is_point(bnn, guide)
+
+    def log_odds(self, num_samples: int) -> dict[str, Tensor]:
+        """Exact log-odds of π `[S, K]` by gate, float64."""
+        in_guide = () if self.guide is None else self._draw(0)
+        odds = {
+            g: log_odds(gate.posterior().rsample(torch.Size([num_samples]))).double()
+            for g, gate in self.bnn.gates.items()
+            if f"{g}.pi" not in in_guide
+        }
+        of_guide = [g for g in self.bnn.gates if g not in odds]
+        if of_guide:
+            draws = [self._draw(s) for s in range(num_samples)]
+            odds |= {g: torch.stack([log_odds(draw[f"{g}.pi"]).double() for draw in draws]) for g in of_guide}
+        return {g: odds[g] for g in self.bnn.gates}
+
+    def weights(self, s: int) -> dict[str, Tensor]:
+        """W of the s-th draw, by name."""
+        if self.guide is None:
+            return draw_weights(self.bnn)
+        draw = self._draw(s)
+        return {name: draw[name] for name in self.bnn.weights}
+
+    def _draw(self, s: int) -> dict[str, Tensor]:
+        assert self.guide is not None and self.x is not None
+        with torch.random.fork_rng():
+            torch.manual_seed((self.seed + int(s)) % 2**63)
+            return {name: node["value"] for name, node in _sites(self.bnn, self.guide, self.x).items()}
 
 
 def _sites(bnn: BetaBernoulliNetwork, guide: Guide, x: Tensor) -> dict[str, Any]:

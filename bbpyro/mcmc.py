@@ -12,12 +12,11 @@ from pyro.infer import MCMC, NUTS
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from bbpyro.checks import in_eval_mode
+from bbpyro.checks import check_data, in_eval_mode
 from bbpyro.distributions import Delta, StickBreaking, remember_log_odds
 from bbpyro.exclusive import one_at_a_time
 from bbpyro.model import BetaBernoulliNetwork
 from bbpyro.posterior import container
-from bbpyro.posterior.arguments import check_data
 
 MAX_UNITS = 10
 
@@ -48,9 +47,7 @@ class SummedOut:
                 raise ValueError(
                     f"prior: {bnn.prior!r} has no density of each π of gate {g!r} alone in (0, 1), which NUTS wants"
                 )
-        check_data([bnn], x, y)
-        if len(x) != bnn.num_data:
-            raise ValueError(f"x: it holds {len(x)} data but the network was made for num_data={bnn.num_data}")
+        check_data(bnn, bnn.likelihood, x, y, bnn.num_data)
         self.bnn, self.num_data = bnn, len(x)
         masks = torch.tensor(list(itertools.product((0.0, 1.0), repeat=num_units)), dtype=x.dtype)
         self.x, self.y = (tensor.repeat(len(masks), *[1] * (tensor.dim() - 1)) for tensor in (x, y))

@@ -56,7 +56,7 @@ class BetaBernoulliNetwork(nn.Module):
             with a number where the store has another network's there.
 
     Attributes:
-        prior: as given; another may be assigned, and is checked as the first was.
+        prior, weight_prior: as given; another may be assigned, and is checked as the first was.
 
     Raises:
         ValueError: `net` has no gates, or gates in use under another family of q(π), or a module that cannot be in
@@ -95,13 +95,11 @@ class BetaBernoulliNetwork(nn.Module):
         self.name = name
         self.prior = priors.as_prior(priors.Beta() if prior is None else prior)
         self.weight_prior = priors.as_weight_prior(weight_prior or priors.matching_l2(1e-4, num_data))
-        for weight, w in self.weights.items():
-            check_weight_prior(weight, w.shape, self.weight_prior)
         self.unconstrained_scales = nn.ParameterDict()
         if weight_guide == "normal":
             start = math.log(math.expm1(_INITIAL_SCALE))
             self.unconstrained_scales.update({_key(n): torch.full_like(w, start) for n, w in self.weights.items()})
-        self._as_made = self._sums()
+        self._as_made, self._is_by_another_guide = self._sums(), False
         self._calls = 0
         self.register_load_state_dict_post_hook(_clean)
 
@@ -141,7 +139,7 @@ class BetaBernoulliNetwork(nn.Module):
         """q(W) of one weight tensor, event shape that of the tensor."""
         w = self.weights[name]
         if _key(name) not in self.unconstrained_scales:
-            return Delta(w, event_dim=w.dim())
+            return Delta(w, event_dim=w.dim(), validate_args=False)
         scale = F.softplus(self.unconstrained_scales[_key(name)])
         return dist.Normal(w, scale, validate_args=False).to_event(w.dim())
 
@@ -159,18 +157,26 @@ class BetaBernoulliNetwork(nn.Module):
         return self.net(x)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        # Not a property: torch would register a prior that is an nn.Module, and so can be learnt, without asking it.
-        if name != "prior":
+        # No properties: torch would register a prior that is an nn.Module, and so can be learnt, without asking them.
+        ways: dict[str, Any] = {
+            "prior": (priors.as_prior, self._take_prior),
+            "weight_prior": (priors.as_weight_prior, self._take_weight_prior),
+        }
+        if name not in ways:
             super().__setattr__(name, value)
             return
-        before: Any = getattr(self, "prior", None)
-        given: Any = priors.as_prior(value)
-        super().__setattr__("prior", given)
+        read, take = ways[name]
+        before: Any = getattr(self, name, None)
+        super().__setattr__(name, read(value))
         try:
-            self._take_prior()
+            take()
         except ValueError:
-            super().__setattr__("prior", before)
+            super().__setattr__(name, before)
             raise
+
+    def _take_weight_prior(self) -> None:
+        for name, w in self.weights.items():
+            check_weight_prior(name, w.shape, self.weight_prior)
 
     def _take_prior(self) -> None:
         """Check each gate's prior, and tell the gate which family q(π) is of and up to which E[π] a unit is out."""
@@ -217,14 +223,15 @@ class BetaBernoulliNetwork(nn.Module):
     def _bind(self, W: dict[str, Tensor], z: dict[str, Tensor]) -> dict[str, Tensor]:
         """What the network's layers are given: their weights, and each gate its z."""
         # pyro.infer.Predictive hands weights back with a leading dimension of size 1, where the plate would be.
-        shapes = {name: w.shape for name, w in self.weights.items()}
+        own = self.weights
         for name, w in W.items():
-            if w.numel() != shapes[name].numel():
+            self._is_by_another_guide |= w.requires_grad and w is not own[name] and not self.unconstrained_scales
+            if w.numel() != own[name].numel():
                 raise ValueError(
                     f"{name} has shape {tuple(w.shape)}: the network takes one draw at a time, so leave out "
                     "vectorize_particles=True, or Predictive's parallel=True"
                 )
-        bound = {name: w if w.shape == shapes[name] else w.reshape(shapes[name]) for name, w in W.items()}
+        bound = {name: w if w.shape == own[name].shape else w.reshape(own[name].shape) for name, w in W.items()}
         return bound | {f"{g}.z": mask for g, mask in z.items()}
 
     def _register_parameters(self) -> None:
@@ -236,13 +243,13 @@ class BetaBernoulliNetwork(nn.Module):
 
     @property
     def has_untrained_weights(self) -> bool:
-        """Whether the gates were trained and W was not: by a guide of the user's, then, which has a W of its own."""
-        if all(gate.is_untrained for gate in self.gates.values()):
+        """Whether the gates were trained beside a guide of the user's that has a W of its own, and W here was not."""
+        if not self._is_by_another_guide or all(gate.is_untrained for gate in self.gates.values()):
             return False
-        return bool(self._as_made) and self._sums() == self._as_made
+        return self._sums() == self._as_made
 
     def _sums(self) -> dict[str, float]:
-        """What tells whether a weight is as it was: to train one changes its sum."""
+        """What tells whether W is as it was: to train a weight changes its sum."""
         return {name: w.double().sum().item() for name, w in self.weights.items() if not w.is_meta}
 
 

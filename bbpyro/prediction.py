@@ -13,7 +13,7 @@ from rich.progress import track
 from torch import Tensor
 
 from bbpyro import likelihoods
-from bbpyro.checks import check_data, check_positive, in_eval_mode
+from bbpyro.checks import check_data, check_inputs, check_positive, in_eval_mode
 from bbpyro.denormals import flushed
 from bbpyro.drawing import Guide, check_guide, distribution_of_y, draw, mean_network, num_draws_at_once
 from bbpyro.exclusive import one_at_a_time
@@ -107,7 +107,8 @@ def predict(
         TypeError: bnn is no network, x no tensor or guide no callable.
         ValueError: a number is below 1, x does not fit the network, y has no mean, or guide lacks a weight.
     """
-    _check(bnn, x, None, num_samples, batch_size, guide)
+    _check(bnn, num_samples, batch_size, guide)
+    check_inputs(bnn, bnn.likelihood, x)
     return _mean(bnn, x, num_samples, batch_size, guide, progress)
 
 
@@ -135,7 +136,8 @@ def predictive_draws(
     Each is of one draw of W and π, the same for all data, and of a z for each. Arguments and errors are those of
     :func:`predict`.
     """
-    _check(bnn, x, None, num_samples, batch_size, guide)
+    _check(bnn, num_samples, batch_size, guide)
+    check_inputs(bnn, bnn.likelihood, x)
     with _predicting(bnn):
         draws: dict[int, list[Tensor]] = {}
         for b, num_draws, distribution in _predictions(bnn, x, num_samples, batch_size, guide, progress):
@@ -155,7 +157,8 @@ def uncertainty(
     progress: bool | Console = False,
 ) -> Uncertainty:
     """E[y] at x, and its variance in two parts, of num_samples draws; arguments and errors as of :func:`predict`."""
-    _check(bnn, x, None, num_samples, batch_size, guide)
+    _check(bnn, num_samples, batch_size, guide)
+    check_inputs(bnn, bnn.likelihood, x)
     with _predicting(bnn):
         origins: dict[int, Tensor] = {}
         sums: dict[int, Tensor] = {}
@@ -200,7 +203,8 @@ def evaluate(
     """
     if not 0 < ci_prob < 1:
         raise ValueError(f"ci_prob is {ci_prob}, wanted a probability between 0 and 1")
-    kind = _check(bnn, x, y, num_samples, batch_size, guide)
+    _check(bnn, num_samples, batch_size, guide)
+    kind = likelihoods.kind(check_data(bnn, bnn.likelihood, x, y).distribution)
     if kind == "classes":
         probs = _mean(bnn, x, num_samples, batch_size, guide, progress)
         y = y.to(probs.device)
@@ -241,22 +245,12 @@ def _compare(predictions: Iterator[tuple[int, int, Any]], y: list[Tensor], num_s
     return {"log_prob": log_prob, **{name: total / num_samples for name, total in found.items()}}
 
 
-def _check(
-    bnn: BetaBernoulliNetwork,
-    x: Tensor,
-    y: Tensor | None,
-    num_samples: int | None,
-    batch_size: int,
-    guide: Guide | None,
-) -> likelihoods.Kind:
-    """Raise a TypeError or ValueError for what cannot be predicted; returns what y is."""
+def _check(bnn: BetaBernoulliNetwork, num_samples: int | None, batch_size: int, guide: Guide | None) -> None:
+    """Raise a TypeError or ValueError for what cannot be predicted by."""
     if not isinstance(bnn, BetaBernoulliNetwork):
         raise TypeError(f"bnn is a {type(bnn).__name__}, wanted a BetaBernoulliNetwork")
-    if num_samples is not None and num_samples < 1:
-        raise ValueError(f"num_samples is {num_samples}, wanted at least 1, or None for the mean mask")
-    check_positive(batch_size=batch_size)
+    check_positive(batch_size=batch_size, **({} if num_samples is None else {"num_samples": num_samples}))
     check_guide(bnn, guide)
-    return likelihoods.kind(check_data(bnn, bnn.likelihood, x, y).distribution)
 
 
 @contextlib.contextmanager

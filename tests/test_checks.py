@@ -159,9 +159,9 @@ Y = X[:, 0]
         (nn.Linear(4, 1), None, LABELS, "labels 0 to 1, wanted 0 to 0; .*Bernoulli"),
         (flat(), bernoulli, LABELS.bool(), r"y is torch.bool, of which Bernoulli has no density; give y.float\(\)"),
         (flat(), bernoulli, LABELS, r"y is torch.int64, of which Bernoulli has no density; give y.float\(\)"),
-        (flat(), bernoulli, 2.0 * LABELS, "y holds 2.0, which is never drawn from Bernoulli; wanted 0 or 1"),
-        (flat(), lambda o: dist.Poisson(o.exp()), Y.abs(), "never drawn from Poisson; wanted whole numbers from 0 on"),
-        (flat(), lambda o: dist.Gamma(o.exp(), 1.0), -Y.abs(), "never drawn from Gamma; wanted .*0"),
+        (flat(), bernoulli, 2.0 * LABELS, "y holds 2, which no Bernoulli gives; wanted 0 or 1"),
+        (flat(), lambda o: dist.Poisson(o.exp()), Y.abs(), "which no Poisson gives; wanted whole numbers from 0 on"),
+        (flat(), lambda o: dist.Gamma(o.exp(), 1.0), -Y.abs(), "which no Gamma gives; wanted numbers from 0 on"),
         (nn.Linear(4, 1), normal, Y, r"flatten the network's output, by nn.Flatten\(0\).*squeeze\(-1\).*to_event\(1\)"),
         (flat(), normal, Y[:, None], r"so give y.squeeze\(-1\)"),
         (nn.Linear(4, 2), normal, X[:, :2], r"the rest as .to_event\(1\)"),
@@ -286,3 +286,21 @@ def test_what_is_not_finite_in_the_network_is_for_training_to_report():
 def test_numpy_and_pandas_are_taken_as_the_message_says():
     x = torch.as_tensor(pd.DataFrame(np.ones((N, 4))).to_numpy(copy=True)).float()
     assert bbpyro.predict(network(), x, num_samples=1).shape == (N, 2)
+
+
+@pytest.mark.parametrize("name", sorted(set(TAKES_XY) - {"to_arviz"}))
+def test_y_is_wanted(name):
+    with pytest.raises(TypeError, match="y is None, wanted a tensor"):
+        TAKES_XY[name](network(), X, None)
+
+
+def test_numbers_are_whole():
+    for options in ({"num_samples": 2.5}, {"num_samples": "a"}, {"batch_size": 2.5}, {"batch_size": True}):
+        with pytest.raises(TypeError, match=f"{next(iter(options))} is .*, wanted a whole number, at least 1"):
+            bbpyro.predict(network(), X, **options)
+        with pytest.raises(TypeError, match=f"{next(iter(options))} is .*, wanted a whole number, at least 1"):
+            bbpyro.to_arviz(network(), X, **{"progress": False, "num_predictive_samples": 1, **options})
+    assert bbpyro.predict(network(), X, num_samples=np.int64(2)).shape == (N, 2)
+    for name in ("num_epochs", "batch_size"):
+        with pytest.raises(TypeError, match=f"{name} is 1.5, wanted a whole number"):
+            bbpyro.fit(network(), X, LABELS, **{"num_epochs": 1, name: 1.5}, progress=False)

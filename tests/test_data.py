@@ -606,3 +606,29 @@ def test_another_fault_of_torchvision_is_not_hidden(tmp_path: Path, monkeypatch:
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(RuntimeError, match="another fault"):
         data.import_torchvision_datasets()
+
+
+def test_the_names_of_features_come_with_an_npz(tmp_path: Path) -> None:
+    x, names = np.arange(40.0).reshape(10, 4), np.array(["a", "größe", "c", "d e"])
+    for number, given in enumerate((names, names.tolist())):
+        dataset = load_npz(tmp_path, x=x, y=np.arange(10) % 2, feature_names=given)
+        assert dataset.feature_names == ("a", "größe", "c", "d e"), number
+        assert dataset.with_validation(2).feature_names == dataset.feature_names
+    assert load_npz(tmp_path, x=x, y=np.arange(10) % 2).feature_names == ()
+
+
+@pytest.mark.parametrize(
+    ("names", "mentions"),
+    [
+        (np.array(["a", "b", "c"]), ("feature_names has 3 names", "each of the 4 features of x")),
+        (
+            np.array(["a", "b", "c", "d"], dtype=object),
+            ("feature_names is object", "list(map(str, names))"),
+        ),
+        (np.arange(4), ("feature_names is int64", "wanted texts")),
+        (np.array([["a", "b", "c", "d"]]), ("feature_names is <U1 of shape (1, 4)", "wanted texts")),
+    ],
+)
+def test_names_of_an_npz_that_do_not_fit_are_refused(tmp_path: Path, names: Any, mentions: tuple[str, ...]) -> None:
+    np.savez(tmp_path / "mine.npz", x=np.zeros((10, 4)), y=np.arange(10) % 2, feature_names=names)
+    assert_npz_refused(tmp_path / "mine.npz", *mentions)

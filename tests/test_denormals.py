@@ -200,7 +200,7 @@ def test_whatever_only_reads_a_network_flushes_while_it_computes(data, call):
     weights = bnn.net[0].weight.clone()
     bnn.net[0].register_forward_hook(lambda *_: seen.append(are_flushed()))
     call(bnn, *data)
-    assert seen and all(seen[-2:]) and not are_flushed()
+    assert seen[-1] and not are_flushed()  # the first are of the check of x
     assert torch.equal(bnn.net[0].weight, weights)
 
 

@@ -296,21 +296,21 @@ def test_a_y_without_a_mean_is_refused_with_what_to_do():
 # --- draws and uncertainty ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("batch_size", [7, 40, 1000])
-def test_draws_and_uncertainty_keep_the_law_of_total_variance(batch_size):
+@pytest.mark.parametrize(("batch_size", "num_samples"), [(20, 400), (1000, 4000)])
+def test_draws_and_uncertainty_keep_the_law_of_total_variance(batch_size, num_samples):
     net = one_number()
     bnn, x = undecided(net, lambda o: dist.Normal(o, 0.1 + 0.2 * torch.sigmoid(o))), 2 * torch.randn(40, 6)
-    parts = bbpyro.uncertainty(bnn, x, 4000, batch_size if batch_size > 7 else 20)
-    draws = bbpyro.predictive_draws(bnn, x, 4000, batch_size if batch_size > 7 else 20)
-    assert draws.shape == (4000, 40)
+    parts = bbpyro.uncertainty(bnn, x, num_samples, batch_size)
+    draws = bbpyro.predictive_draws(bnn, x, num_samples, batch_size)
+    assert draws.shape == (num_samples, 40)
     torch.testing.assert_close(parts.total, parts.aleatoric + parts.epistemic)
-    error = draws.std(0) / 4000**0.5
+    error = draws.std(0) / num_samples**0.5
     assert ((draws.mean(0) - parts.mean).abs() < 5 * 2**0.5 * error).all()
     assert (parts.aleatoric >= 0.01).all() and (parts.aleatoric <= 0.09).all()
     # The relative standard error of a variance of S draws of kurtosis k is sqrt((k - 1) / S).
     centred = draws - draws.mean(0)
     kurtosis = (centred**4).mean(0) / centred.square().mean(0) ** 2
-    assert ((draws.var(0) / parts.total - 1).abs() < 5 * (2 * (kurtosis - 1) / 4000).sqrt()).all()
+    assert ((draws.var(0) / parts.total - 1).abs() < 5 * (2 * (kurtosis - 1) / num_samples).sqrt()).all()
 
 
 def test_where_the_posterior_is_certain_nothing_is_epistemic_and_classes_have_p_times_1_minus_p():
@@ -437,8 +437,8 @@ def test_pi_comes_from_the_guide_where_it_has_it():
 
     x = torch.rand(40, 6)
     torch.testing.assert_close(bbpyro.predict(bnn, x, num_samples=None, guide=guide), 0.9 * x.sum(-1))
-    parts = bbpyro.uncertainty(bnn, x, 2000, guide=guide)
-    torch.testing.assert_close(parts.epistemic, 0.09 * x.square().sum(-1), rtol=0.25, atol=0.01)
+    parts = bbpyro.uncertainty(bnn, x, 500, guide=guide)
+    torch.testing.assert_close(parts.epistemic, 0.09 * x.square().sum(-1), rtol=0.4, atol=0.01)
 
 
 def test_a_guide_without_a_weight_is_refused(guided):

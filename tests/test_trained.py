@@ -6,7 +6,9 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from pyro import poutine
 from pyro.infer import SVI, Trace_ELBO
+from pyro.infer.autoguide import AutoNormal
 from torch import Tensor, nn
 
 import bbpyro
@@ -147,16 +149,21 @@ def test_the_noise_has_the_rate_of_the_weights_and_a_group_of_its_own(data):
     assert history[0]["learning_rate"] == [3e-3, 2e-2, 3e-3]
 
 
-def test_untrained_weights_are_known_to_be(data):
+def test_weights_that_another_guide_has_trained_in_place_of_the_networks_are_known(data):
     bnn = network(LearntNoise())
-    assert not bnn.has_untrained_weights  # nor are its gates
-    weights = list(bnn.weights.values())
-    for w in weights:
-        w.requires_grad_(False)
-    SVI(bnn.model, bnn.guide, pyro.optim.Adam({"lr": 0.1}), Trace_ELBO()).step(*data)
-    assert not bnn.has_untrained_weights  # there is no W
-    for w in weights:
-        w.requires_grad_(True)
+    auto = AutoNormal(poutine.block(bnn.model, expose=list(bnn.weights)))
+
+    def guide(x, y=None):
+        auto(x, y)
+        poutine.block(bnn.guide, hide=list(bnn.weights))(x, y)
+
+    assert not bnn.has_untrained_weights
+    SVI(bnn.model, guide, pyro.optim.Adam({"lr": 0.01}), Trace_ELBO()).step(*data)
     assert bnn.has_untrained_weights and copy.deepcopy(bnn).has_untrained_weights
     bbpyro.fit(bnn, *data, num_epochs=1, progress=False)
     assert not bnn.has_untrained_weights
+    with torch.no_grad():  # by hand, as in a demonstration, which is no training
+        other = network(LearntNoise())
+        other.gates["0.gate"].unconstrained_concentration1.fill_(-9.0)
+        other.model(data[0])
+    assert not other.has_untrained_weights

@@ -18,6 +18,7 @@ class Dataset:
         y_test: test labels.
         num_classes: C.
         note: what a reader of the results should know about the split, or nothing.
+        feature_names: of the numbers of a datum, where they are known.
     """
 
     name: str
@@ -27,6 +28,7 @@ class Dataset:
     y_test: Tensor
     num_classes: int
     note: str = ""
+    feature_names: tuple[str, ...] = ()
 
     def with_validation(self, size: int) -> "Dataset":
         """The last `size` training data in place of the test set, for choosing hyper-parameters.

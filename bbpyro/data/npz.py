@@ -4,6 +4,7 @@ import contextlib
 import math
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,15 +16,20 @@ from bbpyro.data.dataset import Dataset
 def load_npz(path: Path) -> Dataset:
     """The arrays x and y of a .npz file, and x_test and y_test or a random fifth of the data in their place.
 
+    An array feature_names of texts, a table's columns, names the numbers of a datum.
+
     Raises:
         ValueError: the file cannot be read, or its arrays are not what is wanted.
     """
     _check_size(path)
     try:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
+            arrays = {name: file[name] for name in file.files if name != "feature_names"}
+            names = _read_names(path, file) if "feature_names" in file.files else None
         if not all(isinstance(array, np.ndarray) for array in arrays.values()):
             raise ValueError("a member is no array")
+    except _NamesError:
+        raise
     except FileNotFoundError:
         raise ValueError(f"dataset: there is no file {str(path)!r}") from None
     except Exception:  # whatever a damaged file makes numpy, zipfile or zlib raise
@@ -56,7 +62,37 @@ def load_npz(path: Path) -> Dataset:
         x, y, x_test, y_test = x[train], y[train], x[test], y[test]
         note = f"the file has no x_test: {len(test)} of its data, drawn at random, are held out as the test set"
     tensors = [torch.from_numpy(np.ascontiguousarray(array)) for array in (x, y, x_test, y_test)]
-    return Dataset(str(path), tensors[0], tensors[1], tensors[2], tensors[3], num_classes, note)
+    return Dataset(
+        str(path), tensors[0], tensors[1], tensors[2], tensors[3], num_classes, note, _check_names(path, names, x)
+    )
+
+
+class _NamesError(ValueError):
+    """The names of the features are no texts; the file may be good otherwise."""
+
+
+def _read_names(path: Path, file: Any) -> np.ndarray:
+    try:
+        names: np.ndarray = file["feature_names"]
+    except ValueError:  # an array of objects, as a DataFrame's columns are
+        names = np.empty(0, object)
+    if names.dtype.kind != "U" or names.ndim != 1:
+        raise _NamesError(
+            f"dataset: {path}: feature_names is {names.dtype} of shape {names.shape}, wanted texts; write "
+            "feature_names=numpy.array(list(map(str, names)))"
+        )
+    return names
+
+
+def _check_names(path: Path, names: np.ndarray | None, x: np.ndarray) -> tuple[str, ...]:
+    if names is None:
+        return ()
+    if len(names) not in {x[0].size, x.shape[-1]}:
+        raise ValueError(
+            f"dataset: {path}: feature_names has {len(names)} names, wanted one for each of the {x.shape[-1]} features "
+            f"of x, whose data have shape {x.shape[1:]}"
+        )
+    return tuple(map(str, names))
 
 
 def _check_size(path: Path) -> None:

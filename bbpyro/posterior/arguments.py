@@ -9,6 +9,7 @@ from torch import Tensor
 
 from bbpyro import checks
 from bbpyro.distributions import Delta
+from bbpyro.drawing import Guide, check_guide
 from bbpyro.model import BetaBernoulliNetwork
 
 History = Sequence[Mapping[str, Any]]
@@ -17,7 +18,7 @@ History = Sequence[Mapping[str, Any]]
 def check_numbers(num_samples: int, num_predictive_samples: int, num_masks: int, batch_size: int) -> None:
     """Raise a ValueError that names a number out of range."""
     checks.check_positive(num_samples=num_samples, num_masks=num_masks, batch_size=batch_size)
-    if not 1 <= num_predictive_samples <= num_samples:
+    if not isinstance(num_predictive_samples, int | np.integer) or not 1 <= num_predictive_samples <= num_samples:
         raise ValueError(
             f"num_predictive_samples is {num_predictive_samples}, wanted between 1 and num_samples, {num_samples}"
         )
@@ -39,6 +40,18 @@ def check_chains(chains: Sequence[Any]) -> None:
                 raise ValueError(
                     f"bnn: chains must be restarts of one model, but their {name} differ: {first} and {other[name]}"
                 )
+
+
+def check_guides(chains: list[BetaBernoulliNetwork], guide: Any, x: Any) -> list[Guide | None]:
+    """A guide, or None, for each chain; raise a TypeError or ValueError unless there is one for each, or none."""
+    guides = list(guide) if isinstance(guide, list | tuple) else [guide] * len(chains)
+    if len(guides) != len(chains):
+        raise ValueError(f"guide: there are {len(guides)} of them, wanted one for each of {len(chains)} networks")
+    if guide is not None and x is None:
+        raise ValueError("guide: it is called with data, as the model is; give x too")
+    for bnn, each in zip(chains, guides, strict=True):
+        check_guide(bnn, each)
+    return guides
 
 
 def describe_model(bnn: BetaBernoulliNetwork) -> dict[str, Any]:
@@ -85,7 +98,10 @@ def check_data(chains: list[BetaBernoulliNetwork], x: Any, y: Any) -> None:
         if y is not None:
             raise ValueError("y was given without x; give both, or x alone for predictions")
         return
-    described = [_describe(checks.check_data(bnn, bnn.likelihood, x, y)) for bnn in chains]
+    described = [
+        _describe(checks.check_inputs(c, c.likelihood, x) if y is None else checks.check_data(c, c.likelihood, x, y))
+        for c in chains
+    ]
     for other in described:
         if other != described[0]:
             raise ValueError(f"bnn: chains must be restarts of one model, but they predict {described[0]} and {other}")

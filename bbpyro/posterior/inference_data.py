@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from bbpyro.checks import in_eval_mode
 from bbpyro.denormals import flushed
-from bbpyro.distributions import log_odds, remembered_log_odds, with_exact_tails
+from bbpyro.distributions import remembered_log_odds, with_exact_tails
+from bbpyro.drawing import Guide, Source
 from bbpyro.exclusive import one_at_a_time
-from bbpyro.layers import device_of
 from bbpyro.model import BetaBernoulliNetwork
 from bbpyro.posterior import container
 from bbpyro.posterior.arguments import (
@@ -24,9 +24,11 @@ from bbpyro.posterior.arguments import (
     check_attrs,
     check_chains,
     check_data,
+    check_guides,
     check_histories,
     check_numbers,
 )
+from bbpyro.posterior.coordinates import unit_coords
 from bbpyro.posterior.predictive import predictive_groups, sweep_thresholds, to_numpy
 from bbpyro.posterior.reading import side_of
 from bbpyro.version import __version__
@@ -47,6 +49,8 @@ def to_arviz(
     attrs: Mapping[str, Any] | None = None,
     seed: int | None = None,
     batch_size: int = 1000,
+    guide: Guide | Sequence[Guide] | None = None,
+    feature_names: Sequence[str] | None = None,
     progress: bool | Console = True,
 ) -> Any:
     """The posterior of a network for ArviZ: an InferenceData where ArviZ is 0.x, an xarray.DataTree where it is 1.x.
@@ -55,7 +59,7 @@ def to_arviz(
 
     - posterior, prior: `fc1.gate.pi` `[chain, S, K]`, float64, along dimension `fc1.gate_unit`. Where the gate sees
       the pixels of x themselves, its units also have the coordinates `fc1.gate_row` and `fc1.gate_column` (where
-      ArviZ is 1.x in the guide alone: its summary fails on them).
+      ArviZ is 1.x in the guide alone: its summary fails on them); with feature_names the coordinate `fc1.gate_name`.
     - guide: q(π) itself `[chain, K]`: `fc1.gate.concentration1` and `concentration0` (of the sticks, under
       StickBreaking; not under FixedRate), `keep_probability`, which is the exact E[π], and the gate's `threshold`
       `[chain]`. Their attribute `side` says whether the gate is on the "input" or the "output" of its layer.
@@ -80,15 +84,18 @@ def to_arviz(
         history: what `fit` returned, for each network.
         attrs: texts, numbers or lists of them to note beside versions, seed and priors, e.g. {"dataset": "mnist"}.
         seed: of the draws; by default drawn from torch's global generator, which is left as it was.
+        guide: of each network, a guide of your own that W was trained with, see :func:`bbpyro.predict`; where it has
+            sites of π, they are the draws. The group guide, and kept units, are the gates' in any case.
+        feature_names: of the numbers of x, such as the columns of a table, in their order.
         batch_size: data predicted at once; beside the result itself, memory is that of one batch.
         progress: a progress bar for predictions, or the rich console to draw it on.
 
     Raises:
         ImportError: ArviZ is missing or older than 0.21.
-        TypeError: x or y is no tensor, or bnn no network.
+        TypeError: x or y is no tensor, bnn no network, guide no callable, or a feature's name no text.
         ValueError: a number is out of range, x or y is not finite or does not fit the network, y is given without
-            x, the networks are not restarts of one model, a history is not of its network, or an attribute is none
-            that a file holds or is noted anyway.
+            x, the networks are not restarts of one model, a history is not of its network, a guide lacks a weight,
+            there are not as many names as features, or an attribute is none that a file holds or is noted anyway.
     """
     container.import_arviz()  # so that its absence is known before minutes of drawing
     chains = [bnn] if isinstance(bnn, nn.Module) else list(bnn)
@@ -98,15 +105,20 @@ def to_arviz(
     check_chains(chains)
     if history is not None:
         check_histories(histories, chains)
+    guides = check_guides(chains, guide, x)
     check_data(chains, x, y)
     seed = int(torch.randint(2**31, ()) if seed is None else seed)
-    described = {**check_attrs(attrs or {}, _describe(chains, seed)), **_describe(chains, seed)}
+    noted = {**_describe(chains, seed), **({} if guide is None else {"weight_guide": type(guides[0]).__name__})}
+    described = {**check_attrs(attrs or {}, noted), **noted}
     with torch.random.fork_rng(), contextlib.ExitStack() as stack, pyro.validation_enabled(False):
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.no_grad())  # which leaving inference mode ends
         for network in chains:
             stack.enter_context(in_eval_mode(network))
+        coords = unit_coords(chains[0], x, feature_names)
         torch.manual_seed(seed)
-        drawn = [_draw_log_odds(network, num_samples) for network in chains]
-        coords = _unit_coords(chains[0], x)
+        sources = [Source(network, g, x, seed) for network, g in zip(chains, guides, strict=True)]
+        drawn = [source.log_odds(num_samples) for source in sources]
         groups = {
             "posterior": _of_pi([{g: torch.sigmoid(odds[g]) for g in odds} for odds in drawn], coords),
             "prior": _of_pi([_draw_prior(network, num_samples) for network in chains], coords),
@@ -114,11 +126,11 @@ def to_arviz(
         }
         if x is not None:
             thinned = np.arange(num_predictive) * num_samples // num_predictive
-            by_chain = predictive_groups(chains, drawn, x, y, thinned, num_masks, batch_size, progress)
+            by_chain = predictive_groups(sources, drawn, x, y, thinned, num_masks, batch_size, progress)
             groups |= {name: _stack([chain[name] for chain in by_chain]) for name in by_chain[0]}
             groups |= _of_data(x, y)
         if x is not None and y is not None:
-            groups["threshold_sweep"] = _stack([sweep_thresholds(network, x, y, batch_size) for network in chains])
+            groups["threshold_sweep"] = _stack([sweep_thresholds(source, x, y, batch_size) for source in sources])
     if histories:
         groups["training"] = _stack([_of_history(records) for records in histories])
     return container.make({name: group.assign_attrs(described) for name, group in groups.items()}, described)
@@ -132,14 +144,6 @@ def _of_pi(draws: list[dict[str, Tensor]], coords: dict[str, Any]) -> xr.Dataset
     }
     num_samples = len(next(iter(draws[0].values())))
     return xr.Dataset(variables, {"chain": np.arange(len(draws)), "draw": np.arange(num_samples), **coords})
-
-
-def _draw_log_odds(bnn: BetaBernoulliNetwork, num_samples: int) -> dict[str, Tensor]:
-    """Exact log-odds of π `[S, K]` by gate, float64."""
-    odds = {}
-    for g, gate in bnn.gates.items():
-        odds[g] = log_odds(gate.posterior().rsample(torch.Size([num_samples]))).double()
-    return odds
 
 
 def _draw_prior(bnn: BetaBernoulliNetwork, num_samples: int) -> dict[str, Tensor]:
@@ -198,37 +202,6 @@ def _stack(chains: list[xr.Dataset]) -> xr.Dataset:
     """One Dataset, of one for each chain."""
     stacked = xr.concat(chains, "chain", data_vars="all", coords="minimal", compat="override", join="outer")
     return stacked.assign_coords(chain=np.arange(len(chains)))
-
-
-def _unit_coords(bnn: BetaBernoulliNetwork, x: Tensor | None) -> dict[str, Any]:
-    """A number for each unit, and for a gate on the pixels of x their places."""
-    coords: dict[str, Any] = {f"{g}_unit": np.arange(gate.num_features) for g, gate in bnn.gates.items()}
-    if x is None or x.dim() not in (3, 4):
-        return coords
-    # Any input tells, but of two units that are both 0 for one of the data, the noise tells which is which.
-    probe = (torch.rand_like(x[:1]) if x.is_floating_point() else x[:1]).to(device_of(bnn))
-    for g in _gates_on_input(bnn, probe):
-        places = np.unravel_index(coords[f"{g}_unit"], tuple(x.shape[1:]))
-        for name, place in zip(("column", "row", "channel"), reversed(places), strict=False):
-            coords[f"{g}_{name}"] = (f"{g}_unit", place)
-    return coords
-
-
-def _gates_on_input(bnn: BetaBernoulliNetwork, x: Tensor) -> list[str]:
-    """The gates whose units are the numbers of the input, in their order."""
-    found = []
-    for name, gate in bnn.gates.items():
-
-        def look(module: Any, args: tuple[Tensor, ...], name: str = name) -> None:
-            if bnn.gates[name].num_features == x.numel() and torch.equal(args[0].flatten(), x.flatten()):
-                found.append(name)
-
-        handle = gate.register_forward_pre_hook(look)
-        try:
-            bnn(x)
-        finally:
-            handle.remove()
-    return found
 
 
 def _describe(chains: list[BetaBernoulliNetwork], seed: int) -> dict[str, Any]:

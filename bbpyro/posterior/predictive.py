@@ -12,16 +12,15 @@ from rich.progress import track
 from torch import Tensor
 
 from bbpyro.distributions import remember_log_odds
-from bbpyro.drawing import distribution_of_y, draw_weights, is_point
+from bbpyro.drawing import Source, distribution_of_y, mean_network, mean_weights
 from bbpyro.layers import BetaBernoulliDropout, device_of
-from bbpyro.likelihoods import is_classification
+from bbpyro.likelihoods import expectation, is_classification
 from bbpyro.model import BetaBernoulliNetwork
-from bbpyro.prediction import predict
 from bbpyro.training.handlers import held_out_score
 
 
 def predictive_groups(
-    chains: list[BetaBernoulliNetwork],
+    sources: list[Source],
     log_odds: list[dict[str, Tensor]],
     x: Tensor,
     y: Tensor | None,
@@ -33,7 +32,7 @@ def predictive_groups(
     """For each chain posterior_predictive, with classes class_probability, and with y log_likelihood.
 
     Args:
-        chains: the networks.
+        sources: of W, for each chain.
         log_odds: of draws of π `[S, K]`, by gate, for each chain.
         x: inputs `[N, ...]`.
         y: what was observed there, if it was.
@@ -42,14 +41,14 @@ def predictive_groups(
         batch_size: data at once.
         progress: a bar, or the console to draw it on.
     """
-    records = [_Record(bnn, x, draws) for bnn in chains]
+    records = [_Record(source, x, draws) for source in sources]
     num_repeats = max(1, batch_size // len(x))  # of the data, which fit in a batch
-    at_once = max(1, num_repeats // num_masks) if is_point(chains[0], None) else 1
+    at_once = max(1, num_repeats // num_masks) if all(source.is_point for source in sources) else 1
     chunks = [range(start, min(start + at_once, len(draws))) for start in range(0, len(draws), at_once)]
     steps = [(record, odds, chunk) for record, odds in zip(records, log_odds, strict=True) for chunk in chunks]
     console = progress if isinstance(progress, Console) else None
     for record, odds, chunk in track(steps, "predicting", console=console, disable=not progress, transient=True):
-        device, W = device_of(record.bnn), draw_weights(record.bnn)
+        device, W = device_of(record.bnn), record.source.weights(draws[chunk.start])
         of_chunk = {g: odds[g][draws[chunk]] for g in odds}
         for start in range(0, len(x), batch_size):
             batch = slice(start, start + batch_size)
@@ -106,8 +105,8 @@ def to_numpy(tensor: Tensor) -> Any:
 class _Record:
     """Arrays for all draws and data of one chain, filled batch by batch."""
 
-    def __init__(self, bnn: BetaBernoulliNetwork, x: Tensor, draws: Any) -> None:
-        self.bnn, self.x, self.draws = bnn, x, draws
+    def __init__(self, source: Source, x: Tensor, draws: Any) -> None:
+        self.source, self.bnn, self.x, self.draws = source, source.bnn, x, draws
         self.each: dict[str, Any] = {}  # of every draw
         self.class_probability: Any = None  # of all draws together
 
@@ -133,7 +132,9 @@ class _Record:
             log_likelihood = ("draw", "datum"), self.each["log_likelihood"]
             groups["log_likelihood"] = xr.Dataset({"y": log_likelihood}, {"draw": self.draws, **datum})
         if self.class_probability is not None:
-            by_mean = to_numpy(predict(self.bnn, self.x, None, batch_size))
+            mean, device = mean_network(self.bnn, self.source.guide, self.x), device_of(self.bnn)
+            distributions = (self.bnn.likelihood(mean(batch.to(device))) for batch in self.x.split(batch_size))
+            by_mean = np.concatenate([to_numpy(expectation(distribution)) for distribution in distributions])
             by = {"mean_mask": by_mean, "monte_carlo": self.class_probability.astype(np.float32)}
             groups["class_probability"] = xr.Dataset(
                 {name: (("datum", "class"), probability) for name, probability in by.items()},
@@ -145,13 +146,16 @@ class _Record:
 NUM_THRESHOLDS = 33
 
 
-def sweep_thresholds(bnn: BetaBernoulliNetwork, x: Tensor, y: Tensor, batch_size: int) -> xr.Dataset:
+def sweep_thresholds(source: Source, x: Tensor, y: Tensor, batch_size: int) -> xr.Dataset:
     """The units kept, and the mean mask's NLL and error on x, y, at thresholds evenly spaced in log-odds.
 
     The network itself is left as it is.
     """
     thresholds = torch.sigmoid(torch.linspace(math.log(1e-5), -math.log(1e-2), NUM_THRESHOLDS)).tolist()
+    bnn = source.bnn
     net = copy.deepcopy(bnn.net).eval()
+    if source.guide is not None:
+        net.load_state_dict(mean_weights(bnn, source.guide, x), strict=False)
     gates = {name: module for name, module in net.named_modules() if isinstance(module, BetaBernoulliDropout)}
     kept: list[dict[str, int]] = []
     scores: list[dict[str, float]] = []

@@ -95,6 +95,7 @@ def inspect(
             "run_seeds": [run.config.seed for run in runs],
         },
         seed=first.config.seed,
+        feature_names=data.feature_names or None,
         progress=console or False,
     )
     clear_unfinished(folder, POSTERIOR)
