@@ -15,6 +15,7 @@ import torch
 
 import bbpyro
 from bbpyro import data, runs, studies
+from bbpyro.checkpoint import CheckpointError
 from bbpyro.cli import main
 from bbpyro.runs import TrainConfig
 from bbpyro.studies import StudyConfig, task
@@ -159,6 +160,23 @@ def test_a_module_that_changes_while_a_study_is_trained_is_noticed(home: Path, t
     finally:
         (home / "mine.py").write_text(MINE)
     assert reason == "ValueError: prior: the module that the study has its prior from has changed since; restore it"
+
+
+def test_a_run_wants_its_pretrained_weights_until_it_has_started(home: Path, tmp_path: Path) -> None:
+    write_weights(tmp_path / "net.safetensors")
+    config = TrainConfig(**{**SETTINGS, "pretrained": tmp_path / "net.safetensors"})
+    runs.create(tmp_path / "run", config)
+    write_weights(tmp_path / "net.safetensors", 0.2)
+    with pytest.raises(ValueError, match="pretrained: .* has changed since run .* was made with it; restore it"):
+        runs.train(tmp_path / "run")
+    (tmp_path / "net.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"net\.safetensors cannot be read"):
+        runs.train(tmp_path / "run")
+    write_weights(tmp_path / "net.safetensors")
+    runs.train(tmp_path / "run")
+    (tmp_path / "net.safetensors").unlink()
+    assert runs.load(tmp_path / "run").is_complete
+    assert runs.score(runs.load(tmp_path / "run"), 1)["plain_error"] is None
 
 
 # --- networks of one's own ---------------------------------------------------------------------------------
