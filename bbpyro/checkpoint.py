@@ -5,6 +5,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -28,7 +29,7 @@ def replace_atomic(path: Path, write: Callable[[Path], object]) -> None:
         OSError: it cannot be written, for want of room or of a permission; the error's filename is `path`.
     """
     with _naming(path):
-        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-{os.getpid()}-")
         os.close(descriptor)
         temporary = Path(name)
         try:
@@ -71,10 +72,22 @@ def _naming(path: Path) -> Iterator[None]:
 
 
 def clear_unfinished(folder: Path, *names: str) -> None:
-    """Remove what a process that was killed left of the files of these names."""
+    """Remove what a process that was killed left of the files of these names; what another is writing stays."""
     for name in names:
         for unfinished in folder.glob(f".{name}-*"):
-            unfinished.unlink(missing_ok=True)
+            writer = re.search(r"-(\d+)-\w+$", unfinished.name)
+            if writer is None or not _is_alive(int(writer[1])):
+                unfinished.unlink(missing_ok=True)
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):  # it is another user's
+        pass
+    return process != os.getpid()  # which is not writing while it clears
 
 
 def write_atomic(path: Path, content: bytes) -> None:
@@ -159,16 +172,23 @@ def _digest(tensors: Mapping[str, Tensor], text: str) -> str:
     return digest.hexdigest()
 
 
+def read_bytes(path: Path) -> bytes:
+    """The content of a file; a CheckpointError where it cannot be read."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read ({error.strerror})") from None
+
+
 def load_weights(path: Path) -> dict[str, Tensor]:
     """The tensors of any safetensors file, such as a pretrained network's state_dict.
 
     Raises:
         CheckpointError: the file is missing or is no safetensors file.
     """
+    content = read_bytes(path)
     try:
-        return safetensors.torch.load(path.read_bytes())
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read ({error.strerror})") from None
+        return safetensors.torch.load(content)
     except Exception:  # whatever a damaged header makes a parser raise
         raise CheckpointError(f"{path} is truncated, altered or no safetensors file") from None
 

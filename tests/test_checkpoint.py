@@ -1,4 +1,5 @@
 import json
+import os
 import resource
 import signal
 import subprocess
@@ -274,3 +275,13 @@ def test_check_state_dict_names_the_first_difference(found: dict[str, tuple[int,
         checkpoint.check_state_dict("file.x", {name: torch.ones(shape) for name, shape in found.items()}, wanted)
     for mention in ("file.x", *mentions):
         assert mention in str(caught.value)
+
+
+def test_what_a_dead_process_left_is_cleared_and_what_a_live_one_writes_is_not(tmp_path: Path) -> None:
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    for owner in (os.getppid(), dead.pid, os.getpid()):
+        (tmp_path / f".file-{owner}-ab_1").touch()
+    (tmp_path / ".file-x1y2z3").touch()  # as files were called before
+    checkpoint.clear_unfinished(tmp_path, "file")
+    assert [path.name for path in tmp_path.iterdir()] == [f".file-{os.getppid()}-ab_1"]

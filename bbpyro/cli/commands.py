@@ -136,6 +136,8 @@ examples:
   bbpyro train --dataset bars --gate-learning-rate 0.05
                                                 half a minute, and no network needed
   bbpyro train --prior 'IndianBuffet(5)' --seed 1
+  bbpyro train --network mine:net --dataset mine.npz
+                                                your own network, as mine.py in this folder has it
   bbpyro train --resume runs/mnist-20260101-120000
   bbpyro train --gate-learning-rate 0.02 --print-config > sparser.toml
   bbpyro train --config sparser.toml --seed 1""",

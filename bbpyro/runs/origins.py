@@ -89,7 +89,11 @@ def check_settings(config: TrainConfig, dataset: data.Dataset | None = None, job
 
 
 def describe(config: TrainConfig, dataset: data.Dataset) -> dict[str, Any]:
-    """All that the numbers of a run depend on beside its settings, as JSON holds it; its seed is one of them."""
+    """All that the numbers of a run depend on beside its settings, of which its seed is one, as JSON holds it.
+
+    Raises:
+        CheckpointError: the pretrained weights cannot be read.
+    """
     config = dataclasses.replace(config, seed=0)
     described: dict[str, Any] = {"data": dataset.fingerprint()}
     settings = {setting for setting, _ in config.modules}
@@ -100,7 +104,7 @@ def describe(config: TrainConfig, dataset: data.Dataset) -> dict[str, Any]:
         if settings != {"network"}:
             described["model"] = posterior.describe_model(gated_network(config, plain, dataset))
     if config.pretrained is not None:
-        described["pretrained"] = hashlib.sha256(config.pretrained.read_bytes()).hexdigest()
+        described["pretrained"] = hashlib.sha256(checkpoint.read_bytes(config.pretrained)).hexdigest()
     return dict(json.loads(json.dumps(described)))
 
 

@@ -1,6 +1,7 @@
 """A run: from its settings to a folder with a trained network."""
 
 import contextlib
+import dataclasses
 import json
 import os
 import shlex
@@ -225,9 +226,8 @@ def clear_artefacts(folder: Path) -> None:
 def _open(folder: Path) -> tuple[TrainConfig, data.Dataset]:
     config, noted = read_config(folder)
     dataset = load_data(config)
-    now = describe(config, dataset)
-    if (folder / CHECKPOINT).exists():
-        now.pop("pretrained", None)  # from which it has started
+    has_started = (folder / CHECKPOINT).exists()  # since when the pretrained weights are of no use to it
+    now = describe(dataclasses.replace(config, pretrained=None) if has_started else config, dataset)
     check_same(noted, now, f"run {folder}", config)
     torch.set_num_threads(min(config.threads, num_cores()))  # it may have been made on another machine
     return config, dataset

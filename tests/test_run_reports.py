@@ -1,0 +1,246 @@
+"""What is told of a run: its epochs in 80 columns, its scores as they are, and what they are to be held against."""
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+import xarray as xr
+from rich.console import Console
+
+from bbpyro import data, runs
+from bbpyro.cli import main
+from bbpyro.cli.report import EpochPrinter
+from bbpyro.runs import TrainConfig
+
+FLAGS = "--epochs 1 --pretrain-epochs 1 --batch-size 50 --num-samples 2".split()
+
+
+def save(path: Path, scale: float = 1.0) -> Path:
+    bars = data.bars(num_train=150, num_test=50)
+    arrays = {name: getattr(bars, name).numpy() for name in ("x", "y", "x_test", "y_test")}
+    np.savez(path, **{name: array * (scale if name[0] == "x" else 1) for name, array in arrays.items()})
+    return path
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> TrainConfig:
+    npz = save(tmp_path_factory.mktemp("data") / "bars.npz")
+    return TrainConfig(dataset=str(npz), epochs=2, pretrain_epochs=2, batch_size=50)
+
+
+@pytest.fixture(scope="module")
+def run(config: TrainConfig, tmp_path_factory: pytest.TempPathFactory) -> runs.Run:
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    runs.create(folder, config)
+    trained = runs.train(folder)
+    runs.summarize(trained, 2)
+    return trained
+
+
+# --- the epochs --------------------------------------------------------------------------------------------
+
+
+def record(epoch: int, units: list[int]) -> dict[str, Any]:
+    gates = [f"{i}.gate" for i in range(len(units))]
+    kl = {gate: 6.3 * count for gate, count in zip(gates, units, strict=True)}
+    scores = {"train_nll": 0.1234, "train_accuracy": 0.98765, "held_out_nll": 0.2345, "held_out_accuracy": 1.0}
+    active = dict(zip(gates, units, strict=True))
+    return {"phase": "SVI", "epoch": epoch, "learning_rate": [1e-3, 1e-2], **scores, "kl": kl, "active": active}
+
+
+LENET, VGG = [784, 500, 300], [64, 64, 128, 128, *[256] * 3, *[512] * 8]
+
+
+@pytest.mark.parametrize("num_epochs", [60, 200])
+@pytest.mark.parametrize("scored_on", ["test", "validation"])
+def test_the_lines_of_lenet_fit_eighty_columns_with_every_layer(
+    capsys: pytest.CaptureFixture[str], num_epochs: int, scored_on: str
+) -> None:
+    printer = EpochPrinter(Console(width=80))
+    for epoch in (1, num_epochs):
+        printer(record(epoch, LENET), num_epochs, scored_on)
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert lines[-1].split() == (
+        f"{num_epochs}/{num_epochs} 1.0e-03 1.0e-02 0.1234 98.77% 0.2345 100.00% 4939 3150 1890 784-500-300".split()
+    )
+    header, line = lines[-3], lines[-1]
+    assert [header.index(word) for word in ("KL", "kept")] == [line.index(word) for word in ("4939", "784")]
+
+
+def test_the_lines_of_many_layers_tell_all_of_them_together(capsys: pytest.CaptureFixture[str]) -> None:
+    EpochPrinter(Console(width=80))(record(1, VGG), 60, "test")
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80 and "of all layers together" in lines[1]
+    assert lines[-1].split()[-2:] == [f"{6.3 * sum(VGG):.0f}", f"{sum(VGG):,}"]
+
+
+def test_metrics_grow_by_appending(config: TrainConfig, tmp_path: Path) -> None:
+    files = []
+
+    def look(record: dict[str, Any], num_epochs: int, scored_on: str) -> None:
+        metrics = tmp_path / "run" / "metrics.jsonl"
+        files.append((metrics.stat().st_ino, metrics.read_text().count("\n")))
+
+    runs.create(tmp_path / "run", config)
+    runs.train(tmp_path / "run", on_epoch=look)
+    assert files == [(files[0][0], i + 1) for i in range(4)]
+
+
+@pytest.mark.parametrize("tail", ['{"phase": "SV', '{"phase": "SVI", "epoch": 9}\n', None])
+def test_lines_that_a_killed_process_left_are_put_right(run: runs.Run, tmp_path: Path, tail: str | None) -> None:
+    shutil.copytree(run.folder, tmp_path / "run")
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    whole = metrics.read_text()
+    if tail is None:
+        metrics.unlink()
+    else:
+        metrics.write_text(whole[: whole.index("\n") + 1] + tail)
+    runs.train(tmp_path / "run")
+    assert metrics.read_text() == whole
+
+
+# --- the scores --------------------------------------------------------------------------------------------
+
+
+def test_the_summary_holds_counts_and_what_the_error_stands_against(run: runs.Run) -> None:
+    summary = json.loads((run.folder / "summary.json").read_text())
+    x, y = run.dataset.x_test, run.dataset.y_test
+    wrong = int((run.bnn(x).argmax(-1) != y).sum())
+    assert summary["mean_mask"]["error"] == wrong / 50
+    most = int(torch.bincount(run.dataset.y).argmax())
+    assert summary["majority_error"] == int((y != most).sum()) / 50
+    plain = [record for record in run.history if record["phase"] == "pretraining"][-1]
+    assert summary["plain_error"] == round((1 - plain["held_out_accuracy"]) * 50) / 50
+    for scores in (summary["mean_mask"], summary["monte_carlo"]):
+        assert all(len(repr(scores[name]).lstrip("0.").replace(".", "")) <= 7 for name in ("nll", "ece"))
+
+
+def test_without_pretraining_the_plain_error_is_that_of_the_given_weights(
+    run: runs.Run, config: TrainConfig, tmp_path: Path
+) -> None:
+    assert runs.score(dataclasses.replace(run, history=run.svi_history), 1)["plain_error"] is None
+    plain = runs.plain_network(config, run.dataset)
+    safetensors.torch.save_file(plain.state_dict(), tmp_path / "net.safetensors")
+    given = dataclasses.replace(config, pretrained=tmp_path / "net.safetensors")
+    found = runs.score(dataclasses.replace(run, config=given, history=run.svi_history), 1)
+    wrong = (plain(run.dataset.x_test).argmax(-1) != run.dataset.y_test).sum()
+    assert found["plain_error"] == int(wrong) / 50
+
+
+GOOD = {"mean_mask": {"error": 0.1}, "kept": {"fc1.gate": 3}, "plain_error": 0.2, "majority_error": 0.75}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({}, ""),
+        ({"mean_mask": {"error": 0.75}}, "the network is no better than the most frequent class: its error is 75.00%"),
+        ({"kept": {"fc1.gate": 3, "fc2.gate": 0}}, "no unit is left on the input of fc2, so every answer is the same"),
+        ({"mean_mask": {"error": 0.8}}, "that of the plain network 20.00%, that of the most frequent class 75.00%"),
+    ],
+)
+def test_a_collapse_is_told_beside_what_it_is_to_be_held_against(change: dict[str, Any], said: str) -> None:
+    told = runs.collapse({**GOOD, **change})
+    assert said in told and bool(said) == bool(told)
+    row = {**GOOD, **change}
+    assert runs.collapse({**row, "error": row.pop("mean_mask")["error"]}) == told  # a study's
+    del row["plain_error"], row["majority_error"]
+    runs.collapse({**row, "error": 0.8})  # and one of before
+
+
+def test_train_and_compare_end_with_what_collapsed(
+    config: TrainConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # A prior under which all units are out before anything is learnt.
+    flags = [
+        "--dataset",
+        config.dataset,
+        "--epochs",
+        "1",
+        "--pretrain-epochs",
+        "1",
+        "--initial-keep-probability",
+        "0.0005",
+    ]
+    main(["train", *flags, "--num-samples", "1", "--run", str(tmp_path / "run")])
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.startswith("warning: no unit is left on the input of fc1, fc2, fc3") and "the plain network" in last
+    main(["compare", "--prior", "Beta(1e-4, 1)", "--seeds", "2", *flags, "--study", str(tmp_path / "study")])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1] == "warning: 2 of 2 runs learnt nothing, or lost a layer"
+    assert lines[-2].startswith("warning: beta-0.0001-1/seed-1: no unit is left on the input of")
+
+
+def test_the_whole_time_is_told(config: TrainConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["train", "--dataset", config.dataset, *FLAGS, "--run", str(tmp_path / "run")])
+    out = capsys.readouterr().out
+    assert "2 epochs in " in out and "scores and figures in " in out and " in all, at most " in out
+
+
+# --- notes and defaults ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("scale", "told"), [(255, True), (1e-4, True), (1, False), (10, False), (0, False)])
+def test_inputs_far_from_one_are_noted_with_what_to_do(tmp_path: Path, scale: float, told: bool) -> None:
+    note = data.load(str(save(tmp_path / "scaled.npz", scale))).scale_note
+    assert bool(note) == told
+    if told:
+        assert f"x reaches from 0 to {scale:.4g}" in note and f"x / {scale:.4g}" in note
+
+
+def test_the_note_is_printed_before_training_and_with_the_scores(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    npz = str(save(tmp_path / "bytes.npz", 255))
+    main(["train", "--dataset", npz, *FLAGS, "--validation-size", "20", "--run", str(tmp_path / "run")])
+    out = capsys.readouterr().out
+    assert out.count("note: x reaches from 0 to 255, ") == 2
+    assert out.index("note: x reaches") < out.index("pretraining")
+    main(["evaluate", str(tmp_path / "run"), "--num-samples", "1"])
+    assert "note: x reaches from 0 to 255, " in capsys.readouterr().out
+
+
+def test_fewer_draws_predict_by_all_of_them(run: runs.Run, tmp_path: Path) -> None:
+    main(["posterior", str(run.folder), "--num-samples", "20", "--output", str(tmp_path)])
+    assert xr.load_dataset(tmp_path / "posterior.nc", group="posterior_predictive").sizes["draw"] == 20
+
+
+# --- files of settings -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("command", "text", "said"),
+    [
+        (
+            "train",
+            'prior = ["Uniform", "Jeffreys"]\nseeds = 2\n',
+            "a study's, of several priors or seeds; bbpyro compare",
+        ),
+        ("train", "seeds = 2\n", "a study's, of several priors or seeds; bbpyro compare --config settings.toml"),
+        ("compare", "seed = 2\n", "a run's, of one seed; bbpyro train --config settings.toml"),
+        ("train", "[prior]\na = 1\n", "no file of settings (prior is {'a': 1}, wanted a text)"),
+        ("train", "prior = 3\nalpha = 2\n", "no file of settings (prior is 3, wanted a text)"),
+    ],
+)
+def test_a_file_for_the_other_command_is_named_as_one(
+    tmp_path: Path,
+    command: str,
+    text: str,
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("settings.toml").write_text(text)
+    with pytest.raises(SystemExit) as stop:
+        main([command, "--config", "settings.toml"])
+    err = capsys.readouterr().err
+    assert stop.value.code == 2 and err.count("\n") == 1
+    assert f"config: settings.toml is {said}" in err
