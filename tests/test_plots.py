@@ -341,7 +341,7 @@ def test_no_part_of_the_elbo_hides_another(bnn, history):
     """A -log p(W) that is a thousand times the rest, as of many weights and few data, leaves the rest readable."""
     records = [{**record, "loss": record["loss"] + 5e3, "weights_nll": 5e3 * NUM_DATA} for record in history]
     figure = plots.elbo(bbpyro.to_arviz(bnn, num_samples=5, history=records))
-    figure.canvas.draw()
+    figure.draw_without_rendering()
     for axis in figure.axes:
         for line in axis.lines:
             height = np.ptp(axis.transAxes.inverted().transform(axis.transData.transform(line.get_xydata()))[:, 1])

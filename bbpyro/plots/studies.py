@@ -115,7 +115,7 @@ def _error_axis(axis: Axes, values: Any) -> None:
 
 def _annotate(figure: Figure, axis: Axes, runs: pd.DataFrame, rings: Mapping[str, Any]) -> set[str]:
     """Say where rings of one prior are in one place, and which runs have faults; returns which faults there are."""
-    figure.canvas.draw()  # which puts the axes in their place
+    figure.draw_without_rendering()  # which puts the axes in their place
     points = 72 / figure.dpi
     said: list[Any] = []  # where there is a text already, and how many
     found: set[str] = set()
