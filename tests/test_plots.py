@@ -341,7 +341,7 @@ def test_no_part_of_the_elbo_hides_another(bnn, history):
     """A -log p(W) that is a thousand times the rest, as of many weights and few data, leaves the rest readable."""
     records = [{**record, "loss": record["loss"] + 5e3, "weights_nll": 5e3 * NUM_DATA} for record in history]
     figure = plots.elbo(bbpyro.to_arviz(bnn, num_samples=5, history=records))
-    figure.canvas.draw()
+    figure.draw_without_rendering()
     for axis in figure.axes:
         for line in axis.lines:
             height = np.ptp(axis.transAxes.inverted().transform(axis.transData.transform(line.get_xydata()))[:, 1])
@@ -391,3 +391,12 @@ def test_the_guide_check_names_both_spreads_and_the_most_dependent_pair():
     wide = bbpyro.BetaBernoulliNetwork(bbpyro.insert_dropout(nn.Sequential(nn.Linear(4, 2))), num_data=8)
     with pytest.raises(ValueError, match=r"gate '0\.gate' has 4 units in idata and 3 in exact"):
         plots.guide_check(bbpyro.to_arviz(wide, num_samples=5), exact)
+
+
+def test_layers_of_which_all_is_kept_are_seen_within_each_other(bnn, history):
+    records = [{**record, "active": {"1.gate": 12, "3.gate": 5}} for record in history]
+    for num_epochs in (1, 4):
+        axis = plots.kept_units(bbpyro.to_arviz(bnn, num_samples=5, history=records[:num_epochs])).axes[0]
+        first, second = axis.lines
+        assert first.get_linewidth() > 1.5 * second.get_linewidth() and first.get_markersize() > second.get_markersize()
+        assert all(tick == round(tick) for tick in axis.get_xticks())

@@ -21,6 +21,7 @@ from bbpyro.plots.style import (
     super_title,
     threshold_of,
     title,
+    widths,
 )
 from bbpyro.posterior import gates, group, layer, place
 from bbpyro.prediction import calibration, score
@@ -36,12 +37,12 @@ def threshold_sweep(idata: Any) -> Figure:
     above, below = panels(figure, 2, 1, sharex=True)
     at, names, chains = sweep["threshold"].values, gates(idata), range(sweep.sizes["chain"])
     thresholds = {gate: threshold_of(idata, gate) for gate in names}
-    for gate, shade in zip(names, colors(len(names)), strict=True):
+    for gate, shade, width in zip(names, colors(len(names)), widths(len(names)), strict=True):
         units = group(idata, "posterior").sizes[f"{gate}_unit"]
         label = f"{place(idata, gate)}, {units} units"
         for chain in chains:
             kept = 100 * sweep[f"{gate}.kept"].values[chain] / units
-            above.plot(at, kept, color=shade, label=label if chain == 0 else None)
+            above.plot(at, kept, color=shade, linewidth=width, label=label if chain == 0 else None)
     above.set_ylabel("units kept, %")
     above.set_ylim(0, 102)
     score, factor, text = ("error", 100, "error of the mean mask, %")

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from bbpyro.plots.marks import MARKS, faults, signs
 from bbpyro.plots.style import (
@@ -16,6 +16,7 @@ from bbpyro.plots.style import (
     PRIOR_STYLE,
     colors,
     curve,
+    epoch_axis,
     legend,
     log_odds_axis,
     new_figure,
@@ -114,7 +115,7 @@ def _error_axis(axis: Axes, values: Any) -> None:
 
 def _annotate(figure: Figure, axis: Axes, runs: pd.DataFrame, rings: Mapping[str, Any]) -> set[str]:
     """Say where rings of one prior are in one place, and which runs have faults; returns which faults there are."""
-    figure.canvas.draw()  # which puts the axes in their place
+    figure.draw_without_rendering()  # which puts the axes in their place
     points = 72 / figure.dpi
     said: list[Any] = []  # where there is a text already, and how many
     found: set[str] = set()
@@ -164,10 +165,9 @@ def kept_epochs(
                     label = prior if prior == own and records is seeds[0] else None
                     curve(axis, [record["epoch"] for record in records], kept, clip_on=False, label=label, **style)
             axis.set_ylim(-6, 103)  # what is 0 is above the frame
-            axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         row[0].set_ylabel("kept, %")
     for axis in axes[-1]:
-        axis.set_xlabel("epoch of SVI")
+        epoch_axis(axis, "epoch of SVI")
     super_title(figure, "units kept, a line a seed; grey: the other priors")
     return figure
 
@@ -215,10 +215,10 @@ def _grid(priors: Sequence[str], columns: Sequence[str]) -> tuple[Figure, Any]:
 
 
 def _legend_beside(axis: Axes) -> None:
+    """Far enough to the right for rings at 100%, and with room between the largest."""
     handles, labels = axis.get_legend_handles_labels()
-    legend(
-        axis, handles=handles, labels=[wrapped(each, 36) for each in labels], loc="center left", bbox_to_anchor=(1, 0.5)
-    )
+    named = {"handles": handles, "labels": [wrapped(each, 36) for each in labels]}
+    legend(axis, **named, loc="center left", bbox_to_anchor=(1.05, 0.5), labelspacing=0.9, frameon=False)
 
 
 def loo_compare(loos: Mapping[str, Any]) -> Figure:

@@ -11,6 +11,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from bbpyro import checkpoint, posterior
 from bbpyro.posterior import group
@@ -56,16 +57,27 @@ def super_title(figure: Figure, text: str) -> None:
         figure.suptitle(text, fontsize=10, parse_math=False)
 
 
-def curve(axis: Axes, x: Any, y: Any, **options: Any) -> None:
+def curve(axis: Axes, x: Any, y: Any, linewidth: float = 1.5, **options: Any) -> None:
     """A line; where one point is all there is, a dot, since a line through one point shows nothing."""
     is_point = np.isfinite(np.asarray(y, dtype=float)).sum() == 1
-    axis.plot(x, y, marker="o" if is_point else None, markersize=5, **options)
+    axis.plot(x, y, marker="o" if is_point else None, markersize=3 + 2 * linewidth, linewidth=linewidth, **options)
+
+
+def widths(count: int) -> Any:
+    """Of so many lines that may coincide, so that each is seen within the one before."""
+    return np.linspace(1.2 + 1.4 * min(count - 1, 4), 1.2, count)
+
+
+def epoch_axis(axis: Axes, text: str = "epoch") -> None:
+    """A horizontal axis of whole numbers, be it one."""
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    axis.set_xlabel(text)
 
 
 def legend(axis: Axes, **options: Any) -> None:
     """A small legend on white, without a frame; of many lines, beside the axes."""
     if len(axis.get_legend_handles_labels()[1]) > len(COLORS) + 1:
-        options |= {"loc": "center left", "bbox_to_anchor": (1, 0.5)}
+        options = {"loc": "center left", "bbox_to_anchor": (1, 0.5)} | options
     shown = axis.legend(fontsize=8, edgecolor="none", framealpha=0.85, **options)
     for text in shown.get_texts():
         text.set_parse_math(False)

@@ -5,9 +5,20 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
-from bbpyro.plots.style import COLORS, chains_title, colors, curve, legend, new_figure, panels, super_title, title
+from bbpyro.plots.style import (
+    COLORS,
+    chains_title,
+    colors,
+    curve,
+    epoch_axis,
+    legend,
+    new_figure,
+    panels,
+    super_title,
+    title,
+    widths,
+)
 from bbpyro.posterior import gates, group, place
 
 
@@ -35,9 +46,8 @@ def elbo(idata: Any) -> Figure:
             for chain in range(values.sizes["chain"]):
                 named = label if chain == 0 else None
                 curve(axis, training["epoch"].values, values.isel(chain=chain).values, color=shade, label=named)
-        axis.set_xlabel("epoch")
+        epoch_axis(axis)
         axis.set_ylabel("nats a datum")
-        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         title(axis, text)
         legend(axis)
         values = np.concatenate([np.ravel(values) for values in lines.values()])
@@ -57,16 +67,15 @@ def kept_units(idata: Any) -> Figure:
     figure = new_figure(6.5, 3.6)
     (axis,) = panels(figure, 1, 1)
     names = gates(idata)
-    for gate, shade in zip(names, colors(len(names)), strict=True):
+    for gate, shade, width in zip(names, colors(len(names)), widths(len(names)), strict=True):
         units = group(idata, "posterior").sizes[f"{gate}_unit"]
         kept = training[f"{gate}.active"]
         for chain in range(kept.sizes["chain"]):
             label = f"{place(idata, gate)}: {_range(kept)} of {units}" if chain == 0 else None
             share = 100 * kept.isel(chain=chain).values / units
-            curve(axis, training["epoch"].values, share, color=shade, label=label)
+            curve(axis, training["epoch"].values, share, color=shade, linewidth=width, clip_on=False, label=label)
     axis.set_ylim(0, 102)
-    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axis.set_xlabel("epoch")
+    epoch_axis(axis)
     axis.set_ylabel("units kept, %")
     title(axis, chains_title(idata, "a line each"))
     legend(axis, title="at the end", title_fontsize=8, alignment="left")

@@ -1,0 +1,151 @@
+"""Figures of a study: every point and every curve can be seen, and runs with faults are marked."""
+
+import io
+
+import matplotlib.colors
+import matplotlib.image
+import matplotlib.text
+import numpy as np
+import pandas as pd
+import pytest
+from torch import nn
+
+import bbpyro
+from bbpyro import plots
+from bbpyro.plots.marks import faults
+
+PRIORS = ("Beta(0.0001, 1)", "IndianBuffet(5)", "Jeffreys()", "FixedRate(0.5)")
+
+
+def study(error=0.02, flops_left=0.15, seeds=2, **columns):
+    rows = [
+        {"prior": p, "seed": s, "error": error, "flops_left": flops_left, "scored_on": "test", "kept fc1": 9, **columns}
+        for p in PRIORS
+        for s in range(seeds)
+    ]
+    return pd.DataFrame(rows)
+
+
+def pixels(figure):
+    png = io.BytesIO()
+    figure.savefig(png, format="png")
+    png.seek(0)
+    return (255 * matplotlib.image.imread(png)[..., :3]).round().astype(int)
+
+
+def is_seen(picture, color):
+    wanted = 255 * np.array(matplotlib.colors.to_rgb(color))
+    return (np.abs(picture - wanted).max(-1) < 12).sum() > 20
+
+
+def texts(figure):
+    return [text.get_text() for text in figure.findobj(matplotlib.text.Text) if text.get_text()]
+
+
+@pytest.mark.parametrize("flops_left", [1.0, 0.15, 1e-5])
+@pytest.mark.parametrize("error", [0.0, 0.02, 0.9])
+def test_priors_in_one_place_are_all_seen_and_no_axis_runs_past_what_can_be(flops_left, error):
+    figure = plots.error_flops(study(error, flops_left))
+    axis = figure.axes[0]
+    lines = {line.get_label(): line for line in axis.lines}
+    axis.get_legend().remove()
+    picture = pixels(figure)
+    assert all(is_seen(picture, lines[prior].get_color()) for prior in PRIORS)
+    low, high = axis.get_xlim()
+    assert 0 < low < 100 * flops_left <= high == 100
+    assert 0 <= axis.get_ylim()[0] <= 100 * error <= axis.get_ylim()[1] <= 100
+    ticks = [tick for tick in axis.get_xticks() if low <= tick <= high]
+    assert ticks and max(ticks) <= 100
+
+
+def test_seeds_in_one_place_are_counted_and_others_are_not():
+    figure = plots.error_flops(study())
+    assert sum(text.startswith("×2") for text in texts(figure)) == len(PRIORS)
+    apart = study()
+    apart["error"] = np.linspace(0.01, 0.08, len(apart))
+    assert not any(text.startswith("×") for text in texts(plots.error_flops(apart)))
+
+
+def test_a_published_point_in_the_place_of_a_ring_is_seen():
+    runs = study(error=0.0126, flops_left=1 / 5.1)
+    figure = plots.error_flops(runs, {"BB": [(1.26, 5.1)]})
+    published, ring = figure.axes[0].lines[:2]
+    figure.axes[0].get_legend().remove()
+    assert is_seen(pixels(figure), published.get_color())
+    assert published.get_zorder() > ring.get_zorder() and ring.get_fillstyle() == "none"
+
+
+def test_no_unit_left_costs_nothing_and_is_on_the_axis_all_the_same():
+    runs = study()
+    runs.loc[0, ["flops_left", "kept fc1"]] = 0
+    figure = plots.error_flops(runs)
+    low, high = figure.axes[0].get_xlim()
+    assert all(low <= x <= high for line in figure.axes[0].lines for x in line.get_xdata())
+    assert "‡" in texts(figure)
+    assert "‡: a layer has no unit left" in figure.axes[0].get_title("left")
+
+
+def test_the_plain_networks_error_and_the_commonest_classs_are_lines():
+    runs = study(error=0.8865, plain_error=0.02, majority_error=0.8865)
+    figure = plots.error_flops(runs)
+    lines = {line.get_label(): line.get_ydata()[0] for line in figure.axes[0].lines if line.get_label() not in PRIORS}
+    assert lines == pytest.approx({"plain network, 2.00%": 2.0, "commonest class, 88.65%": 88.65})
+    assert "†: no better than always answering the commonest class" in figure.axes[0].get_title("left")
+    assert texts(figure).count("×2 †") == len(PRIORS)
+    well = plots.error_flops(study(plain_error=0.02, majority_error=0.8865))
+    assert "†" not in " ".join(texts(well)) and "commonest class, 88.65%, above the axis" in " ".join(
+        " ".join(texts(well)).split()
+    )
+    assert well.axes[0].get_ylim()[1] < 5
+
+
+def test_faults_are_of_what_a_run_says_itself():
+    assert faults({"error": 0.9, "majority_error": 0.9, "kept a": 3}) == ["at_majority"]
+    assert faults({"error": 0.5, "majority_error": 0.9, "kept a": 3, "kept b": 0}) == ["emptied"]
+    assert faults({"error": 0.9, "kept a": 3}) == [] == faults({"error": 0.5, "majority_error": float("nan")})
+
+
+def test_priors_that_keep_alike_have_a_row_each():
+    histories = {p: [[{"epoch": e, "active": {"fc1.gate": 64}} for e in (1, 2)]] * 2 for p in PRIORS}
+    figure = plots.kept_epochs(histories, {"fc1.gate": 64})
+    picture = pixels(figure)
+    assert [axis.get_title("left") for axis in figure.axes] == list(PRIORS)
+    own = [
+        next(line for line in axis.lines if line.get_label() == p) for axis, p in zip(figure.axes, PRIORS, strict=True)
+    ]
+    assert all(line.get_zorder() >= 2 and is_seen(picture, line.get_color()) for line in own)
+    assert len({line.get_color() for line in own}) == len(PRIORS)
+
+
+def test_one_epoch_of_a_study_is_a_dot_and_a_convolution_is_kept_on_its_output():
+    histories = {p: [[{"epoch": 1, "active": {"conv1.gate": 5, "fc1.gate": 9}}]] for p in PRIORS}
+    figure = plots.kept_epochs(histories, {"conv1.gate": 20, "fc1.gate": 64}, {"conv1.gate": "output"})
+    assert all(line.get_marker() == "o" for axis in figure.axes for line in axis.lines)
+    assert {"output of conv1, 20 units", "input of fc1, 64 units"} <= set(texts(figure))
+
+
+def test_the_default_prior_is_seen_at_0_and_no_curve_lies_on_anothers():
+    studied = {}
+    for prior in PRIORS:
+        net = bbpyro.insert_dropout(nn.Sequential(nn.Linear(30, 8), nn.ReLU(), nn.Linear(8, 2)))
+        bnn = bbpyro.BetaBernoulliNetwork(net, num_data=10, prior=prior.removesuffix("()"))
+        studied[prior] = bbpyro.to_arviz(bnn, num_samples=50, seed=0)
+    figure = plots.priors_posteriors(studied)
+    pixels(figure)
+    rows = [figure.axes[i : i + 2] for i in range(0, 8, 2)]
+    for prior, row in zip(PRIORS, rows, strict=True):
+        assert row[0].get_title("left") == prior
+        for axis in row:
+            assert [line.get_label() for line in axis.lines] == [f"posterior, {prior}", f"prior, {prior}"]
+            below, above = axis.lines
+            assert above.get_linestyle() == "--" and above.get_linewidth() < below.get_linewidth()
+    default = rows[0][0].lines[1]
+    np.testing.assert_allclose(default.get_ydata(), 1 - default.get_xdata() ** 1e-4, atol=1e-5)
+    frame = rows[0][0].get_window_extent().y0
+    assert rows[0][0].transData.transform((0.5, 0))[1] > frame + 3  # more than three pixels above the axis
+
+
+def test_a_study_of_a_deep_network_is_no_wider_than_a_page_can_show():
+    gates = {f"features.{i}.gate": 64 for i in range(15)}
+    histories = {p: [[{"epoch": e, "active": gates} for e in (1, 2)]] for p in PRIORS}
+    assert plots.kept_epochs(histories, gates).get_size_inches().max() < 25
