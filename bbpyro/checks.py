@@ -226,7 +226,7 @@ def _apply(likelihood: Any, output: Any) -> Any:
         raise TypeError(f"likelihood is {likelihood}, a loss; wanted {example}")
     if not callable(likelihood):
         raise TypeError(f"likelihood is a {type(likelihood).__name__}, wanted {example}")
-    finite = all(bool(tensor.isfinite().all()) for tensor in _tensors(output))
+    finite = all(bool(tensor.isfinite().all()) for tensor in tensors_of(output))
     try:
         with pyro.validation_enabled(finite):  # what is not finite is for the first step to report
             distribution = likelihood(output)
@@ -246,12 +246,13 @@ def _apply(likelihood: Any, output: Any) -> Any:
     return distribution
 
 
-def _tensors(output: Any) -> Iterator[Tensor]:
+def tensors_of(output: Any) -> Iterator[Tensor]:
+    """The tensors that a network gives: one, or several in a tuple, a list or a mapping."""
     if isinstance(output, Tensor):
         yield output
     elif isinstance(output, Mapping | tuple | list):
         for each in output.values() if isinstance(output, Mapping) else output:
-            yield from _tensors(each)
+            yield from tensors_of(each)
 
 
 def _check_shape(trial: Trial, y: Tensor | None, n: int, name: str) -> None:
@@ -298,12 +299,12 @@ def _check_values(trial: Trial, y: Tensor, name: str) -> None:
             raise ValueError(f"{name} holds labels {y.min()} to {y.max()}, wanted 0 to {last}{more}")
     else:
         _check_support(d, y, name)
-    sample = y[_rows(y, 2)].to(next((t.device for t in _tensors(trial.output)), y.device))
+    sample = y[_rows(y, 2)].to(next((t.device for t in tensors_of(trial.output)), y.device))
     try:
         d.log_prob(sample)
     except Exception as error:
         casts = {**{dtype: cast for dtype, cast in _CASTS.items()}, torch.int64: "long"}
-        floats = [tensor.dtype for tensor in _tensors(trial.output) if tensor.is_floating_point()]
+        floats = [tensor.dtype for tensor in tensors_of(trial.output) if tensor.is_floating_point()]
         for dtype in (*floats[:1], torch.int64):
             if y.dtype != dtype and _runs(d.log_prob, sample.to(dtype)):
                 raise ValueError(

@@ -301,6 +301,8 @@ def test_numbers_are_whole():
         with pytest.raises(TypeError, match=f"{next(iter(options))} is .*, wanted a whole number, at least 1"):
             bbpyro.to_arviz(network(), X, **{"progress": False, "num_predictive_samples": 1, **options})
     assert bbpyro.predict(network(), X, num_samples=np.int64(2)).shape == (N, 2)
+    with pytest.raises(ValueError, match="batch_size is 0"):
+        training.elbo(network(), X, LABELS, batch_size=0)
     for name in ("num_epochs", "batch_size"):
         with pytest.raises(TypeError, match=f"{name} is 1.5, wanted a whole number"):
             bbpyro.fit(network(), X, LABELS, **{"num_epochs": 1, name: 1.5}, progress=False)
