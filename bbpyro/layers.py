@@ -241,8 +241,7 @@ def insert_dropout(
         raise ValueError(f"only and exclude leave none of the layers {', '.join(weighted)} that can have a gate")
     if not places:
         raise ValueError(
-            "net: it has no nn.Linear layer to gate, nor a convolution before its last layer"
-            f"{_almost(gated)}; place BetaBernoulliDropout layers by hand"
+            f"net: it has no nn.Linear layer to gate, nor a convolution before its last layer{_almost(gated)}"
         )
     for place in places:
         _add_gate(place, threshold, concentration1)
@@ -250,15 +249,19 @@ def insert_dropout(
 
 
 def _almost(net: nn.Module) -> str:
-    """Which layers are left alone because they are not quite of torch's own classes, and why."""
+    """What there is in place of a layer to gate, and what to do about it."""
     for name, module in net.named_modules():
         if parametrize.is_parametrized(module):
             return (
                 f": the weight of {name!r} is computed anew at each call, by a parametrization such as weight_norm; "
                 "take it off with torch.nn.utils.parametrize.remove_parametrizations(layer, 'weight')"
             )
-    near = [f"{n!r} ({type(m).__name__})" for n, m in net.named_modules() if isinstance(m, (nn.Linear, *_CONVOLUTIONS))]
-    return f": {', '.join(near)} may use its weight otherwise" if near else ""
+    kinds = (nn.Linear, *_CONVOLUTIONS)
+    near = [
+        f"{n!r} ({type(m).__name__})" for n, m in net.named_modules() if isinstance(m, kinds) and type(m) not in kinds
+    ]
+    reason = f": {', '.join(near)} may use its weight otherwise" if near else ""
+    return f"{reason}; place BetaBernoulliDropout layers by hand"
 
 
 def _matches(name: str, patterns: Sequence[str]) -> bool:

@@ -56,7 +56,7 @@ class BetaBernoulliNetwork(nn.Module):
             with a number where the store has another network's there.
 
     Attributes:
-        prior: as given; another may be assigned, and is checked as the first was.
+        prior, weight_prior: as given; another may be assigned, and is checked as the first was.
 
     Raises:
         ValueError: `net` has no gates, or gates in use under another family of q(π), or a module that cannot be in
@@ -95,8 +95,6 @@ class BetaBernoulliNetwork(nn.Module):
         self.name = name
         self.prior = priors.as_prior(priors.Beta() if prior is None else prior)
         self.weight_prior = priors.as_weight_prior(weight_prior or priors.matching_l2(1e-4, num_data))
-        for weight, w in self.weights.items():
-            check_weight_prior(weight, w.shape, self.weight_prior)
         self.unconstrained_scales = nn.ParameterDict()
         if weight_guide == "normal":
             start = math.log(math.expm1(_INITIAL_SCALE))
@@ -141,7 +139,7 @@ class BetaBernoulliNetwork(nn.Module):
         """q(W) of one weight tensor, event shape that of the tensor."""
         w = self.weights[name]
         if _key(name) not in self.unconstrained_scales:
-            return Delta(w, event_dim=w.dim())
+            return Delta(w, event_dim=w.dim(), validate_args=False)
         scale = F.softplus(self.unconstrained_scales[_key(name)])
         return dist.Normal(w, scale, validate_args=False).to_event(w.dim())
 
@@ -159,18 +157,26 @@ class BetaBernoulliNetwork(nn.Module):
         return self.net(x)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        # Not a property: torch would register a prior that is an nn.Module, and so can be learnt, without asking it.
-        if name != "prior":
+        # No properties: torch would register a prior that is an nn.Module, and so can be learnt, without asking them.
+        ways: dict[str, Any] = {
+            "prior": (priors.as_prior, self._take_prior),
+            "weight_prior": (priors.as_weight_prior, self._take_weight_prior),
+        }
+        if name not in ways:
             super().__setattr__(name, value)
             return
-        before: Any = getattr(self, "prior", None)
-        given: Any = priors.as_prior(value)
-        super().__setattr__("prior", given)
+        read, take = ways[name]
+        before: Any = getattr(self, name, None)
+        super().__setattr__(name, read(value))
         try:
-            self._take_prior()
+            take()
         except ValueError:
-            super().__setattr__("prior", before)
+            super().__setattr__(name, before)
             raise
+
+    def _take_weight_prior(self) -> None:
+        for name, w in self.weights.items():
+            check_weight_prior(name, w.shape, self.weight_prior)
 
     def _take_prior(self) -> None:
         """Check each gate's prior, and tell the gate which family q(π) is of and up to which E[π] a unit is out."""

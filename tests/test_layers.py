@@ -3,8 +3,10 @@ from collections import OrderedDict
 
 import pytest
 import torch
+from pyro.nn import PyroModule
 from torch import nn
 from torch.func import functional_call
+from torch.nn.utils import parametrizations, parametrize
 
 import bbpyro
 from bbpyro.layers import BetaBernoulliDropout, remove_dropout
@@ -242,3 +244,48 @@ def test_patches_folded_into_the_batch_are_refused_by_name():
         bnn.model(torch.rand(6, 8), torch.arange(6) % 3)
     with pytest.raises(ValueError, match=r"gate 'fc.gate' gets .* nothing folded into the batch"):
         bbpyro.fit(bnn, torch.rand(6, 8), torch.arange(6) % 3, num_epochs=1, progress=False)
+
+
+def mlp(first: nn.Module) -> nn.Sequential:
+    return nn.Sequential(OrderedDict(fc1=first, relu=nn.ReLU(), fc2=nn.Linear(5, 3)))
+
+
+class Scaled(nn.Linear):
+    """A layer that uses its weight otherwise."""
+
+    def forward(self, x):
+        return super().forward(2 * x)
+
+
+@pytest.mark.parametrize(
+    ("net", "message"),
+    [
+        (mlp(PyroModule[nn.Linear](4, 5)), r"'fc1' is a PyroModule, .* such as nn.Linear, .* as weight_prior"),
+        (nn.Sequential(PyroModule[nn.Conv2d](1, 2, 3)), r"'0' is a PyroModule, .* such as nn.Conv2d"),
+        (nn.Sequential(parametrizations.weight_norm(nn.Linear(4, 5))), r"weight of '0' .*remove_parametrizations\("),
+        (parametrizations.spectral_norm(nn.Linear(4, 5)), r"weight of '' .*remove_parametrizations\("),
+        (nn.Sequential(Scaled(4, 5)), r"'0' \(Scaled\) may use its weight otherwise; place BetaBernoulliDropout"),
+        (mlp(nn.LazyLinear(5)), r"'fc1' is lazy and has no weights yet; call the network on some data first"),
+        (nn.Sequential(OrderedDict({"a/b": nn.Linear(4, 5)})), r"a module is named 'a/b', .* rename it, to 'a_b'"),
+    ],
+    ids=["PyroModule", "PyroModule of a convolution", "weight_norm", "spectral_norm", "subclass", "lazy", "slash"],
+)
+def test_a_refusal_names_the_layer_the_reason_and_the_remedy(net, message):
+    with pytest.raises(ValueError, match=message):
+        bbpyro.insert_dropout(net)
+
+
+def test_the_remedies_lead_on():
+    normed = nn.Sequential(parametrizations.weight_norm(nn.Linear(4, 5)))
+    parametrize.remove_parametrizations(normed[0], "weight")
+    lazy = mlp(nn.LazyLinear(5))
+    lazy(torch.rand(2, 4))
+    for net in (normed, lazy):
+        bnn = bbpyro.BetaBernoulliNetwork(bbpyro.insert_dropout(net), num_data=6)
+        bbpyro.fit(bnn, torch.rand(6, 4), torch.arange(6) % 3, num_epochs=1, progress=False)
+
+
+def test_what_cannot_be_in_a_network_is_refused_there_too_if_gates_were_placed_by_hand():
+    net = nn.Sequential(bbpyro.BetaBernoulliDropout(4), PyroModule[nn.Linear](4, 5))
+    with pytest.raises(ValueError, match="'1' is a PyroModule"):
+        bbpyro.BetaBernoulliNetwork(net, num_data=6)

@@ -7,7 +7,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pyro import poutine
-from pyro.infer import SVI, Predictive, Trace_ELBO, TraceMeanField_ELBO
+from pyro.infer import SVI, JitTrace_ELBO, Predictive, Trace_ELBO, TraceMeanField_ELBO
 from scipy import stats
 from torch import nn
 from torch.distributions.transforms import SigmoidTransform
@@ -217,6 +217,34 @@ def test_elbo_module_gives_a_gradient_to_every_parameter(x, y):
     assert all(p.grad is not None and p.grad.isfinite().all() for p in bnn.parameters())
 
 
+def test_elbo_module_hands_its_parameters_to_any_optimizer(x, y):
+    bnn = network()
+    elbo = Trace_ELBO()(bnn.model, bnn.guide)
+    assert {id(p) for p in elbo.parameters()} == {id(p) for p in bnn.parameters()}
+    before = {name: p.clone() for name, p in bnn.named_parameters()}
+    optimizer = torch.optim.Adam(elbo.parameters(), lr=1e-2)
+    elbo(x, y).backward()
+    optimizer.step()
+    assert all((p - before[name]).abs().max() > 1e-3 for name, p in bnn.named_parameters())
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # torch's own, of what is refused here
+def test_jit_is_refused_in_one_sentence(x, y):
+    bnn = network()
+    svi = SVI(bnn.model, bnn.guide, pyro.optim.Adam({"lr": 1e-2}), JitTrace_ELBO())
+    with pytest.raises(ValueError, match="JitTrace_ELBO: torch.jit cannot compile this model; use Trace_ELBO"):
+        svi.step(x, y)
+
+
+@pytest.mark.parametrize("is_local", [True, False])
+def test_svi_works_whatever_pyros_setting_of_local_parameters(x, y, is_local):
+    bnn = network()
+    before = {name: p.clone() for name, p in bnn.named_parameters()}
+    with pyro.settings.context(module_local_params=is_local):
+        SVI(bnn.model, bnn.guide, pyro.optim.Adam({"lr": 1e-2}), Trace_ELBO()).step(x, y)
+    assert all((p - before[name]).abs().max() > 1e-3 for name, p in bnn.named_parameters())
+
+
 def test_predictive_draws_from_prior_and_posterior(x):
     bnn = network()
     for predictive in (Predictive(bnn.model, num_samples=4), Predictive(bnn.model, guide=bnn.guide, num_samples=4)):
@@ -352,6 +380,9 @@ def test_with_masks_observed_the_best_guide_approaches_the_exact_beta_posterior(
         ({"weight_guide": "gauss"}, "weight_guide is 'gauss', wanted one of delta, normal"),
         ({"prior": lambda k: dist.Normal(torch.zeros(k), 100.0)}, r"prior.*outside \[0, 1\]"),
         ({"net": nn.Linear(2, 2)}, "insert_dropout"),
+        ({"prior": dist.Uniform(0.1, 0.9)}, r"prior: for gate '0.gate' the density of its Uniform is 0 at π = 0.001"),
+        ({"prior": lambda k: dist.Uniform(torch.zeros(k), 0.5)}, r"is 0 at π = 0.5, .* on all of \(0, 1\)"),
+        ({"prior": dist.Delta(torch.tensor(0.5))}, "the density of its Delta is 0"),
     ],
 )
 def test_bad_arguments_are_named(change, message):

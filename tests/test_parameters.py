@@ -196,6 +196,18 @@ def test_a_prior_that_is_assigned_later_is_the_one_that_counts(data):
     assert bnn.prior == bbpyro.priors.IndianBuffet(0.2) and bnn.kl()["0.gate"].isfinite()
 
 
+def test_a_prior_of_w_that_is_assigned_later_is_the_one_that_counts(data):
+    bnn = network()
+    bnn.weight_prior = "Laplace(0.1)"
+    expected = network(weight_prior="Laplace(0.1)")
+    expected.load_state_dict(bnn.state_dict())
+    assert bnn.weights_kl().item() == pytest.approx(expected.weights_kl().item())
+    for wrong in ("Beta(1, 1)", lambda shape: torch.distributions.Normal(torch.zeros(shape), 1.0)):
+        with pytest.raises(ValueError, match="known are Normal|weight_prior: for '0.weight'"):
+            bnn.weight_prior = wrong
+    assert repr(bnn.weight_prior) == "Laplace(0.1)"
+
+
 def test_a_prior_that_is_a_module_is_learnt(data):
     class Learnt(nn.Module):
         def __init__(self):

@@ -101,10 +101,13 @@ def _defaults(command: Train | Compare, args: list[str]) -> runs.TrainConfig | s
     try:
         file = tomllib.loads(command.config.read_text(encoding="utf-8")) if command.config else {}
         settings = {key.replace("-", "_"): value for key, value in file.items()}
-        _check_kind(command, settings)
-        kind.from_json(settings)
+        other = _other_kind(command, settings)
+        if other is None:
+            kind.from_json(settings)
     except (OSError, ValueError) as error:
         raise ValueError(f"config: {command.config} is no file of settings ({error}); see --print-config") from None
+    if other:
+        raise ValueError(f"config: {command.config} is {other}")
     if isinstance(command, Compare) and command.study is not None and studies.is_study(command.study):
         settings = studies.read_config(command.study).to_json() | settings
     is_flag = any(arg.split("=")[0] == "--network" for arg in args)
@@ -116,13 +119,13 @@ def _defaults(command: Train | Compare, args: list[str]) -> runs.TrainConfig | s
     return kind.from_json({k: v for k, v in own.to_json().items() if k in shared} | settings)
 
 
-def _check_kind(command: Train | Compare, settings: dict[str, Any]) -> None:
-    """Raise a ValueError where the file of settings is for the other command."""
-    of_study = "seeds" in settings or isinstance(settings.get("prior"), list)
-    if isinstance(command, Train) and of_study:
-        raise ValueError(f"it is a study's: bbpyro compare --config {command.config} reads it")
+def _other_kind(command: Train | Compare, settings: dict[str, Any]) -> str | None:
+    """What a file of settings is that is for the other command."""
+    if isinstance(command, Train) and ("seeds" in settings or isinstance(settings.get("prior"), list)):
+        return f"a study's, of several priors or seeds; bbpyro compare --config {command.config} reads it"
     if isinstance(command, Compare) and "seed" in settings:
-        raise ValueError(f"it is a run's, as it has a seed: bbpyro train --config {command.config} reads it")
+        return f"a run's, of one seed; bbpyro train --config {command.config} reads it (a study has seeds)"
+    return None
 
 
 def _describe(error: OSError) -> str:
@@ -162,8 +165,7 @@ def _train_and_score(folder: Path, num_samples: int, console: Console) -> None:
     try:
         run = runs.train(folder, console, EpochPrinter(console))
         began = time.perf_counter()
-        with console.status("scoring"):
-            summary = runs.summarize(run, num_samples)
+        summary = runs.summarize(run, num_samples, console)
         scoring = time.perf_counter() - began
     except KeyboardInterrupt:
         _fail(f"interrupted; {go_on}", 130)
@@ -274,9 +276,9 @@ def _evaluate(command: Evaluate) -> None:
     console = new_console()
     scores = []
     for folder in command.runs:
-        with console.status(escape(f"scoring {folder}")):
+        with console.status(escape(f"loading {folder}")):
             run = runs.load(folder)
-            scores.append(runs.score(run, command.num_samples))
+        scores.append(runs.score(run, command.num_samples, console))
         if not run.is_complete:
             last = run.history[-1]
             print_line(console, f"{folder} is still in training: scores after {last['phase']} epoch {last['epoch']}")

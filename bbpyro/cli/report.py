@@ -224,5 +224,7 @@ def print_line(console: Console, text: str) -> None:
 def print_collapse(console: Console, results: Mapping[str, Mapping[str, Any]]) -> None:
     """Say, of runs that learnt nothing or lost a layer, what they are to be held against; `results` by run's name."""
     reasons = {name: reason for name, result in results.items() if (reason := runs.collapse(result))}
-    for name, reason in reasons.items():
+    for name, reason in list(reasons.items())[:5]:
         print_line(console, f"warning: {f'{name}: ' if name else ''}{reason}")
+    if len(results) > 1 and reasons:
+        print_line(console, f"warning: {len(reasons)} of {len(results)} runs learnt nothing, or lost a layer")

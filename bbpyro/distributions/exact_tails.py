@@ -55,14 +55,14 @@ class ContinuedTails(TorchDistribution):
             return self.base_dist.log_prob(value)
         inside = self.base_dist.log_prob(value.clamp(self._LOW[0], self._HIGH[0]))
         log_pi, log_complement = -f.softplus(-odds), -f.softplus(odds)
-        low = torch.log(torch.tensor(self._LOW, dtype=torch.float64))
-        high = torch.log1p(-torch.tensor(self._HIGH, dtype=torch.float64))
-        tails = self._slope(self._LOW, low) * (log_pi - low[0]).clamp_max(0)
-        tails = tails + self._slope(self._HIGH, high) * (log_complement - high[0]).clamp_max(0)
+        low = torch.log(torch.tensor(self._LOW, dtype=torch.float64, device=value.device))
+        high = torch.log1p(-torch.tensor(self._HIGH, dtype=torch.float64, device=value.device))
+        tails = self._slope(self._LOW, low, value) * (log_pi - low[0]).clamp_max(0)
+        tails = tails + self._slope(self._HIGH, high, value) * (log_complement - high[0]).clamp_max(0)
         return inside + tails.to(inside.dtype)
 
-    def _slope(self, knots: tuple[float, float], logs: Tensor) -> Tensor:
-        first, second = (self.base_dist.log_prob(torch.tensor(knot)) for knot in knots)
+    def _slope(self, knots: tuple[float, float], logs: Tensor, like: Tensor) -> Tensor:
+        first, second = (self.base_dist.log_prob(like.new_tensor(knot)) for knot in knots)
         return (first.double() - second.double()) / (logs[0] - logs[1])
 
 

@@ -1,6 +1,7 @@
 """A distribution in another precision, or on another device."""
 
 import copy
+import weakref
 from typing import Any, TypeVar
 
 import torch
@@ -16,17 +17,22 @@ def placed_like(distribution: Placed, tensor: Tensor) -> Placed:
         distribution: any, also one built of others or of transforms; it is left as it is.
         tensor: of a floating type.
     """
-    placed = copy.copy(distribution)
-    for name, value in vars(distribution).items():
-        vars(placed)[name] = _placed(value, tensor)
+    placed: Placed = _placed(distribution, tensor, {})
     return placed
 
 
-def _placed(value: Any, tensor: Tensor) -> Any:
+def _placed(value: Any, tensor: Tensor, done: dict[int, Any]) -> Any:
+    """`done` holds what is placed already, by its original: a transform and its inverse have each other."""
     if isinstance(value, Tensor):
         return value.to(tensor if value.is_floating_point() else tensor.device)
-    if isinstance(value, torch.distributions.Distribution | torch.distributions.Transform):
-        return placed_like(value, tensor)
     if isinstance(value, list):
-        return [_placed(each, tensor) for each in value]
-    return value
+        return [_placed(each, tensor, done) for each in value]
+    if isinstance(value, weakref.ref):  # of a transform to its inverse, which is made anew when it is needed
+        return None
+    if not isinstance(value, torch.distributions.Distribution | torch.distributions.Transform):
+        return value
+    if id(value) not in done:
+        done[id(value)] = copy.copy(value)
+        for name, part in vars(value).items():
+            vars(done[id(value)])[name] = _placed(part, tensor, done)
+    return done[id(value)]

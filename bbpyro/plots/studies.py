@@ -1,6 +1,5 @@
 """Figures of a study: what each prior costs and keeps, and where it puts π."""
 
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -26,8 +25,8 @@ from bbpyro.plots.style import (
     title,
     wrapped,
 )
-from bbpyro.posterior import gates, num_chains, place, place_of, share_above
-from bbpyro.posterior.container import import_arviz
+from bbpyro.posterior import elpd, gates, num_chains, place, place_of, share_above
+from bbpyro.posterior.container import elpd_pointwise
 
 # (error %, how many times fewer FLOPs), MNIST: of the authors' sweep, arXiv 1805.10896 and its code's plots.
 PUBLISHED = {
@@ -223,24 +222,28 @@ def _legend_beside(axis: Axes) -> None:
 
 
 def loo_compare(loos: Mapping[str, Any]) -> Figure:
-    """az.plot_compare of az.compare.
+    """The elpd of each prior by az.loo and its standard error; in grey that of its difference to the best.
 
     Args:
         loos: by prior, what :func:`bbpyro.posterior.loo` returned.
     """
-    arviz = import_arviz()
     figure = new_figure(8, 1.2 + 0.5 * len(loos))
     (axis,) = panels(figure, 1, 1)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="The inplace keyword")  # of pandas, to ArviZ
-        named = {wrapped(prior, 36): found for prior, found in loos.items()}
-        arviz.plot_compare(arviz.compare(named), ax=axis, textsize=8, legend=False, title=False)
-    num_data = len(next(iter(loos.values())).pareto_k)
-    axis.set_xlabel(f"elpd_loo of {num_data} training data, nats")
-    axis.set_ylabel("")
+    ranked = sorted(loos, key=lambda prior: -elpd(loos[prior]))
+    best = elpd_pointwise(loos[ranked[0]])
+    for y, prior in enumerate(ranked):
+        total, difference = elpd(loos[prior]), elpd_pointwise(loos[prior]) - best
+        axis.errorbar(total, y, xerr=float(loos[prior].se), fmt="o", color="black", markersize=5)
+        if y:
+            axis.errorbar(total, y - 0.25, xerr=len(best) ** 0.5 * difference.std(), fmt="^", color=GREY, markersize=5)
+    axis.axvline(best.sum(), color=GREY, linestyle="--", linewidth=1, zorder=0)
+    axis.set_yticks(range(len(ranked)), [wrapped(prior, 36) for prior in ranked], fontsize=8)
+    axis.set_ylim(len(ranked) - 0.5, -0.5)
+    axis.set_xlabel(f"elpd_loo of {len(best)} training data, nats")
     super_title(
         figure,
-        "az.compare of all seeds' draws together: elpd_loo and its standard error\n"
+        "az.loo of all seeds' draws together: elpd_loo ± its standard error; grey: that of the difference to the "
+        "best,\n"
         "of data that a point W was fitted to: too good, and no ground to choose by",
     )
     return figure

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import h5netcdf
+import numpy as np
 import xarray as xr
 
 from bbpyro import checkpoint
@@ -102,11 +103,11 @@ def loo(idata: Any) -> Any:
 
 
 def summary(draws: xr.Dataset, ci_prob: float) -> Any:
-    """az.summary(kind="stats") of draws of one group, with intervals of that probability."""
+    """az.summary(kind="stats") of draws of one group, with the shortest intervals of that probability."""
     arviz = import_arviz()
     if _version(arviz) < (1, 0):
         return arviz.summary(draws, kind="stats", hdi_prob=ci_prob)
-    return arviz.summary(draws, kind="stats", ci_prob=ci_prob)
+    return arviz.summary(draws, kind="stats", ci_prob=ci_prob, ci_kind="hdi", round_to=3)  # as 0.x does by itself
 
 
 def good_k(num_draws: int) -> float:
@@ -117,6 +118,11 @@ def good_k(num_draws: int) -> float:
 def elpd(loo: Any) -> float:
     """The expected log predictive density that az.loo found, summed over the data, nats."""
     return float(loo.elpd_loo if _version(import_arviz()) < (1, 0) else loo.elpd)
+
+
+def elpd_pointwise(loo: Any) -> Any:
+    """The expected log predictive density of each datum `[N]` that az.loo found, nats."""
+    return np.asarray(loo.loo_i if _version(import_arviz()) < (1, 0) else loo.elpd_i)
 
 
 def save(idata: Any, path: Path | str) -> None:

@@ -53,10 +53,10 @@ def check_training(config: TrainConfig, dataset: data.Dataset, jobs: int = 1) ->
         dataset: its data.
         jobs: how many such runs at once, each in a process of its own, which loads the data again.
     """
-    wanted = _training_bytes(config, dataset)
+    wanted = training_bytes(config, dataset)
     if jobs > 1:
         data_bytes = sum(tensor.nbytes for tensor in (dataset.x, dataset.y, dataset.x_test, dataset.y_test))
-        memory.check(jobs * (wanted + data_bytes + _PROCESS), f"jobs is {jobs}: so many runs", "take fewer --jobs")
+        memory.check(jobs * (wanted + data_bytes + _PROCESS), f"jobs: {jobs:,} runs at once", "take fewer --jobs")
     what = f"network {config.network}, of inputs of shape {list(dataset.x.shape[1:])} in batches of {config.batch_size}"
     memory.check(wanted, what, "take fewer inputs, a smaller batch_size or a smaller network")
 
@@ -79,7 +79,7 @@ def _posterior_bytes(num_units: int, num_draws: int) -> int:
     return 5 * 8 * num_units * num_draws
 
 
-def _training_bytes(config: TrainConfig, dataset: data.Dataset) -> int:
+def training_bytes(config: TrainConfig, dataset: data.Dataset) -> int:
     """About what training takes at its peak: parameters and all that goes with each, and a batch of activations."""
     net = _without_memory(config, dataset)
     parameters = sum(parameter.nbytes for parameter in net.parameters())

@@ -1,5 +1,6 @@
 """What a trained run is worth: its scores, its summary, its figures."""
 
+import contextlib
 import platform
 import resource
 import sys
@@ -97,8 +98,9 @@ def collapse(scores: Mapping[str, Any]) -> str:
 def summarize(run: Run, num_samples: int = 100, console: Console | None = None) -> dict[str, Any]:
     """Score a trained run, draw its figures, and write summary.json; returns what that holds; arguments as above."""
     scores = score(run, num_samples, console)
-    idata = posterior.to_arviz(run.bnn, history=run.svi_history, seed=run.config.seed)
-    write_figures(run.folder, training_figures(idata, run.dataset.x.shape[1:]))
+    with console.status("drawing figures") if console else contextlib.nullcontext():
+        idata = posterior.to_arviz(run.bnn, history=run.svi_history, seed=run.config.seed)
+        write_figures(run.folder, training_figures(idata, run.dataset.x.shape[1:]))
     summary = {
         **scores,
         "epochs": len(run.history),
