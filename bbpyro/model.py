@@ -239,7 +239,7 @@ class BetaBernoulliNetwork(nn.Module):
         self._calls += 1
         if self._calls % _CALLS_BETWEEN_CLEANINGS == 0 and not are_flushed():
             zero_negligible(self.weights.values())
-        parameters.register(self, self.name, {n: p for n, p in self.named_parameters() if p.requires_grad})
+        parameters.register(self, self.name)
 
     @property
     def has_untrained_weights(self) -> bool:

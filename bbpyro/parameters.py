@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 import pyro
 import torch
+from pyro.nn import PyroModule
 from torch import Tensor, nn
 from torch.distributions import constraints, transform_to
 from torch.distributions.transforms import Transform
@@ -34,8 +35,8 @@ class _View(Transform):
 transform_to.register(_Itself, lambda constraint: _View())
 
 
-def register(network: nn.Module, name: str | None, parameters: Mapping[str, nn.Parameter]) -> None:
-    """Tell Pyro of a network's parameters, as `NAME.PARAMETER` each.
+def register(network: nn.Module, name: str | None) -> None:
+    """Tell Pyro of a network's parameters that are to be learnt, as `NAME.PARAMETER` each.
 
     What the user has put into the store under these names, by `set_state` or `load`, is copied into the network; from
     then on the store holds the network's own tensors. Where the store has another network's under them, and no name
@@ -44,11 +45,11 @@ def register(network: nn.Module, name: str | None, parameters: Mapping[str, nn.P
     Args:
         network: the one that owns them.
         name: NAME, or None for "bbpyro".
-        parameters: by PARAMETER.
 
     Raises:
         ValueError: the store holds another network's parameters under `name`, or one of another shape.
     """
+    parameters = _parameters(network)
     held = dict(pyro.get_param_store().named_parameters())
     prefix = _free_name(network, name, parameters, held)
     own = {f"{prefix}.{key}": parameter for key, parameter in parameters.items()}
@@ -82,6 +83,12 @@ def forget(network: nn.Module) -> None:
 def are_registered(network: nn.Module) -> bool:
     """Whether Pyro's store has parameters of this network."""
     return any(_is_of(network, stored) for stored in dict(pyro.get_param_store().named_parameters()).values())
+
+
+def _parameters(network: nn.Module) -> dict[str, nn.Parameter]:
+    """Those to be learnt, but for those of a PyroModule (a likelihood, say), which tells Pyro of them itself."""
+    told = {id(p) for module in network.modules() if isinstance(module, PyroModule) for p in module.parameters()}
+    return {name: p for name, p in network.named_parameters() if p.requires_grad and id(p) not in told}
 
 
 def _is_of(network: nn.Module, stored: Tensor) -> bool:

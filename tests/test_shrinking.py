@@ -50,7 +50,7 @@ def test_the_small_network_is_smaller_and_predicts_the_same(run: Path, printed: 
     (original, _), (masked, _), (small, _), (onnx, _) = (
         cells(printed, name) for name in ("original", "mean mask", "compact", "ONNX Runtime")
     )
-    assert original[1] == f"{before:,}  1.00x" and small[1] == f"{after:,}  {before / after:.2f}x"
+    assert original[1] == f"{before:,}" and small[1] == f"{after:,}" and f" {before / after:.2f}x " in printed
     pretrained = [record for record in loaded.history if record["phase"] == "pretraining"][-1]
     assert original[4:] == [f"{1 - pretrained['held_out_accuracy']:.2%}", f"{pretrained['held_out_nll']:.4f}"]
     assert masked[4:] == small[4:] == onnx[4:] != original[4:]
@@ -191,7 +191,11 @@ def test_a_run_of_a_convolutional_network_is_trained_inspected_and_compacted(tmp
         main(["train", "--dataset", str(tmp_path / "images.npz"), "--network", "lenet5-caffe", "--run", folder, *short])
         main(["posterior", folder, "--num-samples", "20", "--num-predictive-samples", "10"])
         main(["compact", folder])
-    assert "units kept on the input of each layer" in out.getvalue() and "conv1" in out.getvalue()
+    said = " ".join(out.getvalue().split())
+    assert "units kept: output of conv1 20 of 20, output of conv2 50 of 50, input of fc1 800 of 800" in said
+    assert "output of conv1: of 20 units" in said and re.search(r"│ conv1 │ 20 │ 20 │ 100.00% │ output │", said)
+    assert "input of conv" not in said and "output of fc" not in said
+    assert max(len(line) for line in out.getvalue().splitlines() if "│" in line or "━" in line) <= 80
     assert not (tmp_path / "run" / "figures" / "input_map.png").exists()
     assert (tmp_path / "run" / "figures" / "forest_conv2.png").exists()
     assert (tmp_path / "run" / "compact.pt2").exists()

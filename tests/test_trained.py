@@ -9,6 +9,7 @@ import torch
 from pyro import poutine
 from pyro.infer import SVI, Trace_ELBO
 from pyro.infer.autoguide import AutoNormal
+from pyro.nn import PyroModule, PyroParam
 from torch import Tensor, nn
 
 import bbpyro
@@ -61,6 +62,43 @@ def test_fit_trains_the_noise_of_a_likelihood_that_is_a_module_as_plain_svi_does
             svi.step(data[0][batch], data[1][batch])
     for bnn in (by_fit, by_svi):
         assert bnn.likelihood.scale == pytest.approx(NOISE, rel=0.2)
+
+
+class PyrosNoise(PyroModule):
+    """The same as Pyro would have it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = PyroParam(torch.tensor(1.313), constraint=dist.constraints.positive)
+
+    def forward(self, output: Tensor) -> dist.Normal:
+        return dist.Normal(output, self.scale)
+
+
+class Ordinal(nn.Module):
+    """y of three ordered classes, its cutpoints learnt."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cutpoints = nn.Parameter(torch.tensor([-0.5, 0.5]))
+
+    def forward(self, output: Tensor) -> dist.OrderedLogistic:
+        return dist.OrderedLogistic(output, self.cutpoints)
+
+
+def test_fit_trains_a_likelihood_that_is_a_pyro_module(data):
+    bnn = network(PyrosNoise())
+    bbpyro.fit(bnn, *data, num_epochs=25, learning_rate=0.01, progress=False)
+    assert bnn.likelihood.scale.item() == pytest.approx(NOISE, rel=0.2)
+    assert list(pyro.get_param_store()) == ["scale"]  # as Pyro's modules have it
+
+
+def test_fit_trains_the_cutpoints_of_ordered_classes(data):
+    x, y = data
+    bnn = network(Ordinal())
+    bbpyro.fit(bnn, x, (y > -1.5).long() + (y > 1.5).long(), num_epochs=15, learning_rate=0.02, progress=False)
+    lower, upper = bnn.likelihood.cutpoints.tolist()
+    assert lower < -1 and upper > 1
 
 
 def test_pretrain_finds_the_noise_and_does_not_let_it_decay(data):

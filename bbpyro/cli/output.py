@@ -11,7 +11,7 @@ from typing import Any, TextIO
 from rich.console import Console
 
 _SPELLED = {"π": "pi", "τ": "tau", "±": "+-", "α": "alpha"}
-_PIPED_WIDTH = 120  # wide enough for every table
+_PIPED_WIDTH = 80
 
 
 def _spell(error: UnicodeError) -> tuple[str, int]:
@@ -90,5 +90,5 @@ def _nowhere() -> Iterator[TextIO]:
 
 
 def new_console() -> Console:
-    """Of the terminal's width; where there is no terminal, wide enough for every table."""
+    """Of the terminal's width; where there is no terminal, of the usual one's, which every table fits."""
     return Console() if sys.stdout.isatty() else Console(width=_PIPED_WIDTH)

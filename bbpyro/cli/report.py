@@ -1,14 +1,18 @@
 """What is printed: lines of epochs, tables of scores, of kept units and of the posterior."""
 
+import re
 import statistics
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
-from bbpyro import posterior, runs, studies
+from bbpyro import data, posterior, runs, studies
+from bbpyro.cli.layout import print_table, print_text
+from bbpyro.plots.marks import MARKS
+
+_EMPTIED = MARKS["emptied"][0]
 
 
 class EpochPrinter:
@@ -60,24 +64,38 @@ def _short(scored_on: str) -> str:
 
 def print_comparison(console: Console, scores: dict[str, dict[str, Any]]) -> None:
     """The scores of several runs, with their mean and range."""
-    table = Table("run", "error", "NLL", "ECE", "error, MC", "NLL, MC", "ECE, MC")
-    table.add_column("units kept", no_wrap=True)
-    rows = [
+    header = ["run", "error", "NLL", "ECE", "error, MC", "NLL, MC", "ECE, MC", "units kept"]
+    numbers = [
         [
             *(s[by][score] for by in ("mean_mask", "monte_carlo") for score in ("error", "nll", "ece")),
             *s["kept"].values(),
         ]
         for s in scores.values()
     ]
-    for name, row in zip(scores, rows, strict=True):
-        table.add_row(escape(name), *_cells(row))
-    if len({len(row) for row in rows}) == 1:
-        columns = list(zip(*rows, strict=True))
-        table.add_section()
+    signs = ["" if all(s["kept"].values()) else f" {_EMPTIED}" for s in scores.values()]
+    rows: list[list[str] | None] = [
+        [name + sign, *_cells(row)] for name, sign, row in zip(_short_names(list(scores)), signs, numbers, strict=True)
+    ]
+    if len({len(row) for row in numbers}) == 1:
+        columns = list(zip(*numbers, strict=True))
+        rows.append(None)
         for label, of in (("mean", statistics.mean), ("lowest", min), ("highest", max)):
-            table.add_row(label, *_cells([of(column) for column in columns]))
-    console.print(table)
-    print_line(console, "by mean mask, and by Monte Carlo (MC) over the masks; units kept on the input of each layer")
+            rows.append([label, *_cells([of(column) for column in columns])])
+    print_table(console, "", header, rows)
+    sides = [side for s in scores.values() for side in s["side"].values()]
+    print_text(console, f"by mean mask, and by Monte Carlo (MC) over the masks; units kept on {_sides(sides)}")
+    if any(signs):
+        print_text(console, f"{_EMPTIED}: {MARKS['emptied'][1]}")
+
+
+def _short_names(folders: list[str]) -> list[str]:
+    """The ends of paths, as short as still tells them apart."""
+    parts = [Path(folder).parts for folder in folders]
+    for length in range(1, max(map(len, parts)) + 1):
+        names = ["/".join(each[-length:]) for each in parts]
+        if len(set(names)) == len(names):
+            return names
+    return folders
 
 
 def _cells(row: list[float]) -> list[str]:
@@ -85,135 +103,167 @@ def _cells(row: list[float]) -> list[str]:
     return [*errors_first, "-".join(f"{kept:.0f}" for kept in row[6:])]
 
 
+def _sides(sides: Iterable[str]) -> str:
+    """Where gates are, of the side that each is on."""
+    found = set(sides)
+    if len(found) == 1:
+        return f"the {found.pop()} of each layer"
+    return "the input of each dense layer, the output of each convolution"
+
+
 def print_summary(console: Console, summary: dict[str, Any], note: str) -> None:
     """The scores and the kept units of a run."""
-    scores = Table(
-        f"{summary['scored_on']} data ({summary['num_scored']:,})",
-        "error",
-        "NLL",
-        "ECE",
-        title="scores",
-        title_justify="left",
-    )
     num_samples = summary["monte_carlo"]["num_samples"]
-    for label, key in (("mean mask", "mean_mask"), (f"Monte Carlo, {num_samples} draws of the masks", "monte_carlo")):
-        row = summary[key]
-        scores.add_row(label, f"{row['error']:.2%}", f"{row['nll']:.4f}", f"{row['ece']:.4f}")
-    units = Table(
-        "layer", "units kept", "of", "percent", title="units kept on the input of each layer", title_justify="left"
-    )
+    scores = [
+        [label, f"{row['error']:.2%}", f"{row['nll']:.4f}", f"{row['ece']:.4f}"]
+        for label, row in (
+            ("mean mask", summary["mean_mask"]),
+            (f"Monte Carlo, {num_samples} draws of the masks", summary["monte_carlo"]),
+        )
+    ]
+    console.print()
+    header = [f"{summary['scored_on']} data ({summary['num_scored']:,})", "error", "NLL", "ECE"]
+    print_table(console, "scores", header, scores)
+    units = []
     for name, kept in summary["kept"].items():
         total = summary["total"][name]
-        units.add_row(name.removesuffix(".gate"), str(kept), str(total), f"{kept / total:.2%}")
-    for table in (scores, units):
-        for column in table.columns[1:]:
-            column.justify = "right"
-        console.print()
-        console.print(table)
+        layer = posterior.layer(name) + ("" if kept else f" {_EMPTIED}")
+        units.append([layer, str(kept), str(total), f"{kept / total:.2%}", summary["side"][name]])
+    console.print()
+    title = f"units kept on {_sides(summary['side'].values())}"
+    print_table(console, title, ["layer", "units kept", "of", "percent", "gate on"], units)
+    if not all(summary["kept"].values()):
+        print_text(console, f"{_EMPTIED}: {MARKS['emptied'][1]}")
     if note:
         print_line(console, f"note: {note}")
 
 
 def print_inspection(console: Console, found: runs.Inspection) -> None:
     """The posterior of single units, of the layers in numbers and in words, and how far to believe it."""
-    summary = posterior.extremes(found.idata, num_units=3)
-    extremes = Table("π", *map(str, summary.columns), title="az.summary of the largest and the smallest E[π]")
-    for unit, row in summary.iterrows():
-        extremes.add_row(str(unit), *(f"{float(value):.3f}" for value in row))
-    decisions = Table("layer", "units", "kept", "surely in", "undecided", "surely out", title="what is decided")
-    for label, row in posterior.decisions(found.idata).iterrows():
-        decisions.add_row(posterior.layer(label), *(str(count) for count in row))
-    observed = posterior.group(found.idata, "observed_data")
-    scored_on, num_scored = observed.attrs["predicted"], observed.sizes["datum"]
-    scores = Table(f"{scored_on} ({num_scored:,})", "error", "NLL", "ECE", title="predictions")
-    for label, score in found.scores.items():
-        scores.add_row(label, f"{score.error:.2%}", f"{score.nll:.4f}", f"{score.ece:.4f}")
-    for table in (extremes, decisions, scores):
-        table.title_justify, table.columns[0].overflow = "left", "fold"
-        for column in table.columns[1:]:
-            column.justify = "right"
-    console.print(extremes)
+    idata, count = found.idata, posterior.num_chains(found.idata)
+    summary = posterior.extremes(idata, num_units=3 if count == 1 else 1)
+    rows = [[str(unit), *(f"{float(value):.3f}" for value in row)] for unit, row in summary.iterrows()]
+    of_chains = f", of each of {count} chains" if count > 1 else ""
+    title = f"az.summary of the largest and the smallest E[π]{of_chains}"
+    print_table(console, title, ["π", *map(str, summary.columns)], rows)
     console.print()
-    console.print(decisions)
-    print_line(
+    rows = []
+    for label, row in posterior.decisions(idata).iterrows():
+        gate = label[0] if isinstance(label, tuple) else str(label)
+        rows.append([posterior.layer(label), *(str(number) for number in row), posterior.side(idata, gate)])
+    header = ["layer", "units", "kept", "surely in", "undecided", "surely out", "gate on"]
+    print_table(console, "what is decided", header, rows)
+    print_text(
         console,
-        "kept: E[π] above the threshold; surely: 95% of the posterior of π is on that side of it. In is a low bar: "
-        "a π of 0.01 is in, and used for one datum in a hundred\n",
+        f"kept: E[π] above the threshold; surely: {posterior.CI_PROB:.0%} of the posterior of π is on that side of it. "
+        "In is a low bar: a π of 0.01 is in, and used for one datum in a hundred\n",
     )
-    print_line(console, posterior.in_words(found.idata) + "\n")
-    console.print(scores)
-    print_line(console, f"\nPSIS-LOO on training data, with z averaged out\n{found.loo}")
+    print_text(console, posterior.in_words(idata) + "\n")
+    observed = posterior.group(idata, "observed_data")
+    scored_on, num_scored = observed.attrs["predicted"], observed.sizes["datum"]
+    of_mean = f", by the mean of {count} chains' probabilities" if count > 1 else ""
+    scores = [[n, f"{s.error:.2%}", f"{s.nll:.4f}", f"{s.ece:.4f}"] for n, s in found.scores.items()]
+    print_table(console, f"predictions{of_mean}", [f"{scored_on} ({num_scored:,})", "error", "NLL", "ECE"], scores)
+    of_draws = f", by the draws of the {count} chains together" if count > 1 else ""
+    print_text(console, f"\nPSIS-LOO on training data, with z averaged out{of_draws}")
+    print_line(console, str(found.loo))
     by_loo, by_held_out = (f"{mean:.4f} ± {se:.4f}" for mean, se in (found.by_loo, found.by_held_out))
-    print_line(
+    print_text(
         console,
-        f"log predictive density, nats a datum: {by_loo} by LOO, {by_held_out} on the {scored_on}. LOO is no better "
-        "than its Pareto k, and cannot take a datum back out of W, which is one point fitted to all of them: where the "
-        "two differ, believe the held-out data.",
+        f"log predictive density, nats a datum: {by_loo} by LOO, {by_held_out} on the {scored_on}{of_mean}. LOO is no "
+        "better than its Pareto k, and cannot take a datum back out of W, which is one point fitted to all of them: "
+        "where the two differ, believe the held-out data.",
     )
 
 
 def print_shrunk(console: Console, run: runs.Run, shrunk: runs.Shrunk) -> None:
     """What a compacted run keeps, costs and predicts."""
-    kept = [f"{int(gate.kept().sum())} of {gate.num_features}" for gate in run.bnn.gates.values()]
-    print_line(console, f"units kept on the input of each layer: {', '.join(kept)}\n")
+    sides = {name: posterior.side_of(gate) for name, gate in run.bnn.gates.items()}
+    each = {name: f"{int(gate.kept().sum())} of {gate.num_features}" for name, gate in run.bnn.gates.items()}
+    if len(set(sides.values())) == 1:
+        kept = f"units kept on {_sides(sides.values())}: {', '.join(each.values())}"
+    else:
+        kept = "units kept: " + ", ".join(f"{posterior.place_of(g, sides[g])} {count}" for g, count in each.items())
+    print_text(console, f"{kept}\n")
     first = shrunk.rows["original"]
     assert first.size and first.file_bytes
     scored = f"{run.config.scored_on} data ({len(run.dataset.y_test):,})"
-    sizes = Table("", "parameters", "FLOPs a datum", "bytes", "error", "NLL", title=f"size, and scores on {scored}")
-    times = Table("", *map(str, runs.BATCH_SIZES), title="milliseconds a call by batch size, one thread, medians")
-    for name, row in shrunk.rows.items():
-        sizes.add_row(
+    sizes = [
+        [
             name,
-            _saved(first.size.parameters, row.size.parameters if row.size else None),
-            _saved(first.size.flops, row.size.flops if row.size else None),
-            _saved(first.file_bytes, row.file_bytes),
+            _below(_saved(first.size.parameters, row.size.parameters if row.size else None)),
+            _below(_saved(first.size.flops, row.size.flops if row.size else None)),
+            _below(_saved(first.file_bytes, row.file_bytes)),
             "" if row.error is None else f"{row.error:.2%}",
             "" if row.nll is None else f"{row.nll:.4f}",
-        )
-        times.add_row(name, *(_saved(1000 * first.seconds[n], 1000 * row.seconds[n], ".3f") for n in runs.BATCH_SIZES))
-    for table in (sizes, times):
-        table.title_justify = "left"
-        for column in table.columns[1:]:
-            column.justify, column.overflow = "right", "fold"
-        console.print(table)
+        ]
+        for name, row in shrunk.rows.items()
+    ]
+    header = ["", "parameters", "FLOPs a datum", "bytes", "error", "NLL"]
+    print_table(console, f"size, and scores on {scored}", header, sizes)
+    times = [
+        [name, *(_saved(1000 * first.seconds[n], 1000 * row.seconds[n], ".3f") for n in runs.BATCH_SIZES)]
+        for name, row in shrunk.rows.items()
+    ]
+    title = "milliseconds a call by batch size, one thread, medians"
+    print_table(console, title, ["", *map(str, runs.BATCH_SIZES)], times)
     exported = "fine-tuned" if "fine-tuned" in shrunk.rows else "compact"
     onnx = f", and ONNX Runtime's against the {exported} one" if "ONNX Runtime" in shrunk.rows else ""
-    print_line(
+    print_text(
         console,
         "x: how many times less than the original, which is the plain network that SVI started from. The compact "
         f"network was checked against the mean mask{onnx}, on all of these data.",
     )
     if any(not gate.kept().any() for gate in run.bnn.gates.values()):
-        print_line(console, "warning: a layer lost all its units, so this network answers the same to every input")
+        print_text(console, "warning: a layer lost all its units, so this network answers the same to every input")
 
 
 def _saved(before: float, after: float | None, form: str = ",") -> str:
     return "" if after is None else f"{after:{form}} {before / after:5.2f}x"
 
 
+def _below(saved: str) -> str:
+    """What is saved under the number, where one line has no room for it."""
+    return "\n".join(saved.split())
+
+
 def print_study(console: Console, study: studies.Study) -> None:
     """What each prior costs and keeps: the mean over its seeds, and the range below it; then what failed."""
     scored_on = next((result["scored_on"] for result in study.results.values()), "no")
-    what = f"{study.config.network} on {study.config.dataset}"
-    for title, scores in ((f"{what}, {scored_on} data", studies.tables.PREDICTIONS), (what, studies.tables.COSTS)):
-        units = list(study.total.values())
-        table = Table("prior", "runs", *(studies.tables.label(score, units) for score in scores), title=title)
-        for prior, row in study.table.iterrows():
-            cells = [studies.tables.cell(row, score) for score in scores] if row["runs"] else []
-            spans = [span if span.startswith("-") else span.replace(" - ", "-") for _, span in cells]  # no room
-            shown = [
-                mean + (f"\n[dim]{span}[/dim]" if row["runs"] > 1 else "")
-                for (mean, _), span in zip(cells, spans, strict=True)
-            ]
-            failed = f"\n{row['failed']:.0f} failed" if row["failed"] else ""
-            table.add_row(escape(str(prior)), f"{row['runs']:.0f}{failed}", *shown)
-        table.title_justify = "left"
-        for i, column in enumerate(table.columns):
-            column.overflow, column.justify = "fold", "right" if i else "left"
-        console.print(table)
-    print_line(console, studies.tables.NOTE)
+    what = f"{study.config.network} on {_data_name(study.config.dataset)}"
+    table = study.table
+    counts = {_counted(row) for _, row in table.iterrows()}
+    each = f"; {counts.pop()} each" if len(counts) == 1 else ""
+    costs = f"{what}, {studies.tables.label('kept', list(study.total.values()))} units"
+    for title, scores in ((f"{what}, {scored_on} data", studies.tables.PREDICTIONS), (costs, studies.tables.COSTS)):
+        rows = []
+        for prior, row in table.iterrows():
+            cells = [studies.tables.cell(row, score) for score in scores] if row["runs"] else [("", "")] * len(scores)
+            shown = [mean + (f"\n{_in_lines(span)}" if row["runs"] > 1 else "") for mean, span in cells]
+            rows.append([f"{prior}{studies.tables.sign(row)}" + ("" if each else f"\n{_counted(row)}"), *shown])
+        console.print()
+        print_table(console, title + each, ["prior", *(name for name, _ in scores.values())], rows)
+    print_text(console, studies.tables.NOTE)
+    for note in studies.tables.notes(study.runs):
+        print_text(console, note)
     for failure in study.failures:
         print_line(console, f"failed: {failure.task}: {failure.reason}; see {failure.log}")
+
+
+def _data_name(dataset: str) -> str:
+    """A data set's name; of one in a file the file's, without its folder and ending."""
+    return dataset if dataset in data.DESCRIPTIONS else Path(dataset).stem
+
+
+def _in_lines(span: str) -> str:
+    """A range as narrow as can be: without spaces around its dash, or, of numbers with a dash, in two lines."""
+    lowest, _, highest = re.split(r" (-|to) ", span, maxsplit=1)
+    return f"{lowest}-{highest}" if "-" not in lowest + highest else f"{lowest} to\n{highest}"
+
+
+def _counted(row: Any) -> str:
+    failed = f", {row['failed']:.0f} failed" if row["failed"] else ""
+    return f"{row['runs']:.0f} run{'' if row['runs'] == 1 else 's'}{failed}"
 
 
 def print_line(console: Console, text: str) -> None:

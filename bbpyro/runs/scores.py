@@ -45,6 +45,7 @@ def score(run: Run, num_samples: int = 100, console: Console | None = None) -> d
         "majority_error": int((y != run.dataset.y.mode().values).sum()) / len(y),
         "kept": {name: int(gate.kept().sum()) for name, gate in run.bnn.gates.items()},
         "total": {name: gate.num_features for name, gate in run.bnn.gates.items()},
+        "side": {name: posterior.side_of(gate) for name, gate in run.bnn.gates.items()},
     }
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from bbpyro import checkpoint
+from bbpyro.plots.marks import MARKS, faults
 from bbpyro.studies.config import StudyConfig
 
 # What is compared, in the order of the columns, and how a number of it is written; "kept" has one for each layer.
@@ -27,7 +28,8 @@ COSTS = {
 }
 SCORES = PREDICTIONS | COSTS
 NOTE = (
-    "mean (range) of the seeds, by mean mask; kept: units on the input of each dense layer, or channels; NLL, MC: by "
+    "mean (range) of the seeds, by mean mask; kept: units on the input of each dense layer, on the output of each "
+    "convolution; NLL, MC: by "
     "Monte Carlo over the masks; ELBO: nats a datum, log p(W) of a point W in it; elpd_loo: nats a datum, of 250 "
     "training data: too good where W is a point fitted to them, so compare the NLLs"
 )
@@ -55,6 +57,8 @@ def by_prior(runs: pd.DataFrame) -> pd.DataFrame:
     for prior, group in runs.groupby("prior", sort=False) if len(runs) else ():
         done = group.dropna(subset=columns) if columns else group.iloc[:0]
         row: dict[str, Any] = {"runs": len(done), "failed": len(group) - len(done)}
+        found = [fault for run in done.to_dict("records") for fault in faults(run)] if columns else []
+        row |= {fault: found.count(fault) for fault in MARKS}
         for column in columns:
             for label, of in (("mean", statistics.mean), ("lowest", min), ("highest", max)):
                 row[f"{column} {label}"] = of(map(float, done[column])) if len(done) else None
@@ -73,6 +77,28 @@ def cell(row: Any, score: str) -> tuple[str, str]:
     return mean, f"{lowest} to {highest}" if len(names) > 1 else f"{lowest} - {highest}"
 
 
+def sign(row: Any) -> str:
+    """The signs of the faults that runs of a prior have, as in " † ‡ 1 of 3"; of none nothing."""
+    counts = {fault: row[fault] for fault in MARKS if row[fault]}
+    return "".join(
+        f" {MARKS[fault][0]}" + ("" if count == row["runs"] else f" {count:.0f} of {row['runs']:.0f}")
+        for fault, count in counts.items()
+    )
+
+
+def notes(runs: pd.DataFrame) -> list[str]:
+    """What the signs mean, where there are any, and what the plain network's error and the commonest class's are."""
+    done = runs.dropna(subset="error").to_dict("records") if "error" in runs else []
+    found = {fault for run in done for fault in faults(run)}
+    lines = [f"{mark}: {text}" for fault, (mark, text) in MARKS.items() if fault in found]
+    for column, text in (("plain_error", "the plain network"), ("majority_error", "the commonest class")):
+        errors = [run[column] for run in done if pd.notna(run.get(column))]
+        if errors:
+            span = f" ({min(errors):.2%} - {max(errors):.2%})" if min(errors) < max(errors) else ""
+            lines.append(f"error of {text}: {statistics.mean(errors):.2%}{span}")
+    return lines
+
+
 def label(score: str, total: Sequence[int]) -> str:
     """What the column of a score is called; `total` are the units of each layer."""
     return f"kept of {'-'.join(map(str, total))}" if score == "kept" else SCORES[score][0]
@@ -85,8 +111,9 @@ def to_markdown(table: pd.DataFrame, runs: pd.DataFrame, total: Sequence[int]) -
     for prior, row in table.iterrows():
         cells = [cell(row, score) for score in SCORES] if row["runs"] else [("", "")] * len(SCORES)
         shown = [f"{mean} ({span})" if row["runs"] > 1 else mean for mean, span in cells]
-        lines.append([f"`{prior}`", f"{row['runs']:.0f}", *shown])
+        lines.append([f"`{prior}`{sign(row)}", f"{row['runs']:.0f}", *shown])
     text = "".join(f"| {' | '.join(line)} |\n" for line in lines) + f"\n{NOTE}.\n"
+    text += "".join(f"\n{note}\n" for note in notes(runs))
     if "failed" in runs:
         failed = runs.dropna(subset="failed")
         text += "".join(
