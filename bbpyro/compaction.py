@@ -12,7 +12,7 @@ import torch_pruning as tp
 from torch import Tensor, nn
 from torch_pruning.ops import OPTYPE
 
-from bbpyro.checks import check_tensor, in_eval_mode
+from bbpyro.checks import check_tensor, in_eval_mode, wrong_dtype
 from bbpyro.denormals import zero_negligible
 from bbpyro.layers import gates_of, remove_dropout
 from bbpyro.model import BetaBernoulliNetwork
@@ -194,8 +194,11 @@ def _example(bnn: BetaBernoulliNetwork, example_input: Tensor | None) -> Tensor:
         with in_eval_mode(bnn):
             bnn(example_input)
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        with in_eval_mode(bnn):
+            of_dtype = wrong_dtype(bnn, example_input, "example_input")
         raise ValueError(
-            f"example_input: the network cannot take one of shape {tuple(example_input.shape)} "
+            of_dtype
+            or f"example_input: the network cannot take one of shape {tuple(example_input.shape)} "
             f"({str(error).splitlines()[0]}); give one like the data, [N, ...]"
         ) from error
     return example_input

@@ -136,6 +136,7 @@ def predictive_draws(
     Each is of one draw of W and π, the same for all data, and of a z for each. Arguments and errors are those of
     :func:`predict`.
     """
+    check_positive(num_samples=num_samples)
     _check(bnn, num_samples, batch_size, guide)
     check_inputs(bnn, bnn.likelihood, x)
     with _predicting(bnn):
@@ -157,6 +158,7 @@ def uncertainty(
     progress: bool | Console = False,
 ) -> Uncertainty:
     """E[y] at x, and its variance in two parts, of num_samples draws; arguments and errors as of :func:`predict`."""
+    check_positive(num_samples=num_samples)
     _check(bnn, num_samples, batch_size, guide)
     check_inputs(bnn, bnn.likelihood, x)
     with _predicting(bnn):

@@ -115,6 +115,11 @@ def test_an_x_the_network_cannot_take_is_refused_in_one_sentence(name, x, messag
         TAKES_X[name](network(), x)
 
 
+def test_an_example_of_the_wrong_type_is_refused_in_one_sentence():
+    with pytest.raises(ValueError, match=r"example_input has .*float64, .* give example_input.float\(\), or make"):
+        bbpyro.compact(network(), X.double())
+
+
 def test_a_network_of_doubles_says_so():
     with pytest.raises(ValueError, match=r"own numbers are torch.float64; give x.double\(\), or .* net.float\(\)"):
         bbpyro.predict(network().double(), X)
@@ -249,6 +254,43 @@ def test_a_network_whose_gates_do_not_see_the_data_first_is_refused_whatever_the
         bbpyro.predict(bnn, x, num_samples=1)
 
 
+class OverTheData(nn.Module):
+    """Series `[N, T, 4]`, of which a layer takes N for time, as nn.LSTM does unless it is told otherwise."""
+
+    def __init__(self, layer, batch_first):
+        super().__init__()
+        self.layer = {
+            "lstm": lambda: nn.LSTM(4, 4, batch_first=batch_first),
+            "gru": lambda: nn.GRU(4, 4, batch_first=batch_first),
+            "attention": lambda: nn.TransformerEncoderLayer(4, 1, 8, batch_first=batch_first),
+        }[layer]()
+        self.head = nn.Linear(4, 2)
+
+    def forward(self, x):
+        hidden = self.layer(x)
+        return self.head(hidden[0] if isinstance(hidden, tuple) else hidden).mean(1)
+
+
+@pytest.mark.parametrize("layer", ["lstm", "gru", "attention"])
+def test_a_layer_that_runs_over_the_data_is_refused(layer):
+    x = torch.randn(N, 5, 4)
+    net = OverTheData(layer, batch_first=False)
+    for train, made in ((bbpyro.fit, network(net)), (bbpyro.pretrain, net)):
+        with pytest.raises(ValueError, match="x: what .* depends on the others in its batch.*batch first"):
+            train(made, x, LABELS, num_epochs=1, progress=False)
+    bbpyro.fit(network(OverTheData(layer, batch_first=True)), x, LABELS, num_epochs=1, progress=False)
+
+
+def test_a_network_with_noise_of_its_own_is_not_taken_for_one_that_mixes_data():
+    class Noisy(nn.Module):
+        def forward(self, x):
+            return x + torch.randn_like(x)
+
+    bbpyro.fit(network(nn.Sequential(nn.Linear(4, 2), Noisy())), X, LABELS, num_epochs=1, progress=False)
+    of_batches = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3, track_running_stats=False), nn.Linear(3, 2))
+    bbpyro.fit(network(of_batches), X, LABELS, num_epochs=1, batch_size=6, progress=False)
+
+
 @pytest.mark.parametrize("num_steps", [1, 2, 3])
 def test_a_network_that_is_batch_first_is_taken(num_steps):
     bbpyro.fit(network(BatchFirst()), torch.randn(N, num_steps, 4), LABELS, num_epochs=1, progress=False)
@@ -301,6 +343,8 @@ def test_numbers_are_whole():
         with pytest.raises(TypeError, match=f"{next(iter(options))} is .*, wanted a whole number, at least 1"):
             bbpyro.to_arviz(network(), X, **{"progress": False, "num_predictive_samples": 1, **options})
     assert bbpyro.predict(network(), X, num_samples=np.int64(2)).shape == (N, 2)
+    with pytest.raises(ValueError, match="batch_size is 0"):
+        training.elbo(network(), X, LABELS, batch_size=0)
     for name in ("num_epochs", "batch_size"):
         with pytest.raises(TypeError, match=f"{name} is 1.5, wanted a whole number"):
             bbpyro.fit(network(), X, LABELS, **{"num_epochs": 1, name: 1.5}, progress=False)

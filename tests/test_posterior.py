@@ -667,6 +667,13 @@ def test_names_that_do_not_fit_are_refused(names, x, error, message):
         bbpyro.to_arviz(table_network(), x, num_samples=2, feature_names=names, progress=False)
 
 
+def test_names_of_features_that_no_gate_is_on_are_told_to_name_nothing():
+    net = nn.Sequential(nn.BatchNorm1d(6), nn.Linear(6, 3))
+    bnn = bbpyro.BetaBernoulliNetwork(bbpyro.insert_dropout(net), num_data=10)
+    with pytest.warns(UserWarning, match="no gate is on an input of 6 features, so they name no unit"):
+        bbpyro.to_arviz(bnn, 5 + torch.randn(5, 6), num_samples=2, feature_names=NAMES, progress=False)
+
+
 def own_guide(bnn, with_pi):
     """W at a distance from the network's own, and π, if it has it, where the gates have it not."""
 

@@ -13,7 +13,7 @@ import scipy.stats
 import torch
 from pyro import poutine
 from pyro.infer import SVI, Predictive, Trace_ELBO
-from pyro.infer.autoguide import AutoNormal, init_to_sample
+from pyro.infer.autoguide import AutoGuideList, AutoNormal, init_to_sample
 from rich.console import Console
 from torch import nn
 
@@ -274,6 +274,15 @@ def test_a_network_of_two_outputs_works_everywhere():
     bnn = undecided(net, lambda output: dist.Normal(*output))
     bbpyro.pretrain(net, x, y, likelihood=bnn.likelihood, num_epochs=1, progress=False)
     bbpyro.fit(bnn, x, y, num_epochs=1, held_out=(x, y), progress=False)
+    dtypes = set()
+
+    def likelihood(output):
+        dtypes.update(each.dtype for each in output)
+        return dist.Normal(*output)
+
+    bnn.likelihood = likelihood
+    bbpyro.fit(bnn, x, y, num_epochs=1, precision="bf16", progress=False)
+    assert dtypes == {torch.float32}
     with torch.no_grad():
         torch.testing.assert_close(bbpyro.predict(bnn, x, num_samples=None), bnn(x)[0])
     assert bbpyro.predictive_draws(bnn, x, 3).shape == (3, 40)
@@ -282,6 +291,18 @@ def test_a_network_of_two_outputs_works_everywhere():
     idata = bbpyro.to_arviz(bnn, x, y, num_samples=3, progress=False)
     assert idata["posterior_predictive"]["y"].shape == (1, 3, 40)
     assert math.isfinite(bbpyro.training.elbo(bnn, x, y))
+
+
+def test_outputs_may_be_named():
+    class Named(Pair):
+        def forward(self, x):
+            return dict(zip(("loc", "scale"), super().forward(x), strict=True))
+
+    x, y = torch.randn(40, 6), torch.randn(40)
+    bnn = undecided(Named(), lambda output: dist.Normal(**output))
+    bbpyro.fit(bnn, x, y, num_epochs=1, progress=False)
+    assert bbpyro.predict(bnn, x, 2).shape == (40,)
+    assert bbpyro.to_arviz(bnn, x, y, num_samples=2, progress=False)["log_likelihood"]["y"].shape == (1, 2, 40)
 
 
 def test_a_y_without_a_mean_is_refused_with_what_to_do():
@@ -349,6 +370,9 @@ def test_many_draws_of_few_data_take_few_forward_passes_and_agree_with_one_at_a_
 
 
 def test_progress_is_told_with_what_is_left(bnn, x):
+    for function in (bbpyro.predictive_draws, bbpyro.uncertainty):
+        with pytest.raises(TypeError, match="num_samples is None, wanted a whole number"):
+            function(bnn, x, None)
     for function in (bbpyro.predict, bbpyro.predictive_draws, bbpyro.uncertainty):
         console = Console(file=io.StringIO(), force_terminal=True, width=100)
         function(bnn, x, 3, progress=console)
@@ -368,7 +392,8 @@ def test_inference_mode_changes_nothing_now_or_later(bnn, x):
         assert bbpyro.evaluate(bnn, x, y, num_samples=2).nll > 0
         assert bbpyro.uncertainty(bnn, x, 2).mean.shape == (40, 3)
         bbpyro.to_arviz(bnn, x, y, num_samples=2, progress=False)
-    bnn.num_data = 40
+        bnn.num_data = 40
+        assert math.isfinite(bbpyro.training.elbo(bnn, x, y))
     bbpyro.fit(bnn, x, y, num_epochs=1, progress=False)  # nothing that was kept lacks a gradient
 
 
@@ -386,42 +411,47 @@ def guided():
     with torch.no_grad():
         for gate in bnn.gates.values():
             gate.unconstrained_concentration1.fill_(2.0)
-        for w in bnn.weights.values():
-            w.zero_()  # where they stay
     weights = AutoNormal(
         poutine.block(bnn.model, expose=list(bnn.weights)), init_scale=0.01, init_loc_fn=init_to_sample
     )
     gates = poutine.block(bnn.guide, hide=list(bnn.weights))
 
+    by_list = AutoGuideList(bnn.model)
+    by_list.append(weights)
+    by_list.append(poutine.block(bnn.guide, hide=[*bnn.weights, "data"]))  # the list has a plate of that name itself
+
     def by_function(x, y=None):
         weights(x, y)
         gates(x, y)
 
-    svi = SVI(bnn.model, by_function, pyro.optim.Adam({"lr": 0.02}), Trace_ELBO())
+    svi = SVI(bnn.model, by_list, pyro.optim.Adam({"lr": 0.02}), Trace_ELBO())
     for _ in range(300):
         svi.step(x, y)
-    return bnn, weights, by_function, x, y
+    return bnn, (weights, by_list, by_function), x, y
 
 
 def test_predictions_by_a_guide_of_ones_own_are_predictives(guided):
-    bnn, weights, by_function, x, y = guided
+    bnn, guides, x, y = guided
+    by_function = guides[-1]
     predictive = Predictive(bnn.model, guide=by_function, num_samples=200, return_sites=["y"])(x)["y"].squeeze()
     expected = torch.stack([(predictive == c).float().mean(0) for c in range(2)], -1)
     assert (expected.argmax(-1) == y).float().mean() > 0.9
-    for guide in (weights, by_function):
+    for guide in guides:
         probs = bbpyro.predict(bnn, x, num_samples=200, guide=guide)
         assert (probs - expected).abs().mean() < 0.03
         assert bbpyro.evaluate(bnn, x, y, num_samples=50, guide=guide).error < 0.1
         assert bbpyro.evaluate(bnn, x, y, num_samples=None, guide=guide).error < 0.1
-    assert bbpyro.evaluate(bnn, x, y, num_samples=50).nll == pytest.approx(math.log(2), abs=1e-3)  # W of zeros
+    with pytest.warns(UserWarning, match="W never was"):
+        assert bbpyro.evaluate(bnn, x, y, num_samples=50).error > 0.2
 
 
 def test_the_mean_mask_of_an_autoguide_is_by_its_median(guided):
-    bnn, weights, by_function, x, _ = guided
+    bnn, (weights, by_list, by_function), x, _ = guided
     net = copy.deepcopy(bnn.net)
     net.load_state_dict(weights.median(x), strict=False)
     expected = torch.softmax(net(x), -1).detach()
-    torch.testing.assert_close(bbpyro.predict(bnn, x, num_samples=None, guide=weights), expected)
+    for guide in (weights, by_list):
+        torch.testing.assert_close(bbpyro.predict(bnn, x, num_samples=None, guide=guide), expected)
     by_mean = bbpyro.predict(bnn, x, num_samples=None, guide=by_function)
     assert (by_mean - expected).abs().mean() < 0.01
 
@@ -442,17 +472,20 @@ def test_pi_comes_from_the_guide_where_it_has_it():
 
 
 def test_a_guide_without_a_weight_is_refused(guided):
-    bnn, _, _, x, _ = guided
+    bnn, _, x, _ = guided
     with pytest.raises(ValueError, match="guide: it has no site '0.weight', .*wanted one for every weight of bnn"):
         bbpyro.predict(bnn, x, guide=lambda x, y=None: None)
 
 
-def test_a_network_whose_own_w_was_never_trained_warns(guided, monkeypatch):
-    bnn, weights, _, x, y = guided
-    monkeypatch.setattr(type(bnn), "has_untrained_weights", True, raising=False)
+def test_a_network_whose_own_w_was_never_trained_warns(guided):
+    bnn, (weights, *_), x, y = guided
     for function in (bbpyro.predict, bbpyro.predictive_draws, bbpyro.uncertainty):
-        with pytest.warns(UserWarning, match="W never was; give the guide that W was trained with, guide="):
+        with pytest.warns(UserWarning, match="W never was; give the guide that W was trained with, guide=") as caught:
             function(bnn, x, num_samples=1)
+        assert caught[0].filename == __file__
         function(bnn, x, num_samples=1, guide=weights)
     with pytest.warns(UserWarning, match="W never was"):
         bbpyro.evaluate(bnn, x, y, num_samples=1)
+    with pytest.warns(UserWarning, match="W never was"):
+        bbpyro.to_arviz(bnn, x, y, num_samples=2, progress=False)
+    bbpyro.to_arviz(bnn, x, y, num_samples=2, guide=weights, progress=False)

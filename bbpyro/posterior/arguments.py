@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from bbpyro import checks
 from bbpyro.distributions import Delta
@@ -109,8 +108,7 @@ def check_data(chains: list[BetaBernoulliNetwork], x: Any, y: Any) -> None:
 
 def _describe(trial: checks.Trial) -> str:
     """What a network predicts: which distribution, of an output of which shape."""
-    outputs = [trial.output] if isinstance(trial.output, Tensor) else list(trial.output)
-    shapes = [f"[{', '.join(['N', *map(str, output.shape[1:])])}]" for output in outputs]
+    shapes = [f"[{', '.join(['N', *map(str, output.shape[1:])])}]" for output in checks.tensors_of(trial.output)]
     return f"{type(trial.distribution).__name__} of an output of shape {' and '.join(shapes)}"
 
 

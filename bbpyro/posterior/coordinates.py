@@ -1,5 +1,6 @@
 """What the units of the gates on the input are: pixels at their places, or features by their names."""
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,7 +17,7 @@ def unit_coords(bnn: BetaBernoulliNetwork, x: Tensor | None, feature_names: Sequ
 
     Raises:
         TypeError: the names are no texts.
-        ValueError: there are not as many as the input has features, or no gate is on them.
+        ValueError: there are not as many as the input has features.
     """
     coords: dict[str, Any] = {f"{g}_unit": np.arange(gate.num_features) for g, gate in bnn.gates.items()}
     names = None if feature_names is None else _check_names(feature_names, x)
@@ -30,7 +31,9 @@ def unit_coords(bnn: BetaBernoulliNetwork, x: Tensor | None, feature_names: Sequ
         probe = torch.empty(1, len(names)) if x is None else x
         on_input = [g for g in _gates_on_input(bnn, _probe(bnn, probe)) if bnn.gates[g].num_features == len(names)]
         if not on_input:
-            raise ValueError(f"feature_names: no gate of bnn is on an input of {len(names)} features")
+            warnings.warn(
+                f"feature_names: no gate is on an input of {len(names)} features, so they name no unit", stacklevel=6
+            )
         coords |= {f"{g}_name": (f"{g}_unit", np.array(names)) for g in on_input}
     return coords
 

@@ -8,6 +8,7 @@ import torch
 from pyro.optim import PyroOptim
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
 from bbpyro.layers import device_of
 from bbpyro.likelihoods import Likelihood, is_classification
@@ -113,7 +114,7 @@ def mixed_precision(net: nn.Module, precision: str) -> Iterator[None]:
 
     def leave(net: nn.Module, args: Any, output: Any) -> Any:
         entered.pop().__exit__(None, None, None)
-        return output.float() if isinstance(output, Tensor) and output.dtype == torch.bfloat16 else output
+        return tree_map_only(Tensor, lambda t: t.float() if t.dtype == torch.bfloat16 else t, output)
 
     handles = net.register_forward_pre_hook(enter), net.register_forward_hook(leave, always_call=True)
     try:

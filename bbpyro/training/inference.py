@@ -12,7 +12,15 @@ from pyro.infer import SVI, Trace_ELBO, TraceMeanField_ELBO
 from rich.console import Console
 from torch import Tensor, nn
 
-from bbpyro.checks import check_batch_norm, check_choice, check_data, check_held_out, check_settings, in_eval_mode
+from bbpyro.checks import (
+    check_batch_norm,
+    check_choice,
+    check_data,
+    check_held_out,
+    check_positive,
+    check_settings,
+    in_eval_mode,
+)
 from bbpyro.denormals import flushed
 from bbpyro.exclusive import one_at_a_time
 from bbpyro.layers import device_of
@@ -176,9 +184,10 @@ def elbo(bnn: BetaBernoulliNetwork, x: Tensor, y: Tensor, batch_size: int = 1000
         y: what was observed there.
         batch_size: data predicted at once, and by one draw.
     """
+    check_positive(batch_size=batch_size)
     check_data(bnn, bnn.likelihood, x, y, bnn.num_data)
     score, device = Scorecard(), device_of(bnn)
-    with in_eval_mode(bnn), pyro.validation_enabled(False), score:
+    with torch.inference_mode(False), torch.no_grad(), in_eval_mode(bnn), pyro.validation_enabled(False), score:
         for batch in zip(x.split(batch_size), y.split(batch_size), strict=True):
             data = [tensor.to(device) for tensor in batch]
             poutine.replay(bnn.model, trace=poutine.trace(bnn.guide).get_trace(*data))(*data)

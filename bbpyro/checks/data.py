@@ -1,0 +1,177 @@
+"""The one check of data: a network is tried on a few of them, and left as it was."""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bbpyro.checks.likelihood import Trial, apply, check_shape, check_values
+from bbpyro.checks.tensors import check_tensor, describe, of_wrong_dtype, rows, runs, tensors_of
+from bbpyro.layers import BetaBernoulliDropout, device_of
+from bbpyro.likelihoods import Likelihood
+
+_TRIALS = (2, 3)  # data: a size that follows both is the number of data, and no coincidence
+
+
+def check_data(
+    net: nn.Module, likelihood: Likelihood, x: Tensor, y: Tensor, num_data: int | None = None, name: str = ""
+) -> Trial:
+    """Raise a TypeError or ValueError unless x and y are data that `net` can take and `likelihood` describe.
+
+    The network is tried on two and on three data, and left as it was.
+
+    Args:
+        net: the network, with gates or without.
+        likelihood: from its output to the distribution of y.
+        x: inputs `[N, ...]`.
+        y: what was observed there, `[N, ...]`.
+        num_data: how many data there should be, if that is known.
+        name: of the argument that holds both, if they are one.
+    """
+    x_name, y_name = (f"{name}[0]", f"{name}[1]") if name else ("x", "y")
+    _check_some(x_name, x)
+    check_tensor(y_name, y)
+    if len(y) != len(x):
+        raise ValueError(
+            f"{x_name} and {y_name}: lengths are {len(x)} and {len(y)}; {y_name} has shape {tuple(y.shape)}, "
+            f"wanted one row for each of the {len(x)} data of {x_name}"
+        )
+    if num_data is not None and len(x) != num_data:
+        raise ValueError(f"{x_name}: it holds {len(x)} data but the network was made for num_data={num_data}")
+    with as_it_was(net):
+        trials = _try_all(net, likelihood, x, x_name)
+        for trial, n in zip(trials, _TRIALS, strict=True):
+            check_shape(trial, rows(y, n), n, y_name)
+        check_values(trials[0], y, y_name)
+    return trials[0]
+
+
+def check_inputs(net: nn.Module, likelihood: Likelihood, x: Tensor) -> Trial:
+    """The same of x alone."""
+    _check_some("x", x)
+    with as_it_was(net):
+        trials = _try_all(net, likelihood, x, "x")
+    for trial, n in zip(trials, _TRIALS, strict=True):
+        check_shape(trial, None, n, "y")
+    return trials[0]
+
+
+def check_held_out(net: nn.Module, likelihood: Likelihood, held_out: tuple[Tensor, Tensor] | None) -> None:
+    """The same of held-out data, if there are any."""
+    if held_out is None:
+        return
+    if not isinstance(held_out, tuple | list) or len(held_out) != 2:
+        raise TypeError(f"held_out is a {type(held_out).__name__}, wanted a pair of tensors, (x, y)")
+    check_data(net, likelihood, *held_out, name="held_out")
+
+
+def _check_some(name: str, x: Tensor) -> None:
+    check_tensor(name, x)
+    if len(x) == 0:
+        raise ValueError(f"{name} has shape {tuple(x.shape)}, wanted at least one datum, [N, ...]")
+
+
+@contextlib.contextmanager
+def in_eval_mode(net: nn.Module) -> Iterator[None]:
+    """Have a module, and all in it, in evaluation mode for a while."""
+    was_training = {module: module.training for module in net.modules()}
+    net.eval()
+    try:
+        yield
+    finally:
+        for module, training in was_training.items():
+            module.training = training
+
+
+@contextlib.contextmanager
+def as_it_was(net: nn.Module) -> Iterator[None]:
+    """Compute something by a network without a trace: no gradient, no batch counted, no random number used up."""
+    devices = [device_of(net)] if device_of(net).type == "cuda" else []
+    with torch.inference_mode(False), torch.no_grad(), torch.random.fork_rng(devices), in_eval_mode(net):
+        yield
+
+
+def _try_all(net: nn.Module, likelihood: Likelihood, x: Tensor, name: str) -> list[Trial]:
+    trials = [_try(net, likelihood, x, n, name) for n in _TRIALS]
+    of_batches = any(getattr(module, "track_running_stats", True) is False for module in net.modules())  # so chosen
+    is_mixing = not of_batches and _differ(*trials)
+    if is_mixing and not _differ(trials[0], _try(net, likelihood, x, _TRIALS[0], name)):  # as by noise of its own
+        raise ValueError(
+            f"{name}: what the network makes of a datum depends on the others in its batch, as where a recurrent layer "
+            "or attention runs over the data; it must be batch first, [N, ...] (batch_first=True)"
+        )
+    return trials
+
+
+def _differ(one: Trial, other: Trial) -> bool:
+    """Whether two trials make different things of the data that both have, the last ones, by more than rounding."""
+    for a, b in zip(tensors_of(one.output), tensors_of(other.output), strict=True):
+        if not (a.is_floating_point() and a.dim() and len(a) >= 2 and a.shape[1:] == b.shape[1:]) or len(b) < len(a):
+            continue
+        tolerance = 3 * torch.finfo(a.dtype).eps ** 0.5 * a.abs().max()
+        if bool(((a - b[len(b) - len(a) :]).abs() > tolerance).any()):
+            return True
+    return False
+
+
+def _try(net: nn.Module, likelihood: Likelihood, x: Tensor, n: int, name: str) -> Trial:
+    if x.is_meta and device_of(net).type != "meta":
+        raise ValueError(f"{name} is on the meta device, where tensors hold no numbers; load it onto the CPU or a GPU")
+    sample = rows(x, n)
+    seen: list[tuple[str, Any, Tensor]] = []
+    gates = {gate: g.removeprefix("net.") for g, gate in net.named_modules() if isinstance(gate, BetaBernoulliDropout)}
+    handles = [
+        gate.register_forward_pre_hook(lambda gate, args: seen.append((gates[gate], gate, args[0]))) for gate in gates
+    ]
+    try:
+        output = net(sample.to(device_of(net)))
+    except (RuntimeError, ValueError, TypeError, IndexError, NotImplementedError) as error:
+        raise ValueError(_why_not(net, x, name, error)) from error
+    finally:
+        for handle in handles:
+            handle.remove()
+    for gate_name, gate, given in seen:
+        _check_gate(gate_name, gate, given, n, x, name)
+    return Trial(output, apply(likelihood, output))
+
+
+def _check_gate(gate_name: str, gate: Any, given: Tensor, n: int, x: Tensor, name: str) -> None:
+    wanted = gate.unconstrained_concentration1.dtype
+    if given.dtype == x.dtype != wanted:
+        raise ValueError(of_wrong_dtype(name, x, wanted))
+    if given.dim() < 2 or len(given) != n:
+        raise ValueError(
+            f"{name}: of {n} data the gate {gate_name!r} gets an input of shape {list(given.shape)}, whose first "
+            f"dimension is not the data's; a mask is of one datum, so the network must be batch first, [N, ...], with "
+            "time or patches in a dimension of their own (batch_first=True, no transpose before the layer, nothing "
+            "folded into the batch)"
+        )
+
+
+def wrong_dtype(net: nn.Module, x: Tensor, name: str) -> str | None:
+    """Of an x that `net` failed on, whether a cast mends it, told with the cast."""
+    wanted = next((p.dtype for p in net.parameters() if p.is_floating_point()), torch.float32)
+    for dtype in (wanted, torch.int64):
+        if x.dtype != dtype and runs(net, x[:1].to(device_of(net), dtype)):
+            return of_wrong_dtype(name, x, dtype)
+    return None
+
+
+def _why_not(net: nn.Module, x: Tensor, name: str, error: Exception) -> str:
+    """Why the network failed on x, and what mends it."""
+    of_dtype = wrong_dtype(net, x, name)
+    if of_dtype:
+        return of_dtype
+    try:
+        net(x[:1].to(device_of(net)))
+    except Exception as of_one:  # any is a reason, and of one datum it is the shortest
+        error = of_one
+    if "missing" in str(error) and "positional argument" in str(error):
+        return (
+            f"{name}: the network's forward wants more than one input ({error}); give them as one tensor, joined by "
+            "torch.cat, and split it in forward"
+        )
+    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    return f"{describe(name, x)}, which the network cannot take ({reason}); wanted data like those it was made for"

@@ -1,0 +1,81 @@
+"""What may be wrong with a tensor: that it is none, or not a dense one of finite numbers of a type that fits."""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+CASTS = {torch.float32: "float", torch.float64: "double", torch.float16: "half", torch.bfloat16: "bfloat16"}
+
+
+def check_tensor(name: str, value: Any) -> None:
+    """Raise a TypeError or ValueError unless `value` is a dense tensor of finite numbers with a first dimension."""
+    if value is None:
+        raise TypeError(f"{name} is None, wanted a tensor")
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} is a {type(value).__name__}, wanted a tensor; {_tensor_from(name, value)}")
+    if value.is_nested or value.layout != torch.strided:
+        kind = "nested" if value.is_nested else str(value.layout).removeprefix("torch.")
+        remedy = f"{name}.to_padded_tensor(0.0)" if value.is_nested else f"{name}.to_dense()"
+        raise ValueError(f"{name} is a {kind} tensor, wanted a dense one; {remedy} makes one")
+    if value.dim() == 0:
+        raise ValueError(f"{name} is a single number, wanted a row for each datum, [N, ...]")
+    if value.is_complex():
+        raise ValueError(f"{name} is complex, wanted real numbers; torch.view_as_real({name}) makes two of each")
+    if value.is_floating_point() and not value.is_meta and not bool(value.isfinite().all()):
+        raise ValueError(f"{name}: it holds nan or inf; remove or replace those data")
+
+
+def _tensor_from(name: str, value: Any) -> str:
+    """How to make the tensor that was wanted, of what came."""
+    module = type(value).__module__.partition(".")[0]
+    if isinstance(value, torch.utils.data.DataLoader | torch.utils.data.Dataset):
+        dataset = f"{name}.dataset" if isinstance(value, torch.utils.data.DataLoader) else name
+        return f"pass the tensors themselves, as in x, y = {dataset}.tensors or torch.stack of its data"
+    if isinstance(value, Mapping) or (
+        isinstance(value, tuple | list) and any(isinstance(each, Tensor) for each in value)
+    ):
+        return "give several inputs as one tensor, joined by torch.cat, and split it in the network's forward"
+    if module == "pandas":
+        return f"torch.as_tensor({name}.to_numpy(copy=True)) makes one, and .float() of it what a network takes"
+    return f"torch.as_tensor makes one: torch.as_tensor({name})"
+
+
+def of_wrong_dtype(name: str, x: Tensor, wanted: torch.dtype) -> str:
+    """That x is of another type than a network takes, and the casts that mend it."""
+    if not wanted.is_floating_point:
+        return f"{describe(name, x)}, which the network cannot take: it wants whole numbers; give {name}.long()"
+    net = f", or make the network {x.dtype} by net.{CASTS[x.dtype]}()" if x.dtype in CASTS else ""
+    return (
+        f"{describe(name, x)}, which the network cannot take: its own numbers are {wanted}; give "
+        f"{name}.{CASTS.get(wanted, 'float')}(){net}"
+    )
+
+
+def describe(name: str, x: Tensor) -> str:
+    """What x is like, in words."""
+    return f"{name} has shape [{', '.join(['N', *map(str, x.shape[1:])])}] and dtype {x.dtype}"
+
+
+def tensors_of(output: Any) -> Iterator[Tensor]:
+    """The tensors that a network gives: one, or several in a tuple, a list or a mapping."""
+    if isinstance(output, Tensor):
+        yield output
+    elif isinstance(output, Mapping | tuple | list):
+        for each in output.values() if isinstance(output, Mapping) else output:
+            yield from tensors_of(each)
+
+
+def rows(data: Tensor, n: int) -> Tensor:
+    """The first n data, the last of them first, over again where there are fewer."""
+    return data[torch.arange(n - 1, -1, -1, device=data.device) % len(data)]
+
+
+def runs(function: Callable[[Tensor], Any], argument: Tensor) -> bool:
+    """Whether a function of the user's takes an argument."""
+    try:
+        function(argument)
+    except Exception:  # whatever a network of the user's raises
+        return False
+    return True
