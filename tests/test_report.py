@@ -13,6 +13,7 @@ import bbpyro
 from bbpyro import posterior, prediction, runs, studies
 from bbpyro.cli import report
 from bbpyro.cli.layout import broken, print_table, print_text
+from bbpyro.cli.output import new_console
 from bbpyro.studies import StudyConfig, tables
 
 PRIORS = (
@@ -125,7 +126,7 @@ def test_a_sentence_breaks_between_words_and_leaves_no_space_behind() -> None:
 
 
 def test_a_console_without_a_terminal_is_as_wide_as_a_terminal() -> None:
-    assert report.new_console().width == 80
+    assert new_console().width == 80
 
 
 def score_of(kept: dict[str, int], **sides: str) -> dict[str, Any]:
@@ -170,12 +171,12 @@ def test_a_layer_without_units_is_marked() -> None:
     assert "│ a ‡ " in out.getvalue() and "│ b " in out.getvalue() and "‡: " in out.getvalue()
 
 
-def test_priors_whose_runs_fell_to_the_commonest_class_are_marked(tmp_path: Path) -> None:
+def test_priors_whose_runs_fell_to_the_most_frequent_class_are_marked(tmp_path: Path) -> None:
     made = study(error=0.8865, majority_error=0.8865, plain_error=0.02)
     out = printed(made)
     assert "Beta(0.0001, 1) †" in out
-    assert "†: no better than always answering the commonest class" in out
-    assert "error of the plain network: 2.00%" in out and "error of the commonest class: 88.65%" in out
+    assert "†: no better than always answering the most frequent class" in out
+    assert "error of the plain network: 2.00%" in out and "error of the most frequent class: 88.65%" in out
     tables.write(tmp_path, made.table, made.runs, list(made.total.values()))
     text = (tmp_path / "table.md").read_text()
     assert "| `Beta(0.0001, 1)` † | 2 |" in text and "\n†: no better than" in text
@@ -190,7 +191,7 @@ def test_of_some_runs_the_mark_says_how_many() -> None:
 
 
 def test_a_study_of_before_has_no_marks() -> None:
-    assert not re.search("[†‡]|commonest|plain network", printed(study()))
+    assert not re.search("[†‡]|most frequent|plain network", printed(study()))
 
 
 # --- chains ------------------------------------------------------------------------------------------------

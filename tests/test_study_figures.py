@@ -85,15 +85,15 @@ def test_no_unit_left_costs_nothing_and_is_on_the_axis_all_the_same():
     assert "‡: a layer has no unit left" in figure.axes[0].get_title("left")
 
 
-def test_the_plain_networks_error_and_the_commonest_classs_are_lines():
+def test_the_plain_networks_error_and_the_most_frequent_classs_are_lines():
     runs = study(error=0.8865, plain_error=0.02, majority_error=0.8865)
     figure = plots.error_flops(runs)
     lines = {line.get_label(): line.get_ydata()[0] for line in figure.axes[0].lines if line.get_label() not in PRIORS}
-    assert lines == pytest.approx({"plain network, 2.00%": 2.0, "commonest class, 88.65%": 88.65})
-    assert "†: no better than always answering the commonest class" in figure.axes[0].get_title("left")
+    assert lines == pytest.approx({"plain network, 2.00%": 2.0, "most frequent class, 88.65%": 88.65})
+    assert "†: no better than always answering the most frequent class" in figure.axes[0].get_title("left")
     assert texts(figure).count("×2 †") == len(PRIORS)
     well = plots.error_flops(study(plain_error=0.02, majority_error=0.8865))
-    assert "†" not in " ".join(texts(well)) and "commonest class, 88.65%, above the axis" in " ".join(
+    assert "†" not in " ".join(texts(well)) and "most frequent class, 88.65%, above the axis" in " ".join(
         " ".join(texts(well)).split()
     )
     assert well.axes[0].get_ylim()[1] < 5

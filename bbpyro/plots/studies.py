@@ -47,7 +47,7 @@ _SAME_PLACE = 3.0  # points of a figure, 1/72 inch, within which two rings of on
 def error_flops(runs: pd.DataFrame, published: Mapping[str, Sequence[tuple[float, float]]] | None = None) -> Figure:
     """Error against FLOPs left: each seed a ring, each prior a colour and a size, so that none hides another.
 
-    Runs that are no better than the commonest class, or have a layer without units, are marked.
+    Runs that are no better than the most frequent class, or have a layer without units, are marked.
 
     Args:
         runs: `Study.runs`; its columns plain_error and majority_error, where there are any, become lines.
@@ -74,9 +74,9 @@ def error_flops(runs: pd.DataFrame, published: Mapping[str, Sequence[tuple[float
     values = np.concatenate([line.get_ydata() for line in axis.lines])
     _flops_axis(axis, min(low, 50))
     _error_axis(axis, values)
-    for name, text, dashes in (("plain_error", "plain network", "--"), ("majority_error", "commonest class", ":")):
+    for name, text, dashes in (("plain_error", "plain network", "--"), ("majority_error", "most frequent class", ":")):
         if name in runs and runs[name].notna().any():
-            error = 100 * runs[name].mean()
+            error = 100 * pd.to_numeric(runs[name]).mean()  # a run that began from weights in a file has None
             above = "" if error <= axis.get_ylim()[1] else ", above the axis"
             axis.axhline(error, color="black", linestyle=dashes, linewidth=1, label=f"{text}, {error:.2f}%{above}")
     axis.set_ylabel(f"error on {runs['scored_on'].iloc[0]} data, mean mask, %")

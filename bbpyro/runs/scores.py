@@ -82,11 +82,15 @@ def collapse(scores: Mapping[str, Any]) -> str:
     Args:
         scores: of :func:`score`, or the row of a run in a study; that of a bbpyro of before says less.
     """
-    empty = [name.removesuffix(".gate") for name, kept in scores["kept"].items() if kept == 0]
+    empty: dict[str, list[str]] = {}
+    for gate, kept in scores["kept"].items():
+        if kept == 0:
+            empty.setdefault(scores.get("side", {}).get(gate, "input"), []).append(posterior.layer(gate))
     error = scores["mean_mask"]["error"] if "mean_mask" in scores else scores["error"]
     majority, plain = scores.get("majority_error"), scores.get("plain_error")
     if empty:
-        what = f"no unit is left on the input of {', '.join(empty)}, so every answer is the same"
+        places = [f"{side} of {', '.join(layers)}" for side, layers in empty.items()]
+        what = f"no unit is left on the {' or the '.join(places)}, so every answer is the same"
     elif majority is not None and error >= majority:
         what = "the network is no better than the most frequent class"
     else:

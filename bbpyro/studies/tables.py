@@ -87,11 +87,11 @@ def sign(row: Any) -> str:
 
 
 def notes(runs: pd.DataFrame) -> list[str]:
-    """What the signs mean, where there are any, and what the plain network's error and the commonest class's are."""
+    """What the signs mean, where there are any, and what error the plain network and the most frequent class have."""
     done = runs.dropna(subset="error").to_dict("records") if "error" in runs else []
     found = {fault for run in done for fault in faults(run)}
     lines = [f"{mark}: {text}" for fault, (mark, text) in MARKS.items() if fault in found]
-    for column, text in (("plain_error", "the plain network"), ("majority_error", "the commonest class")):
+    for column, text in (("plain_error", "the plain network"), ("majority_error", "the most frequent class")):
         errors = [run[column] for run in done if pd.notna(run.get(column))]
         if errors:
             span = f" ({min(errors):.2%} - {max(errors):.2%})" if min(errors) < max(errors) else ""
