@@ -14,7 +14,7 @@ import torch
 import bbpyro
 from bbpyro import data, networks, runs
 from bbpyro.cli import main
-from bbpyro.runs import config
+from bbpyro.runs import networks as made
 
 ARGUMENTS = ["--network", "vgg16", "--augmentation", "crop-flip", "--batch-size", "50"]
 EPOCHS = ["--pretrain-epochs", "3", "--epochs", "6", "--num-samples", "3"]
@@ -129,7 +129,7 @@ def test_what_does_not_fit_the_data_is_refused_before_there_is_a_folder(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(networks, "vgg16", functools.partial(networks.vgg16, width=1 / 64))
-    monkeypatch.setitem(runs.NETWORKS, "vgg16", config._vgg16)
+    monkeypatch.setitem(runs.NETWORKS, "vgg16", made._vgg16)
     np.savez(tmp_path / "data.npz", x=np.zeros((20, *shape)), y=np.arange(20) % 2)
     with pytest.raises(SystemExit) as stop:
         main(["train", "--dataset", str(tmp_path / "data.npz"), "--run", str(tmp_path / "run"), *arguments])
