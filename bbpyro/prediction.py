@@ -20,7 +20,7 @@ from bbpyro.exclusive import one_at_a_time
 from bbpyro.layers import device_of
 from bbpyro.model import BetaBernoulliNetwork
 
-CI_PROB = 0.94  # what a central interval covers, as in ArviZ
+CI_PROB = 0.94  # of every interval, and of what is sure: ArviZ's own
 _NUM_DRAWS = 1000  # of y, at least, where its distribution has no cdf
 
 

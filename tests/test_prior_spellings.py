@@ -157,3 +157,12 @@ def test_any_distribution_on_the_unit_interval_is_a_prior():
     each = dist.Beta(torch.tensor([1.0, 2.0, 3.0]), 1.0)
     bnn = bbpyro.BetaBernoulliNetwork(net, num_data=5, prior=each)
     assert bnn.prior_of("0.gate").mean.tolist() == pytest.approx([1 / 2, 2 / 3, 3 / 4])
+
+
+def test_a_module_is_read_as_its_file_is_now_even_within_the_same_second(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for value in (0.1, 0.2, 0.3):  # files of one size
+        (tmp_path / "quick.py").write_text(f"from bbpyro.priors import Beta\n\nprior = Beta({value}, 1)\n")
+        assert priors.as_prior("quick:prior") == priors.Beta(value, 1)

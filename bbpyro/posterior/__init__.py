@@ -4,7 +4,6 @@ from bbpyro.posterior.arguments import describe_model
 from bbpyro.posterior.container import elpd, good_k, group, loo, save
 from bbpyro.posterior.inference_data import to_arviz
 from bbpyro.posterior.reading import (
-    CI_PROB,
     decisions,
     extremes,
     gates,
@@ -20,6 +19,7 @@ from bbpyro.posterior.reading import (
     unit_names,
 )
 from bbpyro.posterior.shares import probability_above, share_above
+from bbpyro.prediction import CI_PROB
 
 __all__ = [
     "CI_PROB",

@@ -8,8 +8,7 @@ import pandas as pd
 from bbpyro.layers import BetaBernoulliDropout
 from bbpyro.posterior.container import group, summary
 from bbpyro.posterior.shares import probability_above
-
-CI_PROB = 0.94  # of every interval, and of what is sure: ArviZ's own
+from bbpyro.prediction import CI_PROB
 
 
 def gates(idata: Any) -> list[str]:

@@ -119,7 +119,7 @@ def _imported(path: str) -> Any:
             found = getattr(found, part)
     except Exception as error:  # whatever the user's module does
         reason = f"{type(error).__name__}: {error}"
-        raise ValueError(f"{path!r} cannot be imported ({reason}); wanted module:name, such as mine:prior") from None
+        raise ValueError(f"{path!r} cannot be imported ({reason}); wanted module:name") from None
     finally:
         sys.path.remove(here)
     return found
@@ -129,8 +129,9 @@ def _module(name: str, here: Path) -> Any:
     """A module; one of the working directory as its file is now, whatever was imported under its name before."""
     file = here.joinpath(*name.split(".")).with_suffix(".py")
     spec = importlib.util.spec_from_file_location(name, file) if file.is_file() else None
-    if spec is None or spec.loader is None:
+    if spec is None:
         return importlib.import_module(name)
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    # Not by its loader, whose cache takes a file of the same size and second for the same.
+    exec(compile(file.read_bytes(), file, "exec"), vars(module))
     return module
