@@ -99,12 +99,16 @@ def _is_of(network: nn.Module, stored: Tensor) -> bool:
     return stored in _owners and _owners[stored]() is network
 
 
-def _free_name(network: nn.Module, name: str | None, keys: Mapping[str, object], held: Mapping[str, Tensor]) -> str:
+def _free_name(
+    network: nn.Module, name: str | None, parameters: Mapping[str, nn.Parameter], held: Mapping[str, Tensor]
+) -> str:
+    """The first under which the store holds no parameter of another network, that is not of this one too."""
     number = 1
     while True:
         prefix = name or f"bbpyro{number if number > 1 else ''}"
-        found = (held[f"{prefix}.{key}"] for key in keys if f"{prefix}.{key}" in held)
-        if not any(stored in _owners and not _is_of(network, stored) for stored in found):
+        found = ((held.get(f"{prefix}.{key}"), parameter) for key, parameter in parameters.items())
+        others = [stored for stored, parameter in found if stored is not None and stored is not parameter]
+        if all(stored not in _owners or _is_of(network, stored) for stored in others):
             return prefix
         if name is not None:
             raise ValueError(

@@ -101,6 +101,15 @@ def test_without_a_name_each_network_of_a_store_gets_one(data):
     assert {name.split(".")[0] for name in pyro.get_param_store()} == {"bbpyro", "bbpyro2", "bbpyro3"}
 
 
+def test_two_networks_of_one_net_share_its_names(data):
+    first = network()
+    second = bbpyro.BetaBernoulliNetwork(first.net, num_data=NUM_DATA, temperature=0.5)
+    for _ in range(3):
+        for bnn in (first, second):
+            train(bnn, data, 1)
+    assert {name.split(".")[0] for name in pyro.get_param_store()} == {"bbpyro"}
+
+
 @pytest.mark.parametrize("by", ["svi", "fit"])
 def test_nothing_is_left_on_the_users_parameters(data, tmp_path, by):
     bnn = network()
