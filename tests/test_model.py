@@ -7,7 +7,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pyro import poutine
-from pyro.infer import SVI, JitTrace_ELBO, Predictive, Trace_ELBO, TraceMeanField_ELBO
+from pyro.infer import SVI, JitTrace_ELBO, Predictive, Trace_ELBO, TraceGraph_ELBO, TraceMeanField_ELBO
 from scipy import stats
 from torch import nn
 from torch.distributions.transforms import SigmoidTransform
@@ -91,8 +91,9 @@ def test_the_masks_densities_cancel_without_being_computed_under_the_guide_alone
         assert alone.nodes[f"{gate}.z"]["log_prob_sum"] != 0
 
 
-def test_conditioned_masks_are_scored_as_the_slide_says(x, y):
-    z = (torch.rand(BATCH, IN) < 0.5).float()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bool, torch.int64])
+def test_conditioned_masks_are_scored_as_the_slide_says(x, y, dtype):
+    z = (torch.rand(BATCH, IN) < 0.5).to(dtype)
     pi = torch.linspace(0.1, 0.9, IN)
     trace = poutine.trace(poutine.condition(network().model, {"0.gate.z": z, "0.gate.pi": pi})).get_trace(x, y)
     trace.compute_log_prob()
@@ -208,6 +209,21 @@ def test_svi_with_a_pyro_optimizer_trains_weights_and_gates(x, y, elbo, validate
         for _ in range(3):
             assert math.isfinite(svi.step(x, y))
     assert all((p - before[name]).abs().max() > 1e-3 for name, p in bnn.named_parameters())
+
+
+@pytest.mark.parametrize("prior", [priors.Beta(), priors.SpikeAndSlab(0.1)])
+def test_trace_graph_elbo_is_trace_elbo_and_so_is_its_gradient(x, y, prior):
+    bnn, x = network(prior).double(), x.double()
+    with torch.no_grad():  # draws of π that float rounds to 0: nothing but their log-odds has a density
+        bnn.gates["0.gate"].unconstrained_concentration1.fill_(-9.0)
+    found = []
+    for elbo in (Trace_ELBO(), TraceGraph_ELBO()):
+        pyro.set_rng_seed(1)
+        bnn.zero_grad()
+        loss = elbo.loss_and_grads(bnn.model, bnn.guide, x, y)
+        found.append([torch.tensor(loss), *(p.grad.clone() for p in bnn.parameters())])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other)
 
 
 def test_elbo_module_gives_a_gradient_to_every_parameter(x, y):

@@ -6,7 +6,7 @@ import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor
 
-from bbpyro.distributions.remembering import floating, log_odds
+from bbpyro.distributions.remembering import floating, is_tied, log_odds
 
 
 class Bernoulli(torch.distributions.Bernoulli, TorchDistributionMixin):
@@ -50,7 +50,7 @@ class Bernoulli(torch.distributions.Bernoulli, TorchDistributionMixin):
         Raises:
             ValueError: `value` is neither 0 nor 1, nor tied: a relaxed mask has no probability under a Bernoulli.
         """
-        if getattr(value, "_is_tied", False):
+        if is_tied(value):
             return value.new_zeros(()).expand(value.shape)
         relaxed = (value != 0) & (value != 1)
         if bool(relaxed.any()):
@@ -60,5 +60,5 @@ class Bernoulli(torch.distributions.Bernoulli, TorchDistributionMixin):
                 "hands it on as it is (a copy is no longer tied), or draws 0 and 1, as RelaxedBernoulliStraightThrough "
                 "does"
             )
-        log_prob: Tensor = super().log_prob(value)
+        log_prob: Tensor = super().log_prob(value.to(self.logits.dtype))  # of bool, or whole numbers, too
         return log_prob

@@ -11,7 +11,7 @@ from torch.distributions.utils import lazy_property
 
 from bbpyro import functional as f
 from bbpyro.denormals import negligible
-from bbpyro.distributions.remembering import floating, log_odds
+from bbpyro.distributions.remembering import floating, is_tied, log_odds
 
 
 class RelaxedBernoulli(TorchDistribution):
@@ -93,7 +93,7 @@ class RelaxedBernoulli(TorchDistribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Log-density of `value`; of a tied draw, 0."""
-        if getattr(value, "_is_tied", False):
+        if is_tied(value):
             return value.new_zeros(()).expand(value.shape)
         if self._validate_args:
             self._validate_sample(value)

@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+from pyro.ops.provenance import detach_provenance, get_provenance, track_provenance
 from torch import Tensor
 
 
@@ -17,7 +18,14 @@ def remember_log_odds(log_odds: Tensor, dtype: torch.dtype) -> Tensor:
 
 def remembered_log_odds(value: Tensor) -> Tensor | None:
     """The exact log-odds of a draw, or None for any other tensor."""
-    return getattr(value, "_log_odds", None)
+    # TraceGraph_ELBO wraps a draw, to know what depends on it; what it remembers is on the draw inside.
+    exact: Tensor | None = getattr(detach_provenance(value), "_log_odds", None)
+    return None if exact is None else track_provenance(exact, get_provenance(value))
+
+
+def is_tied(value: Tensor) -> bool:
+    """Whether a mask is a draw of :meth:`bbpyro.RelaxedBernoulli.tied`."""
+    return getattr(detach_provenance(value), "_is_tied", False)
 
 
 def log_odds(value: Tensor) -> Tensor:
