@@ -37,7 +37,7 @@ def num_draws_at_once(bnn: BetaBernoulliNetwork, guide: Guide | None, num_data: 
 
 def is_point(bnn: BetaBernoulliNetwork, guide: Guide | None) -> bool:
     """Whether W is the same in every draw."""
-    return guide is None and not bnn.unconstrained_scales
+    return guide is None and bnn.weight_guide == "delta"
 
 
 def draw_weights(bnn: BetaBernoulliNetwork) -> dict[str, Tensor]:

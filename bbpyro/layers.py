@@ -84,11 +84,15 @@ class BetaBernoulliDropout(nn.Module):
 
     def check_family(self, name: str, family: Callable[[Tensor, Tensor], TorchDistribution]) -> None:
         """Raise a ValueError where the gate, of this name in the network, is in use under another family of q(π)."""
-        if self.family is not None and not _is_same(self.family, family):
+        if self.family is not None and not self.is_of(family):
             raise ValueError(
                 f"net: its gate {name!r} is already in use under another family of q(π) than this prior wants; give "
                 "each network its own gates, by insert_dropout"
             )
+
+    def is_of(self, family: Callable[[Tensor, Tensor], TorchDistribution]) -> bool:
+        """Whether the gate is in use under this family of q(π)."""
+        return self.family is not None and _is_same(self.family, family)
 
     def posterior(self) -> TorchDistribution:
         """q(π) of the K units: batch shape `[K]`, or event shape `[K]` where they depend on each other."""

@@ -7,7 +7,7 @@ q(W, z, π) = δ(W) · Π_k Kumaraswamy(π_k; a_k, b_k) · Π_nk q(z_nk | π_k)
 
 import fnmatch
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pyro
@@ -29,7 +29,7 @@ from bbpyro.priors.placed import PlacedPriors
 from bbpyro.program import program
 
 WEIGHT_GUIDES = ("delta", "normal")
-_INITIAL_SCALE = 1e-2  # of q(W), where it is a Normal
+_INITIAL_SCALE = math.log(math.expm1(1e-2))  # of q(W), where it is a Normal, unconstrained
 _CALLS_BETWEEN_CLEANINGS = 1000  # of decayed weights, where no fit() does so
 
 
@@ -39,7 +39,9 @@ class BetaBernoulliNetwork(nn.Module):
     The gates of `net` are told which family the prior wants q(π) to be of, and up to which E[π] a unit is out; that is
     not in their state_dict, so weights are to be loaded into a network made with the same prior.
 
-    Everything else is looked up where it is used: which parameters are there, which of them are frozen, the priors.
+    Everything else is looked up where it is used: which layers and parameters are there, which of them are frozen, the
+    priors. Any argument may be assigned anew, and is checked as the first was; without a weight_prior it follows
+    num_data.
 
     Args:
         net: a module with :class:`bbpyro.BetaBernoulliDropout` gates, e.g. from :func:`bbpyro.insert_dropout`.
@@ -55,9 +57,6 @@ class BetaBernoulliNetwork(nn.Module):
         temperature: τ of the guide's relaxed Bernoulli.
         name: under which Pyro's parameter store knows the parameters, each as `NAME.PARAMETER`; by default "bbpyro",
             with a number where the store has another network's there.
-
-    Attributes:
-        prior, weight_prior: as given; another may be assigned, and is checked as the first was.
 
     Raises:
         ValueError: `net` has no gates, or gates in use under another family of q(π), or a module that cannot be in
@@ -82,24 +81,16 @@ class BetaBernoulliNetwork(nn.Module):
         name: str | None = None,
     ) -> None:
         super().__init__()
-        if num_data < 1:
-            raise ValueError(f"num_data is {num_data}, wanted the number of training data, at least 1")
-        if not 0 < temperature < float("inf"):
-            raise ValueError(f"temperature is {temperature}, wanted a positive number (0.1 is usual)")
         if weight_guide not in WEIGHT_GUIDES:
             raise ValueError(f"weight_guide is {weight_guide!r}, wanted one of {', '.join(WEIGHT_GUIDES)}")
-        check_modules(net)
+        self.num_data, self.temperature, self.name, self.weight_guide = num_data, temperature, name, weight_guide
         self.net = net
         self.likelihood = likelihood or Categorical()
-        self.num_data = num_data
-        self.temperature = temperature
-        self.name = name
         self.prior = priors.as_prior(priors.Beta() if prior is None else prior)
-        self.weight_prior = priors.as_weight_prior(weight_prior or priors.matching_l2(1e-4, num_data))
+        self.weight_prior = self._read_weight_prior(weight_prior)
+        self._follows_num_data = weight_prior is None
         self.unconstrained_scales = nn.ParameterDict()
-        if weight_guide == "normal":
-            start = math.log(math.expm1(_INITIAL_SCALE))
-            self.unconstrained_scales.update({_key(n): torch.full_like(w, start) for n, w in self.weights.items()})
+        self._make_scales()
         self._placed = PlacedPriors()
         self._as_made, self._is_by_another_guide = self._sums(), False
         self._calls = 0
@@ -130,7 +121,9 @@ class BetaBernoulliNetwork(nn.Module):
     @property
     def gates(self) -> dict[str, BetaBernoulliDropout]:
         """The gates by name, in the network's order."""
-        return gates_of(self.net)
+        gates = gates_of(self.net)
+        self._tell({name: gate for name, gate in gates.items() if not gate.is_of(self._family(name))})
+        return gates
 
     @property
     def weights(self) -> dict[str, nn.Parameter]:
@@ -142,10 +135,18 @@ class BetaBernoulliNetwork(nn.Module):
         return self._weight_posterior(name, self.weights[name])
 
     def _weight_posterior(self, name: str, w: nn.Parameter) -> TorchDistribution:
-        if _key(name) not in self.unconstrained_scales:
+        if self.weight_guide == "delta":
             return Delta(w, event_dim=w.dim(), validate_args=False)
+        self._make_scales()
         scale = F.softplus(self.unconstrained_scales[_key(name)])
         return dist.Normal(w, scale, validate_args=False).to_event(w.dim())
+
+    def _make_scales(self) -> None:
+        """A scale of q(W) for each weight that has none of its shape: one that is new, or was frozen."""
+        for name, w in self.weights.items() if self.weight_guide == "normal" else ():
+            scales, key = self.unconstrained_scales, _key(name)
+            if key not in scales or scales[key].shape != w.shape:
+                scales[key] = torch.full_like(w, _INITIAL_SCALE)
 
     def kl(self) -> dict[str, Tensor]:
         """KL[q(π) || p(π)] of each gate in nats, closed where it is registered, else from 1000 draws."""
@@ -162,36 +163,58 @@ class BetaBernoulliNetwork(nn.Module):
         return self.net(x)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        # No properties: torch would register a prior that is an nn.Module, and so can be learnt, without asking them.
-        ways: dict[str, Any] = {
+        # No properties: torch would register what is an nn.Module, and so can be learnt, without asking them.
+        ways: dict[str, tuple[Callable[[Any], Any], Callable[[], None]]] = {
+            "net": (_checked_net, _nothing),
+            "num_data": (_checked_num_data, self._follow_num_data),
+            "temperature": (_checked_temperature, _nothing),
             "prior": (priors.as_prior, self._take_prior),
-            "weight_prior": (priors.as_weight_prior, self._take_weight_prior),
+            "weight_prior": (self._read_weight_prior, self._take_weight_prior),
         }
-        if name not in ways:
-            super().__setattr__(name, value)
-            return
-        read, take = ways[name]
+        read, take = ways.get(name, (_itself, _nothing))
         before: Any = getattr(self, name, None)
-        super().__setattr__(name, read(value))
+        self._assign(name, read(value))
         try:
             take()
         except ValueError:
-            super().__setattr__(name, before)
+            self._assign(name, before)
             raise
+        if name == "weight_prior":
+            self._follows_num_data = value is None
+
+    def _assign(self, name: str, value: Any) -> None:
+        if not isinstance(value, nn.Module):  # torch lets nothing else take a module's place
+            self.__dict__.get("_modules", {}).pop(name, None)
+        super().__setattr__(name, value)
+
+    def _read_weight_prior(self, prior: Any) -> Any:
+        return priors.matching_l2(1e-4, self.num_data) if prior is None else priors.as_weight_prior(prior)
 
     def _take_weight_prior(self) -> None:
         for name, w in self.weights.items():
             check_weight_prior(name, w.shape, self.weight_prior)
 
+    def _follow_num_data(self) -> None:
+        if getattr(self, "_follows_num_data", False):
+            self.weight_prior = self._read_weight_prior(None)
+            self._follows_num_data = True
+
     def _take_prior(self) -> None:
-        """Check each gate's prior, and tell the gate which family q(π) is of and up to which E[π] a unit is out."""
-        for pattern in self.prior if isinstance(self.prior, dict) else ():
-            if not fnmatch.filter(self.gates, pattern):
-                raise ValueError(f"prior: {pattern!r} is none of the gates {', '.join(self.gates)}")
-        for name, gate in self.gates.items():
+        """Check each gate's prior, and have what of them can be learnt among the network's modules."""
+        gates, prior = gates_of(self.net), self.prior
+        for pattern in prior if isinstance(prior, dict) else ():
+            if not fnmatch.filter(gates, pattern):
+                raise ValueError(f"prior: {pattern!r} is none of the gates {', '.join(gates)}")
+        self._tell(gates)
+        each = prior.values() if isinstance(prior, dict) else ()
+        self.learnt_priors = nn.ModuleList([one for one in each if isinstance(one, nn.Module)])
+
+    def _tell(self, gates: Mapping[str, BetaBernoulliDropout]) -> None:
+        """Tell gates which family q(π) is of and up to which E[π] a unit is out, once all that is checked."""
+        for name, gate in gates.items():
             check_prior(name, gate.num_features, self._prior_on(name))
             gate.check_family(name, self._family(name))
-        for name, gate in self.gates.items():
+        for name, gate in gates.items():
             gate.family = self._family(name)
             gate.threshold = priors.threshold_under(self._prior_on(name), gate.own_threshold, gate.num_features)
 
@@ -226,7 +249,7 @@ class BetaBernoulliNetwork(nn.Module):
         # pyro.infer.Predictive hands weights back with a leading dimension of size 1, where the plate would be.
         own = self.weights
         for name, w in W.items():
-            self._is_by_another_guide |= w.requires_grad and w is not own[name] and not self.unconstrained_scales
+            self._is_by_another_guide |= w.requires_grad and w is not own[name] and self.weight_guide == "delta"
             if w.numel() != own[name].numel():
                 raise ValueError(
                     f"{name} has shape {tuple(w.shape)}: the network takes one draw at a time, so leave out "
@@ -237,6 +260,7 @@ class BetaBernoulliNetwork(nn.Module):
 
     def _register_parameters(self) -> None:
         """Tell Pyro of this network's parameters; and now and then make 0 of weights that have decayed to nothing."""
+        self._make_scales()
         self._calls += 1
         if self._calls % _CALLS_BETWEEN_CLEANINGS == 0 and not are_flushed():
             zero_negligible(self.weights.values())
@@ -260,6 +284,31 @@ def _kl(q: Any, p: Any, num_samples: int = 1000) -> Tensor:
     except NotImplementedError:
         draw = q.rsample((num_samples,))
         return (q.log_prob(draw) - p.log_prob(draw)).mean(0)
+
+
+def _itself(value: Any) -> Any:
+    return value
+
+
+def _nothing() -> None:
+    pass
+
+
+def _checked_net(net: nn.Module) -> nn.Module:
+    check_modules(net)
+    return net
+
+
+def _checked_num_data(num_data: int) -> int:
+    if num_data < 1:
+        raise ValueError(f"num_data is {num_data}, wanted the number of training data, at least 1")
+    return num_data
+
+
+def _checked_temperature(temperature: float) -> float:
+    if not 0 < temperature < math.inf:
+        raise ValueError(f"temperature is {temperature}, wanted a positive number (0.1 is usual)")
+    return temperature
 
 
 def _clean(bnn: BetaBernoulliNetwork, incompatible_keys: Any) -> None:

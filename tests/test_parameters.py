@@ -231,3 +231,91 @@ def test_a_prior_that_is_a_module_is_learnt(data):
         before = bnn.prior.log_alpha.item()
         train_some()
         assert bnn.prior.log_alpha.item() != before
+
+
+def test_priors_that_are_modules_are_learnt_for_a_gate_too_and_may_be_exchanged(data):
+    class Learnt(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.log_alpha = nn.Parameter(torch.tensor(0.0))
+
+        def forward(self, num_units: int):
+            return bbpyro.distributions.Beta(self.log_alpha.exp().expand(num_units), torch.ones(num_units))
+
+    learnt = Learnt()
+    bnn = network(prior={"0.gate": learnt, "*": "Jeffreys"})
+    for train_some in (lambda: train(bnn, data), lambda: bbpyro.fit(bnn, *data, num_epochs=1, progress=False)):
+        before = learnt.log_alpha.item()
+        train_some()
+        assert learnt.log_alpha.item() != before
+    assert any(torch.equal(value, learnt.log_alpha) for value in bnn.state_dict().values())
+    for prior in (Learnt(), "Jeffreys", {"*": Learnt()}, "Beta(1, 1)"):  # torch lets nothing take a module's place
+        bnn.prior = prior
+    assert bnn.prior == bbpyro.priors.Beta(1, 1) and len(bnn.state_dict()) == 8
+
+
+def test_a_likelihood_may_take_the_place_of_one_that_is_a_module(data):
+    bnn = network(likelihood=nn.Module())
+    bnn.likelihood = bbpyro.likelihoods.Categorical()
+    bbpyro.fit(bnn, *data, num_epochs=1, progress=False)
+
+
+def test_the_weights_default_prior_follows_num_data(data):
+    bnn = network()
+    bnn.num_data = 10 * NUM_DATA
+    assert bnn.weight_prior == bbpyro.priors.matching_l2(1e-4, 10 * NUM_DATA)
+    bnn.weight_prior = "Laplace(0.1)"
+    bnn.num_data = NUM_DATA
+    assert repr(bnn.weight_prior) == "Laplace(0.1)"
+    bnn.weight_prior = None
+    assert bnn.weight_prior == bbpyro.priors.matching_l2(1e-4, NUM_DATA)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("num_data", 0, "num_data is 0, wanted"),
+        ("temperature", -1.0, "temperature is -1.0, wanted a positive"),
+        ("net", nn.Linear(IN, 3), "net: it has no BetaBernoulliDropout gate"),
+    ],
+)
+def test_what_is_assigned_is_checked_as_the_first_was(name, value, message):
+    bnn = network()
+    before = getattr(bnn, name)
+    with pytest.raises(ValueError, match=message):
+        setattr(bnn, name, value)
+    assert getattr(bnn, name) is before
+
+
+@pytest.mark.parametrize("weight_guide", ["delta", "normal"])
+@pytest.mark.parametrize("prior", ["IndianBuffet(0.2)", "StickBreaking(2)"])
+def test_a_layer_in_the_place_of_another_has_its_prior_its_guide_and_its_threshold(data, prior, weight_guide):
+    bnn, wider = network(prior=prior, weight_guide=weight_guide), nn.Sequential(nn.Linear(5, 7))
+    train(bnn, data)
+    bnn.net[2] = bbpyro.insert_dropout(wider)[0]
+    before = values(bnn)
+    assert type(bnn.gates["2.gate"].posterior()) is type(bnn.gates["0.gate"].posterior())
+    expected = bbpyro.BetaBernoulliNetwork(copy.deepcopy(bnn.net), num_data=NUM_DATA, prior=prior)
+    assert bnn.gates["2.gate"].threshold == expected.gates["2.gate"].threshold
+    x, y = data[0], torch.randint(7, (NUM_DATA,))
+    bbpyro.fit(bnn, x, y, num_epochs=1, progress=False)
+    train(bnn, (x, y))
+    changed = {name for name, value in values(bnn).items() if not torch.equal(value, before.get(name, torch.empty(0)))}
+    assert changed == {name for name, _ in bnn.named_parameters()}
+    assert bbpyro.predict(bnn, x, 3).shape == (NUM_DATA, 7)
+    other = network(prior="Jeffreys" if prior == "StickBreaking(2)" else "StickBreaking(2)")
+    bnn.net[2] = other.net[2]
+    with pytest.raises(ValueError, match="gate '2.gate' is already in use under another family"):
+        train(bnn, data)
+
+
+def test_q_of_a_weight_that_was_frozen_at_first_or_is_new_is_a_normal_too(data):
+    net = nn.Sequential(nn.Linear(IN, 5), nn.ReLU(), nn.Linear(5, 3)).requires_grad_(False)
+    bnn = bbpyro.BetaBernoulliNetwork(bbpyro.insert_dropout(net), num_data=NUM_DATA, weight_guide="normal")
+    bnn.net[0].requires_grad_(True)
+    nn.utils.parametrizations.weight_norm(bnn.net[0])
+    assert all(bnn.weight_posterior(name).base_dist.stddev.allclose(torch.tensor(0.01)) for name in bnn.weights)
+    scales = {name: scale.clone() for name, scale in bnn.unconstrained_scales.items()}
+    history = bbpyro.fit(bnn, *data, num_epochs=1, progress=False)
+    assert len(scales) == 3 and "weights_kl" in history[0]
+    assert not any(torch.equal(bnn.unconstrained_scales[name], scale) for name, scale in scales.items())

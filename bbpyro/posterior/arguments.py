@@ -65,7 +65,7 @@ def describe_model(bnn: BetaBernoulliNetwork) -> dict[str, Any]:
         },
         "rates": {g: _rate(bnn.prior_of(g)) for g in bnn.gates},
         "family of q(π)": {g: type(gate.posterior()).__name__ for g, gate in bnn.gates.items()},
-        "weight guide": "normal" if bnn.unconstrained_scales else "delta",
+        "weight guide": bnn.weight_guide,
         "num_data": bnn.num_data,
         "temperature": bnn.temperature,
         "log prior density of a weight": round(bnn.weight_prior((1,)).log_prob(torch.full((1,), 0.1)).item(), 4),

@@ -218,7 +218,7 @@ def _describe(chains: list[BetaBernoulliNetwork], seed: int) -> dict[str, Any]:
         "trained": "no: q(π) is as it was made; bbpyro.fit comes first" if untrained else "yes",
         "prior": repr(bnn.prior),
         "weight_prior": repr(bnn.weight_prior),
-        "weight_guide": "normal" if bnn.unconstrained_scales else "delta",
+        "weight_guide": bnn.weight_guide,
         "temperature": bnn.temperature,
         "num_data": bnn.num_data,
     }

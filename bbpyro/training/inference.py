@@ -158,7 +158,7 @@ def fit(
         return {
             **score.take(),
             **held_out_score(bnn, bnn.likelihood, held_out),
-            "weights_kl" if bnn.unconstrained_scales else "weights_nll": bnn.weights_kl().item(),
+            "weights_kl" if bnn.weight_guide == "normal" else "weights_nll": bnn.weights_kl().item(),
             "kl": {name: kl.item() for name, kl in bnn.kl().items()},
             "active": {name: int(gate.kept().sum()) for name, gate in bnn.gates.items()},
         }
