@@ -5,9 +5,8 @@ W ~ N(0, λI)        π_k ~ Beta(α/K, 1)        z_nk | π_k ~ Bernoulli(π_k)  
 q(W, z, π) = δ(W) · Π_k Kumaraswamy(π_k; a_k, b_k) · Π_nk q(z_nk | π_k)
 """
 
-import fnmatch
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import pyro
@@ -21,11 +20,9 @@ from torch.func import functional_call
 
 from bbpyro import parameters, priors
 from bbpyro.denormals import are_flushed, zero_negligible
-from bbpyro.distributions import Bernoulli, Delta, RelaxedBernoulli, with_exact_tails
-from bbpyro.layers import BetaBernoulliDropout, check_modules, gates_of, kumaraswamy, weights_of
+from bbpyro.distributions import Bernoulli, Delta, RelaxedBernoulli
+from bbpyro.given import Given
 from bbpyro.likelihoods import Categorical, Likelihood
-from bbpyro.priors.checks import check_prior, check_weight_prior
-from bbpyro.priors.placed import PlacedPriors
 from bbpyro.program import program
 
 WEIGHT_GUIDES = ("delta", "normal")
@@ -33,7 +30,7 @@ _INITIAL_SCALE = math.log(math.expm1(1e-2))  # of q(W), where it is a Normal, un
 _CALLS_BETWEEN_CLEANINGS = 1000  # of decayed weights, where no fit() does so
 
 
-class BetaBernoulliNetwork(nn.Module):
+class BetaBernoulliNetwork(Given):
     """A network whose units are kept or dropped by a learnt posterior, as a Pyro model and guide.
 
     The gates of `net` are told which family the prior wants q(π) to be of, and up to which E[π] a unit is out; that is
@@ -65,9 +62,6 @@ class BetaBernoulliNetwork(nn.Module):
             that is not there.
     """
 
-    prior: priors.Prior | dict[str, priors.Prior]
-    weight_prior: priors.WeightPrior
-
     def __init__(
         self,
         net: nn.Module,
@@ -87,11 +81,9 @@ class BetaBernoulliNetwork(nn.Module):
         self.net = net
         self.likelihood = likelihood or Categorical()
         self.prior = priors.as_prior(priors.Beta() if prior is None else prior)
-        self.weight_prior = self._read_weight_prior(weight_prior)
-        self._follows_num_data = weight_prior is None
+        self.weight_prior = priors.as_weight_prior(weight_prior or priors.matching_l2(1e-4, num_data))
         self.unconstrained_scales = nn.ParameterDict()
         self._make_scales()
-        self._placed = PlacedPriors()
         self._as_made, self._is_by_another_guide = self._sums(), False
         self._calls = 0
         self.register_load_state_dict_post_hook(_clean)
@@ -118,18 +110,6 @@ class BetaBernoulliNetwork(nn.Module):
             for g in pi:
                 pyro.sample(f"{g}.z", RelaxedBernoulli(self.temperature, pi[g]).tied().to_event(1))
 
-    @property
-    def gates(self) -> dict[str, BetaBernoulliDropout]:
-        """The gates by name, in the network's order."""
-        gates = gates_of(self.net)
-        self._tell({name: gate for name, gate in gates.items() if not gate.is_of(self._family(name))})
-        return gates
-
-    @property
-    def weights(self) -> dict[str, nn.Parameter]:
-        """W, every parameter of the network that is no gate's and not frozen, by name; under "normal" the means."""
-        return weights_of(self.net)
-
     def weight_posterior(self, name: str) -> TorchDistribution:
         """q(W) of one weight tensor, event shape that of the tensor."""
         return self._weight_posterior(name, self.weights[name])
@@ -137,16 +117,18 @@ class BetaBernoulliNetwork(nn.Module):
     def _weight_posterior(self, name: str, w: nn.Parameter) -> TorchDistribution:
         if self.weight_guide == "delta":
             return Delta(w, event_dim=w.dim(), validate_args=False)
-        self._make_scales()
-        scale = F.softplus(self.unconstrained_scales[_key(name)])
-        return dist.Normal(w, scale, validate_args=False).to_event(w.dim())
+        return dist.Normal(w, self._scale(name, w), validate_args=False).to_event(w.dim())
+
+    def _scale(self, name: str, w: nn.Parameter) -> Tensor:
+        """The scale of q(W) of a weight; of one that is new, or was frozen, where all began."""
+        scales, key = self.unconstrained_scales, name.replace(".", "/")  # a module's parameter has no dot in its name
+        if key not in scales or scales[key].shape != w.shape:
+            scales[key] = torch.full_like(w, _INITIAL_SCALE)
+        return F.softplus(scales[key])
 
     def _make_scales(self) -> None:
-        """A scale of q(W) for each weight that has none of its shape: one that is new, or was frozen."""
         for name, w in self.weights.items() if self.weight_guide == "normal" else ():
-            scales, key = self.unconstrained_scales, _key(name)
-            if key not in scales or scales[key].shape != w.shape:
-                scales[key] = torch.full_like(w, _INITIAL_SCALE)
+            self._scale(name, w)
 
     def kl(self) -> dict[str, Tensor]:
         """KL[q(π) || p(π)] of each gate in nats, closed where it is registered, else from 1000 draws."""
@@ -161,88 +143,6 @@ class BetaBernoulliNetwork(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """The network's output by the mean mask: thresholded E[π] in place of z."""
         return self.net(x)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        # No properties: torch would register what is an nn.Module, and so can be learnt, without asking them.
-        ways: dict[str, tuple[Callable[[Any], Any], Callable[[], None]]] = {
-            "net": (_checked_net, _nothing),
-            "num_data": (_checked_num_data, self._follow_num_data),
-            "temperature": (_checked_temperature, _nothing),
-            "prior": (priors.as_prior, self._take_prior),
-            "weight_prior": (self._read_weight_prior, self._take_weight_prior),
-        }
-        read, take = ways.get(name, (_itself, _nothing))
-        before: Any = getattr(self, name, None)
-        self._assign(name, read(value))
-        try:
-            take()
-        except ValueError:
-            self._assign(name, before)
-            raise
-        if name == "weight_prior":
-            self._follows_num_data = value is None
-
-    def _assign(self, name: str, value: Any) -> None:
-        if not isinstance(value, nn.Module):  # torch lets nothing else take a module's place
-            self.__dict__.get("_modules", {}).pop(name, None)
-        super().__setattr__(name, value)
-
-    def _read_weight_prior(self, prior: Any) -> Any:
-        return priors.matching_l2(1e-4, self.num_data) if prior is None else priors.as_weight_prior(prior)
-
-    def _take_weight_prior(self) -> None:
-        for name, w in self.weights.items():
-            check_weight_prior(name, w.shape, self.weight_prior)
-
-    def _follow_num_data(self) -> None:
-        if getattr(self, "_follows_num_data", False):
-            self.weight_prior = self._read_weight_prior(None)
-            self._follows_num_data = True
-
-    def _take_prior(self) -> None:
-        """Check each gate's prior, and have what of them can be learnt among the network's modules."""
-        gates, prior = gates_of(self.net), self.prior
-        for pattern in prior if isinstance(prior, dict) else ():
-            if not fnmatch.filter(gates, pattern):
-                raise ValueError(f"prior: {pattern!r} is none of the gates {', '.join(gates)}")
-        self._tell(gates)
-        each = prior.values() if isinstance(prior, dict) else ()
-        self.learnt_priors = nn.ModuleList([one for one in each if isinstance(one, nn.Module)])
-
-    def _tell(self, gates: Mapping[str, BetaBernoulliDropout]) -> None:
-        """Tell gates which family q(π) is of and up to which E[π] a unit is out, once all that is checked."""
-        for name, gate in gates.items():
-            check_prior(name, gate.num_features, self._prior_on(name))
-            gate.check_family(name, self._family(name))
-        for name, gate in gates.items():
-            gate.family = self._family(name)
-            gate.threshold = priors.threshold_under(self._prior_on(name), gate.own_threshold, gate.num_features)
-
-    def prior_of(self, gate: str) -> TorchDistribution:
-        """The prior of the keep probabilities of a gate's K units, batch shape `[K]` or event shape `[K]`."""
-        return self._prior_on(gate)(self.gates[gate].num_features)
-
-    def _prior_on(self, gate: str) -> priors.Prior:
-        if not isinstance(self.prior, dict):
-            return self.prior
-        fitting = [each for name, each in self.prior.items() if fnmatch.fnmatchcase(gate, name)]
-        if not fitting:
-            names = ", ".join(map(repr, self.prior))
-            raise ValueError(f"prior: none of {names} is the gate {gate!r}; add '*' for the rest")
-        return fitting[0]
-
-    def _family(self, gate: str) -> Any:
-        return getattr(self._prior_on(gate), "guide", kumaraswamy)
-
-    def _prior(self, name: str, gate: BetaBernoulliDropout) -> TorchDistribution:
-        """The prior of a gate's π, as it stands in the model."""
-        prior = self._prior_on(name)
-        like = gate.unconstrained_concentration1
-        return self._placed.get(f"{name}.pi", prior, like, lambda: with_exact_tails(prior(gate.num_features)))
-
-    def _weight_prior(self, name: str, w: Tensor) -> TorchDistribution:
-        """The prior of one weight tensor, as it stands in the model."""
-        return self._placed.get(name, self.weight_prior, w, lambda: self.weight_prior(w.shape))
 
     def _bind(self, W: dict[str, Tensor], z: dict[str, Tensor]) -> dict[str, Tensor]:
         """What the network's layers are given: their weights, and each gate its z."""
@@ -286,31 +186,6 @@ def _kl(q: Any, p: Any, num_samples: int = 1000) -> Tensor:
         return (q.log_prob(draw) - p.log_prob(draw)).mean(0)
 
 
-def _itself(value: Any) -> Any:
-    return value
-
-
-def _nothing() -> None:
-    pass
-
-
-def _checked_net(net: nn.Module) -> nn.Module:
-    check_modules(net)
-    return net
-
-
-def _checked_num_data(num_data: int) -> int:
-    if num_data < 1:
-        raise ValueError(f"num_data is {num_data}, wanted the number of training data, at least 1")
-    return num_data
-
-
-def _checked_temperature(temperature: float) -> float:
-    if not 0 < temperature < math.inf:
-        raise ValueError(f"temperature is {temperature}, wanted a positive number (0.1 is usual)")
-    return temperature
-
-
 def _clean(bnn: BetaBernoulliNetwork, incompatible_keys: Any) -> None:
     zero_negligible(bnn.weights.values())
 
@@ -318,7 +193,3 @@ def _clean(bnn: BetaBernoulliNetwork, incompatible_keys: Any) -> None:
 def _joint(pi: TorchDistribution) -> TorchDistribution:
     """The distribution of a gate's units as one event."""
     return pi.to_event(1 - len(pi.event_shape))
-
-
-def _key(name: str) -> str:
-    return name.replace(".", "/")  # a module's parameter has no dot in its name
