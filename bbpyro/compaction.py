@@ -10,10 +10,12 @@ from typing import Any
 import torch
 import torch_pruning as tp
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 from torch_pruning.ops import OPTYPE
 
 from bbpyro.checks import check_tensor, in_eval_mode, wrong_dtype
 from bbpyro.denormals import zero_negligible
+from bbpyro.exclusive import one_at_a_time
 from bbpyro.layers import gates_of, remove_dropout
 from bbpyro.model import BetaBernoulliNetwork
 
@@ -52,6 +54,7 @@ class SelectUnits(nn.Module):
         return f"{len(self.indices)} units"
 
 
+@one_at_a_time
 @torch.no_grad()
 def compact(
     bnn: BetaBernoulliNetwork, example_input: Tensor | None = None, threshold: float | None = None
@@ -206,24 +209,37 @@ def _example(bnn: BetaBernoulliNetwork, example_input: Tensor | None) -> Tensor:
 
 def _fold(masked: nn.Module) -> tuple[nn.Module, list[str]]:
     """The network with its mean masks multiplied into the weights, and the names of the layers that had a gate."""
-    plain, gated = copy.deepcopy(masked), []
+    plain, gated = _plainly_parametrized(copy.deepcopy(masked)), []
     for name, gate in gates_of(masked).items():
         owner = name.removesuffix("gate").removesuffix(".")
         layer: Any = plain.get_submodule(owner)
         mask: Any = gate.z
         if isinstance(layer, nn.Linear):
-            layer.weight.mul_(mask)
+            layer.weight = _times(layer.weight, mask)
         elif isinstance(layer, _BatchNorm | _Convolution):
             if layer.weight is None:
                 raise UnsupportedModuleError(f"{owner}: a batch norm without weights has nothing to fold E[π] into")
-            layer.weight.mul_(mask.reshape(-1, *[1] * (layer.weight.dim() - 1)))
+            layer.weight = _times(layer.weight, mask.reshape(-1, *[1] * (layer.weight.dim() - 1)))
             if layer.bias is not None:
-                layer.bias.mul_(mask)
+                layer.bias = _times(layer.bias, mask)
         else:
             raise UnsupportedModuleError(f"{name}: a gate that stands by itself has no layer to fold it into")
         remove_dropout(layer)
         gated.append(owner)
     return plain, gated
+
+
+def _plainly_parametrized(net: nn.Module) -> nn.Module:
+    """The network with what a parametrization such as weight_norm computes at each call as parameters, in place."""
+    for module in net.modules():
+        for name in list(getattr(module, "parametrizations", ())) if parametrize.is_parametrized(module) else ():
+            parametrize.remove_parametrizations(module, name)
+    return net
+
+
+def _times(parameter: Tensor, mask: Tensor) -> nn.Parameter:
+    """A parameter of this layer alone, for another layer may share the one that was there."""
+    return nn.Parameter(parameter * mask, parameter.requires_grad)
 
 
 def _remove_units(plain: nn.Module, maker: str, gated: list[str], wanted: _Wanted) -> nn.Module:

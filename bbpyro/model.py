@@ -94,7 +94,8 @@ class BetaBernoulliNetwork(nn.Module):
         self._placed = PlacedPriors()
         self._as_made, self._is_by_another_guide = self._sums(), False
         self._calls = 0
-        self.register_load_state_dict_post_hook(_clean)
+        for module in (self, self.net):
+            module.register_load_state_dict_post_hook(_clean)
 
     @program
     def model(self, x: Tensor, y: Tensor | None = None) -> Tensor:
@@ -311,8 +312,8 @@ def _checked_temperature(temperature: float) -> float:
     return temperature
 
 
-def _clean(bnn: BetaBernoulliNetwork, incompatible_keys: Any) -> None:
-    zero_negligible(bnn.weights.values())
+def _clean(loaded: nn.Module, incompatible_keys: Any) -> None:
+    zero_negligible(loaded.parameters())
 
 
 def _joint(pi: TorchDistribution) -> TorchDistribution:
