@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch_pruning.ops import OPTYPE
 
-from bbpyro.checks import check_tensor, in_eval_mode, wrong_dtype
+from bbpyro.checks import check_some, in_eval_mode, runs, wrong_dtype
 from bbpyro.denormals import zero_negligible
 from bbpyro.exclusive import one_at_a_time
 from bbpyro.layers import gates_of, remove_dropout
@@ -85,6 +85,7 @@ def compact(
     """
     if threshold is not None and not 0 <= threshold < 1:
         raise ValueError(f"threshold is {threshold}, wanted a keep probability in [0, 1)")
+    _check_weights(bnn.net)
     masked = copy.deepcopy(bnn.net).eval()
     for gate in gates_of(masked).values():
         gate.threshold = gate.threshold if threshold is None else threshold
@@ -93,9 +94,12 @@ def compact(
     dtype = next(iter(bnn.gates.values())).unconstrained_concentration1.dtype
     is_half = dtype in (torch.float16, torch.bfloat16)
     if is_half:  # whose rounding would hide what is wrong
-        masked, example = masked.float(), example.float()
+        masked, example = masked.float(), example.float() if example.is_floating_point() else example
     wanted = _Wanted(masked, example)
     plain, gated = _fold(masked)
+    of_dtype = None if runs(plain, example) else wrong_dtype(plain, example, "example_input")
+    if of_dtype:  # which the gates, whose product with it is of theirs, let pass
+        raise ValueError(of_dtype)
     zero_negligible(plain.parameters())
     trainable = {name: parameter.requires_grad for name, parameter in plain.named_parameters()}
     for parameter in plain.parameters():
@@ -192,7 +196,7 @@ def _example(bnn: BetaBernoulliNetwork, example_input: Tensor | None) -> Tensor:
     parameter = next(iter(bnn.gates.values())).unconstrained_concentration1
     if example_input is None:
         example_input = torch.rand(2, len(parameter), device=parameter.device, dtype=parameter.dtype)
-    check_tensor("example_input", example_input)
+    check_some("example_input", example_input)
     try:
         with in_eval_mode(bnn):
             bnn(example_input)
@@ -205,6 +209,16 @@ def _example(bnn: BetaBernoulliNetwork, example_input: Tensor | None) -> Tensor:
             f"({str(error).splitlines()[0]}); give one like the data, [N, ...]"
         ) from error
     return example_input
+
+
+def _check_weights(net: nn.Module) -> None:
+    for name, layer in net.named_modules():
+        if isinstance(layer, nn.Linear | _Convolution) and not parametrize.is_parametrized(layer):
+            if "weight" not in layer._parameters:
+                raise UnsupportedModuleError(
+                    f"{name}: its weight is no parameter but computed anew at each call, by a hook such as "
+                    "torch.nn.utils.weight_norm; take it off with torch.nn.utils.remove_weight_norm(layer)"
+                )
 
 
 def _fold(masked: nn.Module) -> tuple[nn.Module, list[str]]:
@@ -232,8 +246,13 @@ def _fold(masked: nn.Module) -> tuple[nn.Module, list[str]]:
 def _plainly_parametrized(net: nn.Module) -> nn.Module:
     """The network with what a parametrization such as weight_norm computes at each call as parameters, in place."""
     for module in net.modules():
-        for name in list(getattr(module, "parametrizations", ())) if parametrize.is_parametrized(module) else ():
-            parametrize.remove_parametrizations(module, name)
+        if parametrize.is_parametrized(module):
+            computed = {name: getattr(module, name) for name in module.get_submodule("parametrizations")._modules}
+            # remove_parametrizations would take them off the class, which the network of the user's has too.
+            module.__class__ = type(module).__bases__[0]
+            del module.parametrizations
+            for name, tensor in computed.items():
+                module.register_parameter(name, nn.Parameter(tensor.clone()))
     return net
 
 

@@ -31,7 +31,7 @@ def check_data(
         name: of the argument that holds both, if they are one.
     """
     x_name, y_name = (f"{name}[0]", f"{name}[1]") if name else ("x", "y")
-    _check_some(x_name, x)
+    check_some(x_name, x)
     check_tensor(y_name, y)
     if len(y) != len(x):
         raise ValueError(
@@ -50,7 +50,7 @@ def check_data(
 
 def check_inputs(net: nn.Module, likelihood: Likelihood, x: Tensor) -> Trial:
     """The same of x alone."""
-    _check_some("x", x)
+    check_some("x", x)
     with as_it_was(net):
         trials = _try_all(net, likelihood, x, "x")
     for trial, n in zip(trials, _TRIALS, strict=True):
@@ -67,7 +67,8 @@ def check_held_out(net: nn.Module, likelihood: Likelihood, held_out: tuple[Tenso
     check_data(net, likelihood, *held_out, name="held_out")
 
 
-def _check_some(name: str, x: Tensor) -> None:
+def check_some(name: str, x: Tensor) -> None:
+    """Raise a TypeError or ValueError unless x is a tensor of at least one datum."""
     check_tensor(name, x)
     if len(x) == 0:
         raise ValueError(f"{name} has shape {tuple(x.shape)}, wanted at least one datum, [N, ...]")
