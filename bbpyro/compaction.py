@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch_pruning.ops import OPTYPE
 
-from bbpyro.checks import check_some, in_eval_mode, runs, wrong_dtype
+from bbpyro.checks import check_device, check_some, in_eval_mode, runs, wrong_dtype
 from bbpyro.denormals import zero_negligible
 from bbpyro.exclusive import one_at_a_time
 from bbpyro.layers import gates_of, remove_dropout
@@ -85,6 +85,7 @@ def compact(
     """
     if threshold is not None and not 0 <= threshold < 1:
         raise ValueError(f"threshold is {threshold}, wanted a keep probability in [0, 1)")
+    check_device(bnn)
     _check_weights(bnn.net)
     masked = copy.deepcopy(bnn.net).eval()
     for gate in gates_of(masked).values():
@@ -170,9 +171,9 @@ class _Wanted:
         if not torch.equal(output, masked(example)):
             raise UnsupportedModuleError("the network's forward is random, in evaluation mode too")
         self.example, self.inputs, self.outputs = example, [example], [output]
-        generator = torch.Generator().manual_seed(0)
+        generator = torch.Generator("cpu").manual_seed(0)
         for scale in (1.0, 10.0) if example.is_floating_point() else ():
-            noise = (scale * torch.randn(example.shape, generator=generator)).to(example)
+            noise = (scale * torch.randn(example.shape, generator=generator, device="cpu")).to(example)
             try:
                 output = masked(noise)
             except Exception:  # a network may refuse what is no data
@@ -359,7 +360,8 @@ def _select_inputs(plain: nn.Module, name: str) -> nn.Module:
     if not isinstance(linear, nn.Linear) or not dead:
         return plain
     kept = torch.tensor([k for k in range(linear.in_features) if k not in dead], device=linear.weight.device)
-    small = nn.Linear(len(kept), linear.out_features, linear.bias is not None).to(linear.weight)
+    has_bias, weight = linear.bias is not None, linear.weight
+    small = nn.Linear(len(kept), linear.out_features, has_bias, device=weight.device, dtype=weight.dtype)
     for into, of in ((small.weight, linear.weight[:, kept]), (small.bias, linear.bias)):
         if of is not None:
             into.copy_(of)

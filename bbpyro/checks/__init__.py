@@ -3,6 +3,7 @@
 from bbpyro.checks.data import (
     as_it_was,
     check_data,
+    check_device,
     check_held_out,
     check_inputs,
     check_some,
@@ -19,6 +20,7 @@ __all__ = [
     "check_batch_norm",
     "check_choice",
     "check_data",
+    "check_device",
     "check_held_out",
     "check_inputs",
     "check_positive",

@@ -31,6 +31,7 @@ def check_data(
         name: of the argument that holds both, if they are one.
     """
     x_name, y_name = (f"{name}[0]", f"{name}[1]") if name else ("x", "y")
+    check_device(net)
     check_some(x_name, x)
     check_tensor(y_name, y)
     if len(y) != len(x):
@@ -50,6 +51,7 @@ def check_data(
 
 def check_inputs(net: nn.Module, likelihood: Likelihood, x: Tensor) -> Trial:
     """The same of x alone."""
+    check_device(net)
     check_some("x", x)
     with as_it_was(net):
         trials = _try_all(net, likelihood, x, "x")
@@ -117,8 +119,17 @@ def _differ(one: Trial, other: Trial) -> bool:
     return False
 
 
+def check_device(net: nn.Module) -> None:
+    """Raise a ValueError where a network's parameters have no numbers."""
+    if device_of(net).type == "meta":
+        raise ValueError(
+            "net is on the meta device, where tensors hold no numbers; load_state_dict(…, assign=True) gives it some, "
+            'or .to_empty(device="cpu") and then load_state_dict'
+        )
+
+
 def _try(net: nn.Module, likelihood: Likelihood, x: Tensor, n: int, name: str) -> Trial:
-    if x.is_meta and device_of(net).type != "meta":
+    if x.is_meta:
         raise ValueError(f"{name} is on the meta device, where tensors hold no numbers; load it onto the CPU or a GPU")
     sample = rows(x, n)
     seen: list[tuple[str, Any, Tensor]] = []
