@@ -10,10 +10,12 @@ from typing import Any
 import torch
 import torch_pruning as tp
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 from torch_pruning.ops import OPTYPE
 
-from bbpyro.checks import check_tensor, in_eval_mode, wrong_dtype
+from bbpyro.checks import check_device, check_some, in_eval_mode, runs, wrong_dtype
 from bbpyro.denormals import zero_negligible
+from bbpyro.exclusive import one_at_a_time
 from bbpyro.layers import gates_of, remove_dropout
 from bbpyro.model import BetaBernoulliNetwork
 
@@ -52,6 +54,7 @@ class SelectUnits(nn.Module):
         return f"{len(self.indices)} units"
 
 
+@one_at_a_time
 @torch.no_grad()
 def compact(
     bnn: BetaBernoulliNetwork, example_input: Tensor | None = None, threshold: float | None = None
@@ -82,6 +85,8 @@ def compact(
     """
     if threshold is not None and not 0 <= threshold < 1:
         raise ValueError(f"threshold is {threshold}, wanted a keep probability in [0, 1)")
+    check_device(bnn)
+    _check_weights(bnn.net)
     masked = copy.deepcopy(bnn.net).eval()
     for gate in gates_of(masked).values():
         gate.threshold = gate.threshold if threshold is None else threshold
@@ -90,9 +95,12 @@ def compact(
     dtype = next(iter(bnn.gates.values())).unconstrained_concentration1.dtype
     is_half = dtype in (torch.float16, torch.bfloat16)
     if is_half:  # whose rounding would hide what is wrong
-        masked, example = masked.float(), example.float()
+        masked, example = masked.float(), example.float() if example.is_floating_point() else example
     wanted = _Wanted(masked, example)
     plain, gated = _fold(masked)
+    of_dtype = None if runs(plain, example) else wrong_dtype(plain, example, "example_input")
+    if of_dtype:  # which the gates, whose product with it is of theirs, let pass
+        raise ValueError(of_dtype)
     zero_negligible(plain.parameters())
     trainable = {name: parameter.requires_grad for name, parameter in plain.named_parameters()}
     for parameter in plain.parameters():
@@ -163,9 +171,9 @@ class _Wanted:
         if not torch.equal(output, masked(example)):
             raise UnsupportedModuleError("the network's forward is random, in evaluation mode too")
         self.example, self.inputs, self.outputs = example, [example], [output]
-        generator = torch.Generator().manual_seed(0)
+        generator = torch.Generator("cpu").manual_seed(0)
         for scale in (1.0, 10.0) if example.is_floating_point() else ():
-            noise = (scale * torch.randn(example.shape, generator=generator)).to(example)
+            noise = (scale * torch.randn(example.shape, generator=generator, device="cpu")).to(example)
             try:
                 output = masked(noise)
             except Exception:  # a network may refuse what is no data
@@ -189,7 +197,7 @@ def _example(bnn: BetaBernoulliNetwork, example_input: Tensor | None) -> Tensor:
     parameter = next(iter(bnn.gates.values())).unconstrained_concentration1
     if example_input is None:
         example_input = torch.rand(2, len(parameter), device=parameter.device, dtype=parameter.dtype)
-    check_tensor("example_input", example_input)
+    check_some("example_input", example_input)
     try:
         with in_eval_mode(bnn):
             bnn(example_input)
@@ -204,26 +212,54 @@ def _example(bnn: BetaBernoulliNetwork, example_input: Tensor | None) -> Tensor:
     return example_input
 
 
+def _check_weights(net: nn.Module) -> None:
+    for name, layer in net.named_modules():
+        if isinstance(layer, nn.Linear | _Convolution) and not parametrize.is_parametrized(layer):
+            if "weight" not in layer._parameters:
+                raise UnsupportedModuleError(
+                    f"{name}: its weight is no parameter but computed anew at each call, by a hook such as "
+                    "torch.nn.utils.weight_norm; take it off with torch.nn.utils.remove_weight_norm(layer)"
+                )
+
+
 def _fold(masked: nn.Module) -> tuple[nn.Module, list[str]]:
     """The network with its mean masks multiplied into the weights, and the names of the layers that had a gate."""
-    plain, gated = copy.deepcopy(masked), []
+    plain, gated = _plainly_parametrized(copy.deepcopy(masked)), []
     for name, gate in gates_of(masked).items():
         owner = name.removesuffix("gate").removesuffix(".")
         layer: Any = plain.get_submodule(owner)
         mask: Any = gate.z
         if isinstance(layer, nn.Linear):
-            layer.weight.mul_(mask)
+            layer.weight = _times(layer.weight, mask)
         elif isinstance(layer, _BatchNorm | _Convolution):
             if layer.weight is None:
                 raise UnsupportedModuleError(f"{owner}: a batch norm without weights has nothing to fold E[π] into")
-            layer.weight.mul_(mask.reshape(-1, *[1] * (layer.weight.dim() - 1)))
+            layer.weight = _times(layer.weight, mask.reshape(-1, *[1] * (layer.weight.dim() - 1)))
             if layer.bias is not None:
-                layer.bias.mul_(mask)
+                layer.bias = _times(layer.bias, mask)
         else:
             raise UnsupportedModuleError(f"{name}: a gate that stands by itself has no layer to fold it into")
         remove_dropout(layer)
         gated.append(owner)
     return plain, gated
+
+
+def _plainly_parametrized(net: nn.Module) -> nn.Module:
+    """The network with what a parametrization such as weight_norm computes at each call as parameters, in place."""
+    for module in net.modules():
+        if parametrize.is_parametrized(module):
+            computed = {name: getattr(module, name) for name in module.get_submodule("parametrizations")._modules}
+            # remove_parametrizations would take them off the class, which the network of the user's has too.
+            module.__class__ = type(module).__bases__[0]
+            del module.parametrizations
+            for name, tensor in computed.items():
+                module.register_parameter(name, nn.Parameter(tensor.clone()))
+    return net
+
+
+def _times(parameter: Tensor, mask: Tensor) -> nn.Parameter:
+    """A parameter of this layer alone, for another layer may share the one that was there."""
+    return nn.Parameter(parameter * mask, parameter.requires_grad)
 
 
 def _remove_units(plain: nn.Module, maker: str, gated: list[str], wanted: _Wanted) -> nn.Module:
@@ -324,7 +360,8 @@ def _select_inputs(plain: nn.Module, name: str) -> nn.Module:
     if not isinstance(linear, nn.Linear) or not dead:
         return plain
     kept = torch.tensor([k for k in range(linear.in_features) if k not in dead], device=linear.weight.device)
-    small = nn.Linear(len(kept), linear.out_features, linear.bias is not None).to(linear.weight)
+    has_bias, weight = linear.bias is not None, linear.weight
+    small = nn.Linear(len(kept), linear.out_features, has_bias, device=weight.device, dtype=weight.dtype)
     for into, of in ((small.weight, linear.weight[:, kept]), (small.bias, linear.bias)):
         if of is not None:
             into.copy_(of)

@@ -35,7 +35,7 @@ def zero_negligible(tensors: Iterable[Tensor]) -> None:
 
 def are_flushed() -> bool:
     """Whether this thread's arithmetic makes 0 of what is denormal."""
-    tiny = torch.tensor(torch.finfo(torch.float32).tiny)
+    tiny = torch.tensor(torch.finfo(torch.float32).tiny, dtype=torch.float32, device="cpu")
     return (tiny / 2).item() == 0
 
 

@@ -86,7 +86,8 @@ class BetaBernoulliNetwork(Given):
         self._make_scales()
         self._as_made, self._is_by_another_guide = self._sums(), False
         self._calls = 0
-        self.register_load_state_dict_post_hook(_clean)
+        for module in (self, self.net):
+            module.register_load_state_dict_post_hook(_clean)
 
     @program
     def model(self, x: Tensor, y: Tensor | None = None) -> Tensor:
@@ -186,8 +187,8 @@ def _kl(q: Any, p: Any, num_samples: int = 1000) -> Tensor:
         return (q.log_prob(draw) - p.log_prob(draw)).mean(0)
 
 
-def _clean(bnn: BetaBernoulliNetwork, incompatible_keys: Any) -> None:
-    zero_negligible(bnn.weights.values())
+def _clean(loaded: nn.Module, incompatible_keys: Any) -> None:
+    zero_negligible(loaded.parameters())
 
 
 def _joint(pi: TorchDistribution) -> TorchDistribution:

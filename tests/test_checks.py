@@ -1,3 +1,5 @@
+import copy
+
 import numpy as np
 import pandas as pd
 import pyro.distributions as dist
@@ -348,3 +350,36 @@ def test_numbers_are_whole():
     for name in ("num_epochs", "batch_size"):
         with pytest.raises(TypeError, match=f"{name} is 1.5, wanted a whole number"):
             bbpyro.fit(network(), X, LABELS, **{"num_epochs": 1, name: 1.5}, progress=False)
+
+
+@pytest.mark.parametrize("call", [TAKES_X[name] for name in TAKES_X if name != "pretrain"])
+def test_a_network_without_numbers_is_refused_with_two_ways_to_give_it_some(call):
+    def made() -> bbpyro.BetaBernoulliNetwork:
+        net = nn.Sequential(nn.Linear(4, 2), nn.ReLU(), nn.Linear(2, 2))
+        return bbpyro.BetaBernoulliNetwork(
+            bbpyro.insert_dropout(net), num_data=N, prior="Beta(1, 1)", weight_prior="Normal(1)"
+        )
+
+    bnn, trained = made().to("meta"), made()
+    with pytest.raises(ValueError, match=r"net is on the meta device, .*load_state_dict\(…, assign=True\).*to_empty"):
+        call(bnn, X)
+    emptied = copy.deepcopy(bnn).to_empty(device="cpu")
+    emptied.load_state_dict(trained.state_dict())
+    bnn.load_state_dict(trained.state_dict(), assign=True)
+    for filled in (emptied, bnn):
+        call(filled, X)
+
+
+def test_a_programs_default_device_does_not_decide_where_data_are_shuffled_and_networks_compared():
+    bnn, net = network(flat()), nn.Linear(4, 2)
+    with torch.no_grad():
+        bnn.gates["0.gate"].unconstrained_concentration1[:2] = -20
+    with torch.device("meta"):
+        bbpyro.pretrain(net, X, LABELS, num_epochs=1, seed=0, progress=False)
+        assert bbpyro.compact(bnn, X)(X).shape == (N,)
+
+
+def test_quantized_data_are_refused_with_the_way_back():
+    x = torch.ops.aten.quantize_per_tensor(X, 0.1, 0, torch.qint8)
+    with pytest.raises(ValueError, match=r"x is quantized, wanted plain numbers; x.dequantize\(\) makes them"):
+        bbpyro.predict(network(nn.Linear(4, 2)), x)

@@ -1,10 +1,11 @@
 import copy
+import warnings
 
 import hypothesis
 import hypothesis.strategies as st
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import bbpyro
 from bbpyro.compaction import SelectUnits, UnsupportedModuleError, compact, measure
@@ -525,3 +526,68 @@ def test_measuring_leaves_batch_norm_alone() -> None:
     net = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3))
     measure(net, torch.randn(5, 4))
     assert net.training and int(net[1].num_batches_tracked) == 0
+
+
+class Tied(nn.Module):
+    """Two layers of one weight, and a third."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 3)
+        self.b.weight = self.a.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.c(self.b(self.a(x).relu()).relu())
+
+
+def half_dead(net: nn.Module) -> bbpyro.BetaBernoulliNetwork:
+    bnn = bbpyro.BetaBernoulliNetwork(bbpyro.insert_dropout(net), num_data=10)
+    with torch.no_grad():
+        for gate in bnn.gates.values():
+            gate.unconstrained_concentration1[::2] = -20
+    return bnn
+
+
+def test_layers_that_share_a_weight_are_compacted_each_by_its_own_gate():
+    bnn, x = half_dead(Tied()), torch.randn(5, 4)
+    small = bbpyro.compact(bnn, x)
+    torch.testing.assert_close(small(x), bnn(x))
+    assert sum(p.numel() for p in small.parameters()) < 30 and bnn.net.a.weight is bnn.net.b.weight
+
+
+@pytest.mark.parametrize("norm", ["weight_norm", "spectral_norm"])
+def test_a_weight_that_was_parametrized_later_is_compacted_and_the_network_left_as_it_is(norm):
+    bnn, x = half_dead(nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3))), torch.randn(5, 4)
+    getattr(nn.utils.parametrizations, norm)(bnn.net[0])
+    bnn.eval()
+    wanted = bnn(x)
+    small = bbpyro.compact(bnn, x)
+    torch.testing.assert_close(small(x), wanted)
+    assert small[2].weight.shape == (3, 3)
+    assert nn.utils.parametrize.is_parametrized(bnn.net[0]) and torch.equal(bnn(x), wanted)
+
+
+def test_a_weight_that_a_hook_computes_is_refused_with_a_remedy_that_leads_on():
+    bnn, x = half_dead(nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3))), torch.randn(5, 4)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # torch prefers its parametrization
+        nn.utils.weight_norm(bnn.net[0])
+    with pytest.raises(UnsupportedModuleError, match=r"0: its weight is no parameter .*remove_weight_norm\(layer\)"):
+        bbpyro.compact(bnn, x)
+    nn.utils.remove_weight_norm(bnn.net[0])
+    torch.testing.assert_close(bbpyro.compact(bnn, x)(x), bnn(x))
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.int64, torch.float16])
+def test_an_example_that_only_the_gates_can_take_is_refused_by_its_type(dtype):
+    bnn, x = half_dead(nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3))), torch.randn(5, 4)
+    with pytest.raises(ValueError, match=rf"dtype {dtype}, .* numbers are torch.float32; give example_input.float\(\)"):
+        bbpyro.compact(bnn, x.to(dtype))
+    with pytest.raises(ValueError, match="example_input has shape .0, 4., wanted at least one datum"):
+        bbpyro.compact(bnn, x[:0])
+
+
+def test_a_half_network_of_tokens_is_compacted():
+    net = nn.Sequential(nn.Embedding(10, 4), nn.Flatten(), nn.Linear(12, 6), nn.ReLU(), nn.Linear(6, 3)).bfloat16()
+    bnn, tokens = half_dead(net), torch.randint(10, (5, 3))
+    torch.testing.assert_close(bbpyro.compact(bnn, tokens)(tokens), bnn(tokens), rtol=0.05, atol=0.05)

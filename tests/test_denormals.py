@@ -2,6 +2,7 @@ import copy
 import math
 
 import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from pyro.infer import SVI, Trace_ELBO
@@ -153,12 +154,33 @@ def test_gating_a_network_cleans_the_copy_alone():
     assert count_denormal(net.parameters()) == before
 
 
+class Shifted(nn.Module):
+    """A likelihood with parameters of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shift = nn.Parameter(torch.zeros(2))
+
+    def forward(self, output: Tensor) -> dist.Categorical:
+        return dist.Categorical(logits=output + self.shift)
+
+
 @pytest.mark.parametrize("assign", [False, True])
-def test_loading_a_checkpoint_of_before_cleans_it(assign):
-    bnn, old = network(), network()
-    spoil(old)
-    bnn.load_state_dict(old.state_dict(), assign=assign)
-    assert count_denormal(bnn.parameters()) == 0
+@pytest.mark.parametrize("part", ["", "net"])
+def test_loading_a_checkpoint_of_before_cleans_all_of_it(assign, part):
+    bnn, old = (network(weight_guide="normal", likelihood=Shifted()) for _ in range(2))
+    bnn.net[0].requires_grad_(False)
+    loaded, state = bnn.get_submodule(part), old.get_submodule(part).state_dict()
+    for tensor in state.values():
+        tensor.flatten()[0] = 1e-41
+    loaded.load_state_dict(state, assign=assign)
+    assert count_denormal(loaded.parameters()) == 0
+
+
+def test_whether_it_flushes_is_asked_of_the_processor_whatever_the_programs_default_device():
+    with torch.device("meta"), flushed():
+        assert are_flushed()
+    assert not are_flushed()
 
 
 def test_compact_and_the_files_it_makes_have_none(data, tmp_path):

@@ -31,7 +31,8 @@ def check_data(
         name: of the argument that holds both, if they are one.
     """
     x_name, y_name = (f"{name}[0]", f"{name}[1]") if name else ("x", "y")
-    _check_some(x_name, x)
+    check_device(net)
+    check_some(x_name, x)
     check_tensor(y_name, y)
     if len(y) != len(x):
         raise ValueError(
@@ -50,7 +51,8 @@ def check_data(
 
 def check_inputs(net: nn.Module, likelihood: Likelihood, x: Tensor) -> Trial:
     """The same of x alone."""
-    _check_some("x", x)
+    check_device(net)
+    check_some("x", x)
     with as_it_was(net):
         trials = _try_all(net, likelihood, x, "x")
     for trial, n in zip(trials, _TRIALS, strict=True):
@@ -67,7 +69,8 @@ def check_held_out(net: nn.Module, likelihood: Likelihood, held_out: tuple[Tenso
     check_data(net, likelihood, *held_out, name="held_out")
 
 
-def _check_some(name: str, x: Tensor) -> None:
+def check_some(name: str, x: Tensor) -> None:
+    """Raise a TypeError or ValueError unless x is a tensor of at least one datum."""
     check_tensor(name, x)
     if len(x) == 0:
         raise ValueError(f"{name} has shape {tuple(x.shape)}, wanted at least one datum, [N, ...]")
@@ -116,8 +119,17 @@ def _differ(one: Trial, other: Trial) -> bool:
     return False
 
 
+def check_device(net: nn.Module) -> None:
+    """Raise a ValueError where a network's parameters have no numbers."""
+    if device_of(net).type == "meta":
+        raise ValueError(
+            "net is on the meta device, where tensors hold no numbers; load_state_dict(…, assign=True) gives it some, "
+            'or .to_empty(device="cpu") and then load_state_dict'
+        )
+
+
 def _try(net: nn.Module, likelihood: Likelihood, x: Tensor, n: int, name: str) -> Trial:
-    if x.is_meta and device_of(net).type != "meta":
+    if x.is_meta:
         raise ValueError(f"{name} is on the meta device, where tensors hold no numbers; load it onto the CPU or a GPU")
     sample = rows(x, n)
     seen: list[tuple[str, Any, Tensor]] = []

@@ -19,6 +19,8 @@ def check_tensor(name: str, value: Any) -> None:
         kind = "nested" if value.is_nested else str(value.layout).removeprefix("torch.")
         remedy = f"{name}.to_padded_tensor(0.0)" if value.is_nested else f"{name}.to_dense()"
         raise ValueError(f"{name} is a {kind} tensor, wanted a dense one; {remedy} makes one")
+    if value.is_quantized:
+        raise ValueError(f"{name} is quantized, wanted plain numbers; {name}.dequantize() makes them")
     if value.dim() == 0:
         raise ValueError(f"{name} is a single number, wanted a row for each datum, [N, ...]")
     if value.is_complex():

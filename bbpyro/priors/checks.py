@@ -4,10 +4,12 @@ from typing import Any
 
 import torch
 
+from bbpyro.exclusive import one_at_a_time
 from bbpyro.priors.keep_probability import Prior
 from bbpyro.priors.weights import WeightPrior
 
 
+@one_at_a_time  # it draws
 def check_prior(gate: str, num_units: int, prior: Prior) -> None:
     """Raise a ValueError unless this is a prior of keep probabilities for so many units.
 

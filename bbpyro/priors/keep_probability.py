@@ -18,6 +18,7 @@ from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor
 
 from bbpyro import distributions
+from bbpyro.exclusive import one_at_a_time
 from bbpyro.priors.spelled import Spelled, canonical, check_positive, is_path, parse, spellings
 
 Prior = Callable[[int], TorchDistribution]
@@ -190,6 +191,7 @@ KNOWN = {
 }
 
 
+@one_at_a_time  # it draws
 def threshold_under(prior: Prior, own: float, num_units: int) -> float:
     """The E[π] up to which a unit is out, where the gate's own threshold is `own`.
 

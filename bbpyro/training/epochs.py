@@ -125,7 +125,7 @@ class Epochs:
     ) -> float:
         # The epoch's randomness follows from (seed, phase, epoch), so a resumed run needs no generator's state.
         torch.manual_seed(int(np.random.SeedSequence([seed, *self.label.encode(), epoch]).generate_state(1)[0]))
-        batches = torch.randperm(len(self.x)).split(self.batch_size)
+        batches = torch.randperm(len(self.x), device="cpu").split(self.batch_size)
         device = device_of(module)
         total = 0.0
         for i, batch in enumerate(batches):
@@ -203,7 +203,7 @@ def starting_state(seed: int | None, resume_from: TrainingState | None) -> Train
     """Where training starts: a given state, or a fresh one with a seed."""
     if resume_from is not None:
         return resume_from
-    return TrainingState(seed=int(torch.randint(2**31, ())) if seed is None else seed)
+    return TrainingState(seed=int(torch.randint(2**31, (), device="cpu")) if seed is None else seed)
 
 
 def _first_non_finite(module: nn.Module, x: Tensor) -> str | None:
