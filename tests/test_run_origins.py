@@ -210,7 +210,7 @@ def test_a_network_is_a_class_an_instance_or_a_function(
         ("mine:nothing", "gives a NoneType, wanted an nn.Module"),
         ("mine:fails", r"fails for inputs of shape \[8, 8\] and 4 classes \(RuntimeError: no\nluck\)"),
         ("mine:gated", "has gates already"),
-        ("mine:absent", "network: 'mine:absent' cannot be imported"),
+        ("mine:absent", "network: 'mine:absent' cannot be imported .*; wanted module:name of what can be imported"),
         ("absent:net", "network: 'absent:net' cannot be imported"),
         ("mine.py", "network is 'mine.py', wanted one of lenet-500-300, lenet5-caffe, vgg16, or module:name"),
     ],
