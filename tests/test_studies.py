@@ -320,6 +320,7 @@ def test_a_study_all_of_whose_runs_fail_is_told_too(fragile: Path, npz: str) -> 
         ({"epochs": "3"}, "epochs is '3', wanted a whole number"),
         ({"weight_prior": "Laplace(0)"}, "weight_prior: 'Laplace\\(0\\)': Laplace: scale is 0"),
         ({"backend": "dask"}, "backend 'dask' wants the address"),
+        ({"address": "tcp://10.0.0.1:8786"}, "address is 'tcp://10.0.0.1:8786', but backend 'processes'"),
         ({"epochs": 0}, "epochs is 0"),
         ({"jobs": 0}, "jobs is 0"),
         ({"backend": "threads"}, "backend is 'threads', wanted one of processes, dask, ray"),

@@ -174,6 +174,8 @@ def check_workers(jobs: int, backend: str, address: str | None) -> None:
         raise ValueError(f"backend is {backend!r}, wanted one of {', '.join(BACKENDS)}")
     if backend != "processes" and address is None:
         raise ValueError(f"backend {backend!r} wants the address of its scheduler, such as tcp://10.0.0.1:8786")
+    if backend == "processes" and address is not None:
+        raise ValueError(f"address is {address!r}, but backend 'processes' is this machine; wanted backend dask or ray")
 
 
 def load(folder: Path | str) -> Study:
