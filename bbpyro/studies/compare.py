@@ -203,16 +203,28 @@ def read_config(folder: Path) -> StudyConfig:
 
     Raises:
         CheckpointError: there is none, or its study.json was altered.
+        ValueError: a module of the user's that it names cannot be imported from here.
     """
     path = folder / CONFIG
     if not is_study(folder):
         raise CheckpointError(f"{folder} is no bbpyro study: it has no {CONFIG}")
     try:
         config = StudyConfig.from_json(json.loads(path.read_text(encoding="utf-8"))["config"])
-        config.validate()
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{path} was altered, or written by another version of bbpyro ({error})") from None
+        raise _altered(path, error) from None
+    try:
+        config.check_modules()
+    except ValueError as error:
+        raise ValueError(f"study {folder}: {error}; go to the folder that the module is in") from None
+    try:
+        config.validate()
+    except ValueError as error:
+        raise _altered(path, error) from None
     return config
+
+
+def _altered(path: Path, error: Exception) -> CheckpointError:
+    return CheckpointError(f"{path} was altered, or written by another version of bbpyro ({error})")
 
 
 def _config(prior: Sequence[priors.PriorLike], seeds: int, settings: dict[str, Any]) -> StudyConfig:
