@@ -337,6 +337,17 @@ def test_what_is_wrong_is_named_and_nothing_is_made(
     assert not list((tmp_path / "study").glob("runs"))
 
 
+def test_a_study_killed_as_it_was_made_is_made_again(npz: str, tmp_path: Path) -> None:
+    folder = tmp_path / "study"
+    folder.mkdir()
+    (folder / ".lock").touch()
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    (folder / f".study.json-{dead.pid}-abcd1234").write_text("{")
+    studies.prepare(folder, StudyConfig(dataset=npz, **SHORT))
+    assert studies.is_study(folder) and not list(folder.glob(".study.json-*"))
+
+
 def test_a_folder_of_something_else_is_refused(npz: str, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for folder in (tmp_path, tmp_path / "file"):

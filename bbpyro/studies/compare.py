@@ -256,13 +256,14 @@ def prepare(
         ValueError: a setting is out of range, or differs from that of the study in the folder.
     """
     config.validate()
-    if folder.exists() and not is_study(folder) and (not folder.is_dir() or any(folder.iterdir())):
+    if folder.exists() and not is_study(folder) and not _is_empty(folder):
         raise ValueError(f"study folder {folder} is no study; choose another")
     if is_study(folder):
         config = read_config(folder).extended_by(config)
     made_from = _check_origins(folder, config, jobs, note)
     folder.mkdir(parents=True, exist_ok=True)
     with filelock.FileLock(folder / ".lock"):
+        checkpoint.clear_unfinished(folder, CONFIG)
         if is_study(folder):  # by now
             config = read_config(folder).extended_by(config)
             made_from = {**_made_from(folder), **made_from}
@@ -270,6 +271,12 @@ def prepare(
         description = {"format": checkpoint.FORMAT, "bbpyro": __version__, "made_from": made_from}
         checkpoint.write_json(folder / CONFIG, {**description, "config": config.to_json()})
     return config
+
+
+def _is_empty(folder: Path) -> bool:
+    """Whether there is nothing in a folder, but what a study leaves that was killed before it had a study.json."""
+    ours = (".lock", f".{CONFIG}-")
+    return folder.is_dir() and all(path.name.startswith(ours) for path in folder.iterdir())
 
 
 def _check_origins(
