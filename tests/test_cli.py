@@ -627,7 +627,7 @@ def test_a_file_of_settings_that_is_not_there_is_a_users_error(cli: Cli) -> None
         (["compact"], ["bbpyro compact runs/", "torch.export.load"]),
         (["data"], ["bbpyro data fetch mnist", "list"]),
         (["data", "list"], ["--data-dir", "BBPYRO_DATA"]),
-        (["data", "fetch"], ["bbpyro data fetch mnist", "--data-dir", "fashion-mnist"]),
+        (["data", "fetch"], ["bbpyro data fetch mnist", "--data-dir", "fashion-mnist", "cifar10"]),
     ],
 )
 def test_help_shows_examples(cli: Cli, command: list[str], mentions: list[str]) -> None:

@@ -126,11 +126,13 @@ def test_the_same_run_gives_the_same_posterior_and_clears_what_was_left(
     run: Path, call: Call, inspected: tuple[Path, str]
 ) -> None:
     (run / ".posterior.nc-left").touch()  # by a process that was killed
+    (run / "figures").mkdir(exist_ok=True)
+    (run / "figures" / ".forest_fc1.png-left").touch()
     assert call(run, *FAST) == (0, inspected[1].replace(str(inspected[0]), str(run)), "")
     first, second = (az.from_netcdf(folder / runs.POSTERIOR) for folder in (inspected[0], run))
     assert first["posterior"].equals(second["posterior"])
     assert first["posterior_predictive"].equals(second["posterior_predictive"])
-    assert not list(run.glob(".posterior.nc-*"))
+    assert not list(run.glob(".posterior.nc-*")) and not list(run.glob("figures/.*"))
 
 
 def test_restarts_become_chains_in_a_folder_of_their_own(trained: dict[int, Path], call: Call, tmp_path: Path) -> None:

@@ -91,6 +91,13 @@ def test_a_strip_a_layer_shows_the_means_of_kept_units_and_hides_the_dropped(ida
     np.testing.assert_allclose(shown.compressed(), np.delete(mean, [1, 7]), rtol=1e-6)
 
 
+def test_the_units_of_a_strip_are_counted_in_whole_numbers():
+    net = bbpyro.insert_dropout(nn.Sequential(nn.Linear(20, 1), nn.ReLU(), nn.Linear(1, 3)))
+    idata = bbpyro.to_arviz(bbpyro.BetaBernoulliNetwork(net, num_data=NUM_DATA), num_samples=20, progress=False)
+    ticks = [tick for strip in plots.keep_probability(idata).axes if strip.images for tick in strip.get_xticks()]
+    assert ticks and all(tick == int(tick) for tick in ticks)  # there is no unit 2.5
+
+
 def test_the_input_map_puts_the_units_and_their_spread_where_the_pixels_are(idata):
     mean, spread = (axis.images[0].get_array() for axis in plots.input_map(idata).axes if axis.images)
     assert mean.shape == spread.shape == (3, 4)

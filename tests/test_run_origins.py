@@ -210,7 +210,7 @@ def test_a_network_is_a_class_an_instance_or_a_function(
         ("mine:nothing", "gives a NoneType, wanted an nn.Module"),
         ("mine:fails", r"fails for inputs of shape \[8, 8\] and 4 classes \(RuntimeError: no\nluck\)"),
         ("mine:gated", "has gates already"),
-        ("mine:absent", "network: 'mine:absent' cannot be imported"),
+        ("mine:absent", "network: 'mine:absent' cannot be imported .*; wanted module:name of what can be imported"),
         ("absent:net", "network: 'absent:net' cannot be imported"),
         ("mine.py", "network is 'mine.py', wanted one of lenet-500-300, lenet5-caffe, vgg16, or module:name"),
     ],
@@ -236,3 +236,17 @@ def test_a_run_opened_where_its_module_is_not_says_so(
         err = capsys.readouterr().err
         assert err.startswith(f"bbpyro: error: run run: {setting}: {name!r} cannot be imported (ModuleNotFoundError")
         assert err.endswith("go to the folder that the module is in\n") and "altered" not in err
+
+
+def test_a_study_resumed_where_its_module_is_not_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = StudyConfig(prior=("Jeffreys", "mine:prior"), seeds=1, dataset="bars.npz", epochs=1)
+    studies.prepare(tmp_path / "study", config)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stop:
+        main(["compare", "--resume", "study"])
+    assert stop.value.code == 2
+    err = capsys.readouterr().err
+    assert err.startswith("bbpyro: error: study study: prior: 'mine:prior' cannot be imported (ModuleNotFoundError")
+    assert err.endswith("go to the folder that the module is in\n") and "altered" not in err

@@ -216,6 +216,15 @@ def test_a_run_folder_below_a_file_is_refused(tmp_path: Path, short: TrainConfig
         runs.create(tmp_path / "file" / "run", short)
 
 
+def test_a_run_folder_may_have_the_longest_name_and_one_that_cannot_be_made_is_named(
+    tmp_path: Path, short: TrainConfig
+) -> None:
+    runs.create(tmp_path / ("r" * 250), short)
+    assert [folder.name for folder in tmp_path.iterdir()] == ["r" * 250]
+    with pytest.raises(ValueError, match=r"^run folder /dev/fd/run cannot be made \("):
+        runs.create(Path("/dev/fd/run"), short)
+
+
 def test_a_run_made_with_relative_paths_is_of_use_from_elsewhere(
     tmp_path: Path, short: TrainConfig, npz: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -320,6 +320,7 @@ def test_a_study_all_of_whose_runs_fail_is_told_too(fragile: Path, npz: str) -> 
         ({"epochs": "3"}, "epochs is '3', wanted a whole number"),
         ({"weight_prior": "Laplace(0)"}, "weight_prior: 'Laplace\\(0\\)': Laplace: scale is 0"),
         ({"backend": "dask"}, "backend 'dask' wants the address"),
+        ({"address": "tcp://10.0.0.1:8786"}, "address is 'tcp://10.0.0.1:8786', but backend 'processes'"),
         ({"epochs": 0}, "epochs is 0"),
         ({"jobs": 0}, "jobs is 0"),
         ({"backend": "threads"}, "backend is 'threads', wanted one of processes, dask, ray"),
@@ -334,6 +335,17 @@ def test_what_is_wrong_is_named_and_nothing_is_made(
     with pytest.raises(ValueError, match=mention.replace("'", "['\"]?")):
         bbpyro.compare(**arguments)
     assert not list((tmp_path / "study").glob("runs"))
+
+
+def test_a_study_killed_as_it_was_made_is_made_again(npz: str, tmp_path: Path) -> None:
+    folder = tmp_path / "study"
+    folder.mkdir()
+    (folder / ".lock").touch()
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    (folder / f".study.json-{dead.pid}-abcd1234").write_text("{")
+    studies.prepare(folder, StudyConfig(dataset=npz, **SHORT))
+    assert studies.is_study(folder) and not list(folder.glob(".study.json-*"))
 
 
 def test_a_folder_of_something_else_is_refused(npz: str, tmp_path: Path) -> None:

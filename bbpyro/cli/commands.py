@@ -114,7 +114,7 @@ class DataFetch:
     """Fetch a data set and check it, e.g. bbpyro data fetch mnist."""
 
     name: tyro.conf.Positional[str]
-    """mnist or fashion-mnist."""
+    """mnist, fashion-mnist or cifar10."""
     data_dir: Path | None = None
     """Where to keep it; by default $BBPYRO_DATA or the user's cache folder."""
 

@@ -133,5 +133,9 @@ def _check_arrays(path: Path, arrays: dict[str, np.ndarray], x_name: str, y_name
         or np.iscomplexobj(y)
         or not (np.isfinite(y) & (y == np.floor(y)) & (y >= 0) & (y <= 2**62)).all()
     ):
-        raise ValueError(f"dataset: {path}: {y_name} must hold whole numbers 0..C-1, the classes")
+        raise ValueError(
+            f"dataset: {path}: {y_name} must hold whole numbers 0..C-1, the classes; "
+            "numpy.unique(y, return_inverse=True)[1] are such numbers; "
+            "a regression is trained from Python, by bbpyro.fit"
+        )
     return x, y.astype(np.int64)

@@ -29,6 +29,7 @@ from bbpyro.plots.style import (
     super_title,
     threshold_of,
     title,
+    whole_numbers,
     wrapped,
 )
 from bbpyro.posterior import CI_PROB, gates, group, order, place, share_above, unit_names
@@ -50,6 +51,7 @@ def keep_probability(idata: Any, chain: int = 0) -> Figure:
         text = f"{place(idata, gate)}: {kept.sum()} of {len(kept)} units kept ({kept.mean():.1%})"
         title(axis, text + chain_note(idata, chain))
         axis.set_yticks([])
+        whole_numbers(axis)
     axes[-1].set_xlabel("unit")
     figure.colorbar(image, ax=list(axes), label="keep probability E[π]; grey: dropped", pad=0.02)
     return figure

@@ -68,9 +68,14 @@ def widths(count: int) -> Any:
     return np.linspace(1.2 + 1.4 * min(count - 1, 4), 1.2, count)
 
 
-def epoch_axis(axis: Axes, text: str = "epoch") -> None:
+def whole_numbers(axis: Axes) -> None:
     """A horizontal axis of whole numbers, be it one."""
     axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+
+
+def epoch_axis(axis: Axes, text: str = "epoch") -> None:
+    """A horizontal axis of epochs, be it one."""
+    whole_numbers(axis)
     axis.set_xlabel(text)
 
 

@@ -119,7 +119,8 @@ def _imported(path: str) -> Any:
             found = getattr(found, part)
     except Exception as error:  # whatever the user's module does
         reason = f"{type(error).__name__}: {error}"
-        raise ValueError(f"{path!r} cannot be imported ({reason}); wanted module:name") from None
+        wanted = "wanted module:name of what can be imported from here"
+        raise ValueError(f"{path!r} cannot be imported ({reason}); {wanted}") from None
     finally:
         sys.path.remove(here)
     return found

@@ -99,6 +99,7 @@ def inspect(
         progress=console or False,
     )
     clear_unfinished(folder, POSTERIOR)
+    clear_unfinished(folder / "figures", "*.png")
     with console.status("writing") if console else contextlib.nullcontext():
         posterior.save(idata, folder / POSTERIOR)
         write_figures(folder, {**training_figures(idata, data.x.shape[1:]), **_figures(idata, data.x.dim() == 3)})

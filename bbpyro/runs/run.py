@@ -82,13 +82,9 @@ def create(folder: Path, config: TrainConfig, force: bool = False) -> data.Datas
         raise ValueError(f"run folder {folder} is no run, so it is not replaced, with --force or without")
     dataset = check_settings(config)
     config = config.canonical()
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ValueError(f"run folder {folder} cannot be made ({error.strerror}); choose another") from None
     is_there = folder.exists()
     with hold(folder) if is_there else contextlib.nullcontext():
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
+        with _beside(folder) as scratch:
             made = Path(scratch) / "run"
             made.mkdir()
             description = {"format": checkpoint.FORMAT, "bbpyro": __version__, **describe(config, dataset)}
@@ -100,6 +96,14 @@ def create(folder: Path, config: TrainConfig, force: bool = False) -> data.Datas
             except OSError:  # another process has made it meanwhile
                 raise ValueError(exists) from None
     return dataset
+
+
+def _beside(folder: Path) -> tempfile.TemporaryDirectory[str]:
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        return tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name[:100]}-")
+    except OSError as error:
+        raise ValueError(f"run folder {folder} cannot be made ({error.strerror}); choose another") from None
 
 
 def load(folder: Path) -> Run:

@@ -174,6 +174,8 @@ def check_workers(jobs: int, backend: str, address: str | None) -> None:
         raise ValueError(f"backend is {backend!r}, wanted one of {', '.join(BACKENDS)}")
     if backend != "processes" and address is None:
         raise ValueError(f"backend {backend!r} wants the address of its scheduler, such as tcp://10.0.0.1:8786")
+    if backend == "processes" and address is not None:
+        raise ValueError(f"address is {address!r}, but backend 'processes' is this machine; wanted backend dask or ray")
 
 
 def load(folder: Path | str) -> Study:
@@ -201,16 +203,28 @@ def read_config(folder: Path) -> StudyConfig:
 
     Raises:
         CheckpointError: there is none, or its study.json was altered.
+        ValueError: a module of the user's that it names cannot be imported from here.
     """
     path = folder / CONFIG
     if not is_study(folder):
         raise CheckpointError(f"{folder} is no bbpyro study: it has no {CONFIG}")
     try:
         config = StudyConfig.from_json(json.loads(path.read_text(encoding="utf-8"))["config"])
-        config.validate()
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{path} was altered, or written by another version of bbpyro ({error})") from None
+        raise _altered(path, error) from None
+    try:
+        config.check_modules()
+    except ValueError as error:
+        raise ValueError(f"study {folder}: {error}; go to the folder that the module is in") from None
+    try:
+        config.validate()
+    except ValueError as error:
+        raise _altered(path, error) from None
     return config
+
+
+def _altered(path: Path, error: Exception) -> CheckpointError:
+    return CheckpointError(f"{path} was altered, or written by another version of bbpyro ({error})")
 
 
 def _config(prior: Sequence[priors.PriorLike], seeds: int, settings: dict[str, Any]) -> StudyConfig:
@@ -242,13 +256,14 @@ def prepare(
         ValueError: a setting is out of range, or differs from that of the study in the folder.
     """
     config.validate()
-    if folder.exists() and not is_study(folder) and (not folder.is_dir() or any(folder.iterdir())):
+    if folder.exists() and not is_study(folder) and not _is_empty(folder):
         raise ValueError(f"study folder {folder} is no study; choose another")
     if is_study(folder):
         config = read_config(folder).extended_by(config)
     made_from = _check_origins(folder, config, jobs, note)
     folder.mkdir(parents=True, exist_ok=True)
     with filelock.FileLock(folder / ".lock"):
+        checkpoint.clear_unfinished(folder, CONFIG)
         if is_study(folder):  # by now
             config = read_config(folder).extended_by(config)
             made_from = {**_made_from(folder), **made_from}
@@ -256,6 +271,12 @@ def prepare(
         description = {"format": checkpoint.FORMAT, "bbpyro": __version__, "made_from": made_from}
         checkpoint.write_json(folder / CONFIG, {**description, "config": config.to_json()})
     return config
+
+
+def _is_empty(folder: Path) -> bool:
+    """Whether there is nothing in a folder, but what a study leaves that was killed before it had a study.json."""
+    ours = (".lock", f".{CONFIG}-")
+    return folder.is_dir() and all(path.name.startswith(ours) for path in folder.iterdir())
 
 
 def _check_origins(

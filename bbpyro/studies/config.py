@@ -59,9 +59,17 @@ class StudyConfig(runs.Settings):
         spelled = tuple(config.prior for config in self._first_seeds())
         return dataclasses.replace(self.with_absolute_paths(), prior=spelled)
 
+    def check_modules(self) -> None:
+        """Raise a ValueError, which names the setting, where a module of the user's cannot be imported from here."""
+        for config in self._as_typed():
+            config.check_modules()
+
     def _first_seeds(self) -> list[runs.TrainConfig]:
+        return [config.canonical() for config in self._as_typed()]
+
+    def _as_typed(self) -> list[runs.TrainConfig]:
         shared = {field.name: getattr(self, field.name) for field in dataclasses.fields(runs.Settings)}
-        return [runs.TrainConfig(**shared, prior=prior).canonical() for prior in self.prior]
+        return [runs.TrainConfig(**shared, prior=prior) for prior in self.prior]
 
     @classmethod
     def from_json(cls, settings: dict[str, Any]) -> Self:
