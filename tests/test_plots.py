@@ -10,6 +10,7 @@ from torch import nn
 
 import bbpyro
 from bbpyro import mcmc, plots, posterior
+from bbpyro.posterior import container
 from bbpyro.prediction import score
 
 NUM_DATA = 60
@@ -260,8 +261,9 @@ def test_a_convolutions_gate_is_on_its_output_and_a_dense_layers_on_its_input(na
 def test_a_forest_calls_inputs_by_their_names(bnn):
     idata = bbpyro.to_arviz(bnn, num_samples=20, seed=0)
     names = [f"column {chr(97 + k)}" for k in range(12)]
-    for group in ("guide", "posterior"):
-        idata[group] = idata[group].assign_coords({"1.gate_name": ("1.gate_unit", names)})
+    groups = {name: posterior.group(idata, name) for name in idata}
+    groups["guide"] = groups["guide"].assign_coords({"1.gate_name": ("1.gate_unit", names)})
+    idata = container.make(groups, idata.attrs)
     order = posterior.order(idata, "1.gate")
     figure = plots.forest(idata)
     assert labels_of(figure)[0] == [names[unit] for unit in order]
