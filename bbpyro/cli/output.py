@@ -91,4 +91,7 @@ def _nowhere() -> Iterator[TextIO]:
 
 def new_console() -> Console:
     """Of the terminal's width; where there is no terminal, of the usual one's, which every table fits."""
-    return Console() if sys.stdout.isatty() else Console(width=_PIPED_WIDTH)
+    if sys.stdout.isatty():
+        return Console()
+    # rich's bars, which are not drawn there, leave an empty line each, unless somebody seems to be looking.
+    return Console(width=_PIPED_WIDTH, force_interactive=True)
