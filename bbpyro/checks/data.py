@@ -121,11 +121,15 @@ def _differ(one: Trial, other: Trial) -> bool:
 
 def check_device(net: nn.Module) -> None:
     """Raise a ValueError where a network's parameters have no numbers."""
-    if device_of(net).type == "meta":
+    if device_of(net).type != "meta":
+        return
+    try:
+        torch.empty((), device="meta").item()  # does no harm where somebody stands them in for a GPU's
+    except RuntimeError:
         raise ValueError(
             "net is on the meta device, where tensors hold no numbers; load_state_dict(…, assign=True) gives it some, "
             'or .to_empty(device="cpu") and then load_state_dict'
-        )
+        ) from None
 
 
 def _try(net: nn.Module, likelihood: Likelihood, x: Tensor, n: int, name: str) -> Trial:

@@ -83,6 +83,8 @@ def create(folder: Path, config: TrainConfig, force: bool = False) -> data.Datas
     dataset = check_settings(config)
     config = config.canonical()
     is_there = folder.exists()
+    if is_there and not force:  # by now
+        raise ValueError(exists)
     with hold(folder) if is_there else contextlib.nullcontext():
         with _beside(folder) as scratch:
             made = Path(scratch) / "run"
