@@ -11,6 +11,7 @@ Medians of interleaved rounds, batch 100, one thread.
 
 import argparse
 import contextlib
+import copy
 import platform
 import statistics
 import time
@@ -106,8 +107,8 @@ def main() -> None:
     x, y = run.dataset.x[: 100 * STEPS], run.dataset.y[: 100 * STEPS]
     cases: dict[Case, Step] = {}
     for name, bnn in networks.items():
-        cases |= {(name, "step"): svi_step(bnn), (name, "flushed step"): svi_step(bnn)}
-        cases[name, "mean mask"] = prediction(bnn)
+        cases |= {(name, "step"): svi_step(bnn), (name, "flushed step"): svi_step(copy.deepcopy(bnn))}
+        cases[name, "mean mask"] = prediction(copy.deepcopy(bnn))
     median = time_all(cases, list(zip(x.split(100), y.split(100), strict=True)))
     table = Table("network", "weights 0", "denormal", "SVI step, ms", "as fit() runs it", "mean mask, ms")
     tiny = torch.finfo(torch.float32).tiny
