@@ -14,7 +14,7 @@ from torch.nn.utils import parametrize
 from torch_pruning.ops import OPTYPE
 
 from bbpyro.checks import check_device, check_some, in_eval_mode, runs, wrong_dtype
-from bbpyro.denormals import zero_negligible
+from bbpyro.denormals import zero_denormal
 from bbpyro.exclusive import one_at_a_time
 from bbpyro.layers import gates_of, remove_dropout
 from bbpyro.model import BetaBernoulliNetwork
@@ -101,7 +101,7 @@ def compact(
     of_dtype = None if runs(plain, example) else wrong_dtype(plain, example, "example_input")
     if of_dtype:  # which the gates, whose product with it is of theirs, let pass
         raise ValueError(of_dtype)
-    zero_negligible(plain.parameters())
+    zero_denormal(plain.parameters())
     trainable = {name: parameter.requires_grad for name, parameter in plain.named_parameters()}
     for parameter in plain.parameters():
         if parameter.is_floating_point():

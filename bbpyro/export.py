@@ -19,7 +19,7 @@ from bbpyro import checkpoint
 from bbpyro.checkpoint import CheckpointError
 from bbpyro.checks import in_eval_mode
 from bbpyro.compaction import SelectUnits, UnsupportedModuleError
-from bbpyro.denormals import zero_negligible
+from bbpyro.denormals import zero_denormal
 
 COMPACT = "compact.safetensors"
 
@@ -73,7 +73,7 @@ def load_compact(path: str | Path) -> nn.Module:
     try:
         net = _build(meta["architecture"])
         net.load_state_dict(tensors, assign=True)
-        zero_negligible(net.parameters())
+        zero_denormal(net.parameters())
     except _UnknownLayerError as error:
         raise CheckpointError(f"{path} has a layer {error}, which this bbpyro does not know; upgrade bbpyro") from None
     except Exception as error:  # whatever an architecture that nobody trained makes a constructor raise

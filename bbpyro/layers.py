@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 from torch.nn.utils import parametrize
 
-from bbpyro.denormals import zero_negligible
+from bbpyro.denormals import zero_denormal
 from bbpyro.distributions import Kumaraswamy
 
 MIN_CONCENTRATION = 1e-6
@@ -235,7 +235,7 @@ def insert_dropout(
     for name, module in net.named_modules():
         _check_module(name, module)
     gated = copy.deepcopy(net)
-    zero_negligible(gated.parameters())
+    zero_denormal(gated.parameters())
     layers = {name: m for name, m in gated.named_modules() if type(m) in (nn.Linear, *_CONVOLUTIONS, *_BATCH_NORMS)}
     weighted = [name for name, module in layers.items() if type(module) not in _BATCH_NORMS]
     only, exclude = ([names] if isinstance(names, str) else list(names) for names in (only, exclude))

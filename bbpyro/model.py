@@ -19,7 +19,7 @@ from torch.distributions import kl_divergence
 from torch.func import functional_call
 
 from bbpyro import parameters, priors
-from bbpyro.denormals import are_flushed, zero_negligible
+from bbpyro.denormals import are_flushed, zero_denormal
 from bbpyro.distributions import Bernoulli, Delta, RelaxedBernoulli
 from bbpyro.given import Given
 from bbpyro.likelihoods import Categorical, Likelihood
@@ -164,7 +164,7 @@ class BetaBernoulliNetwork(Given):
         self._make_scales()
         self._calls += 1
         if self._calls % _CALLS_BETWEEN_CLEANINGS == 0 and not are_flushed():
-            zero_negligible(self.weights.values())
+            zero_denormal(self.weights.values())
         parameters.register(self, self.name)
 
     @property
@@ -188,7 +188,7 @@ def _kl(q: Any, p: Any, num_samples: int = 1000) -> Tensor:
 
 
 def _clean(loaded: nn.Module, incompatible_keys: Any) -> None:
-    zero_negligible(loaded.parameters())
+    zero_denormal(loaded.parameters())
 
 
 def _joint(pi: TorchDistribution) -> TorchDistribution:

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
-from bbpyro.denormals import flushed, zero_negligible
+from bbpyro.denormals import flushed, zero_denormal
 from bbpyro.layers import device_of
 from bbpyro.training.trained import Trained
 
@@ -183,7 +183,7 @@ def fused_adam(groups: list[dict[str, Any]], weight_decay: float = 0.0) -> torch
 
 def _clean(module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     """Make 0 of weights and of Adam's moments that have decayed to nothing."""
-    zero_negligible((*module.parameters(), *_optimizer_tensors(optimizer).values()))
+    zero_denormal((*module.parameters(), *_optimizer_tensors(optimizer).values()))
 
 
 def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
