@@ -13,6 +13,7 @@ from rich.progress import track
 from torch import Tensor
 
 from bbpyro import likelihoods
+from bbpyro.bars import is_drawn
 from bbpyro.checks import check_data, check_inputs, check_positive, in_eval_mode
 from bbpyro.denormals import flushed
 from bbpyro.drawing import Guide, check_guide, distribution_of_y, draw, mean_network, num_draws_at_once
@@ -279,7 +280,7 @@ def _predictions(
     steps = [(chunk, b) for chunk in range(len(chunks)) for b in range(len(batches))]
     console = progress if isinstance(progress, Console) else None
     mean = mean_network(bnn, guide, x) if num_samples is None else None
-    for chunk, b in track(steps, "predicting", console=console, disable=not progress, transient=True):
+    for chunk, b in track(steps, "predicting", console=console, disable=not is_drawn(progress), transient=True):
         batch = batches[b].to(device)
         if mean is not None:
             yield b, 1, bnn.likelihood(mean(batch))

@@ -91,7 +91,4 @@ def _nowhere() -> Iterator[TextIO]:
 
 def new_console() -> Console:
     """Of the terminal's width; where there is no terminal, of the usual one's, which every table fits."""
-    if sys.stdout.isatty():
-        return Console()
-    # rich's bars, which are not drawn there, leave an empty line each, unless somebody seems to be looking.
-    return Console(width=_PIPED_WIDTH, force_interactive=True)
+    return Console() if sys.stdout.isatty() else Console(width=_PIPED_WIDTH)

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
+from bbpyro.bars import is_drawn
 from bbpyro.distributions import remember_log_odds
 from bbpyro.drawing import Source, distribution_of_y, mean_network, mean_weights
 from bbpyro.layers import BetaBernoulliDropout, device_of
@@ -47,7 +48,9 @@ def predictive_groups(
     chunks = [range(start, min(start + at_once, len(draws))) for start in range(0, len(draws), at_once)]
     steps = [(record, odds, chunk) for record, odds in zip(records, log_odds, strict=True) for chunk in chunks]
     console = progress if isinstance(progress, Console) else None
-    for record, odds, chunk in track(steps, "predicting", console=console, disable=not progress, transient=True):
+    for record, odds, chunk in track(
+        steps, "predicting", console=console, disable=not is_drawn(progress), transient=True
+    ):
         device, W = device_of(record.bnn), record.source.weights(draws[chunk.start])
         of_chunk = {g: odds[g][draws[chunk]] for g in odds}
         for start in range(0, len(x), batch_size):

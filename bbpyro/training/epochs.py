@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
+from bbpyro.bars import is_drawn
 from bbpyro.denormals import flushed, zero_denormal
 from bbpyro.layers import device_of
 from bbpyro.training.trained import Trained
@@ -144,7 +145,7 @@ class Epochs:
 
     @contextlib.contextmanager
     def _bar(self, epochs_done: int) -> Iterator[Callable[[int, int], None]]:
-        if not self.progress:
+        if not is_drawn(self.progress):
             yield lambda epoch, num_batches: None
             return
         columns = (
