@@ -111,15 +111,14 @@ def _told_apart(values: xr.DataArray) -> xr.DataArray:
     """Log-likelihoods of which no datum's least ones are all alike, as they are of a datum that is surely right.
 
     ArviZ 1.x refuses a tail of importance weights that is one number, and 0.x calls its k infinite, though equal
-    weights are the best there are. A hundred thousandth of a nat, which is more than float32's rounding, makes it the
-    bounded tail that it is, with a k below 0.
+    weights are the best there are. A millionth of a nat makes it the bounded tail that it is, with a k below 0.
     """
     drawn = values.astype(float).stack(sample=("chain", "draw"), create_index=False).transpose("sample", ...)
     num_draws = drawn.sizes["sample"]
     tail = max(1, min(num_draws // 5, int(3 * num_draws**0.5)))  # as ArviZ has it
     least = np.sort(drawn.values, axis=0)[:tail]
-    ramp = xr.DataArray(np.linspace(0, 1e-5, num_draws).reshape(values.sizes["chain"], -1), dims=("chain", "draw"))
-    alike = xr.DataArray(least[-1] - least[0] < 1e-6, dims=drawn.dims[1:])
+    ramp = xr.DataArray(np.linspace(0, 1e-6, num_draws).reshape(values.sizes["chain"], -1), dims=("chain", "draw"))
+    alike = xr.DataArray(least[-1] - least[0] < 1e-9, dims=drawn.dims[1:])
     return (values.astype(float) + ramp * alike).transpose(*values.dims)
 
 

@@ -170,9 +170,6 @@ def check_workers(jobs: int, backend: str, address: str | None) -> None:
     """Raise a ValueError that names what is wrong of where the runs are to go."""
     if jobs < 1:
         raise ValueError(f"jobs is {jobs}, wanted at least 1")
-    most = 4 * (os.cpu_count() or 1)
-    if backend == "processes" and jobs > most:
-        raise ValueError(f"jobs is {jobs}, wanted at most {most}, four for each core of this machine")
     if backend not in BACKENDS:
         raise ValueError(f"backend is {backend!r}, wanted one of {', '.join(BACKENDS)}")
     if backend != "processes" and address is None:
