@@ -154,9 +154,14 @@ def gates_of(net: nn.Module) -> dict[str, BetaBernoulliDropout]:
 
 def weights_of(net: nn.Module) -> dict[str, nn.Parameter]:
     """Every parameter of a network that is no gate's and not frozen, by name."""
+    return parameters_outside(net, BetaBernoulliDropout)
+
+
+def parameters_outside(net: nn.Module, kind: type[nn.Module]) -> dict[str, nn.Parameter]:
+    """Every parameter of a network that is of no module of this kind and not frozen, by name."""
     found: dict[int, tuple[str, nn.Parameter]] = {}  # by identity, for layers may share a weight
     for name, module in net.named_modules():
-        if not isinstance(module, BetaBernoulliDropout):
+        if not isinstance(module, kind):
             for full_name, p in module.named_parameters(name, recurse=False):
                 found.setdefault(id(p), (full_name, p))
     return {name: p for name, p in found.values() if p.requires_grad}

@@ -11,6 +11,8 @@ from torch.distributions import constraints, transform_to
 from torch.distributions.transforms import Transform
 from torch.utils.weak import WeakIdKeyDictionary
 
+from bbpyro.layers import parameters_outside
+
 _owners = WeakIdKeyDictionary()  # a tensor in Pyro's store -> weakly, the network that put it there
 
 
@@ -49,7 +51,7 @@ def register(network: nn.Module, name: str | None) -> None:
     Raises:
         ValueError: the store holds another network's parameters under `name`, or one of another shape.
     """
-    parameters = _parameters(network)
+    parameters = parameters_outside(network, PyroModule)  # such a module (a likelihood, say) tells Pyro of its own
     held = dict(pyro.get_param_store().named_parameters())
     prefix = _free_name(network, name, parameters, held)
     own = {f"{prefix}.{key}": parameter for key, parameter in parameters.items()}
@@ -83,16 +85,6 @@ def forget(network: nn.Module) -> None:
 def are_registered(network: nn.Module) -> bool:
     """Whether Pyro's store has parameters of this network."""
     return any(_is_of(network, stored) for stored in dict(pyro.get_param_store().named_parameters()).values())
-
-
-def _parameters(network: nn.Module) -> dict[str, nn.Parameter]:
-    """Those to be learnt, but for those of a PyroModule (a likelihood, say), which tells Pyro of them itself."""
-    found: dict[int, tuple[str, nn.Parameter]] = {}  # by identity, for layers may share a weight
-    for name, module in network.named_modules():
-        if not isinstance(module, PyroModule):
-            for full_name, p in module.named_parameters(name, recurse=False):
-                found.setdefault(id(p), (full_name, p))
-    return {name: p for name, p in found.values() if p.requires_grad}
 
 
 def _is_of(network: nn.Module, stored: Tensor) -> bool:
