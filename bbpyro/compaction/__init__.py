@@ -1,0 +1,18 @@
+"""compact(): from a gated network to a plain one, from which the dead units are physically gone."""
+
+from bbpyro.compaction.compact import TOLERANCE, compact
+from bbpyro.compaction.errors import UnsupportedModuleError
+from bbpyro.compaction.report import Compaction, GateReport
+from bbpyro.compaction.selection import SelectUnits
+from bbpyro.compaction.size import Size, measure
+
+__all__ = [
+    "TOLERANCE",
+    "Compaction",
+    "GateReport",
+    "SelectUnits",
+    "Size",
+    "UnsupportedModuleError",
+    "compact",
+    "measure",
+]

@@ -1,0 +1,207 @@
+"""compact() itself: fold, follow the units once, remove, select, check."""
+
+import copy
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from bbpyro.checks import check_device, check_some, in_eval_mode, runs, wrong_dtype
+from bbpyro.compaction.errors import UnsupportedModuleError
+from bbpyro.compaction.folding import check_weights, fold, gated_layers, plainly_parametrized
+from bbpyro.compaction.outputs import Wanted, call, tensors_of
+from bbpyro.compaction.report import Compaction, kept_indices, report_gates
+from bbpyro.compaction.selection import SelectUnits, select_inputs
+from bbpyro.compaction.structure import follow_units, largest_removal
+from bbpyro.compaction.surgery import without
+from bbpyro.compaction.units import Removal, Units
+from bbpyro.denormals import zero_denormal
+from bbpyro.exclusive import one_at_a_time
+from bbpyro.layers import gates_of
+from bbpyro.model import BetaBernoulliNetwork
+
+TOLERANCE = 1e-5  # of the largest output, in float32
+_EXACT = 1e-9  # of the largest output, in float64
+_MOST_ROUNDING = 1e-3
+_NUM_FOLLOWED = 2  # data by which units are followed
+
+
+@one_at_a_time
+@torch.no_grad()
+def compact(
+    bnn: BetaBernoulliNetwork, example_input: Any = None, threshold: float | None = None, *, round_to: int = 1
+) -> nn.Module:
+    """A plain network that computes what the mean-mask network does, without its dead units and without gates.
+
+    E[π] is folded into the weights of the layer that the gate belongs to. Then the network is run once, and each unit
+    followed from the layer that makes it to those that read it. A unit that is zero for all of them, or that all of
+    them multiply by zero, is removed from every layer that has a part of it. Where it must stay, because it is an
+    input of the network or another layer reads it, a :class:`SelectUnits` in front of a dense reader leaves it out.
+    Of a layer whose units all died one stays, of zeros.
+
+    Args:
+        bnn: the network, of gates made by :func:`bbpyro.insert_dropout`.
+        example_input: inputs `[N, ...]`, at least two of them, with which the units are followed and the equality is
+            checked: a tensor, a tuple or list of the network's arguments, or a dict of its keyword arguments. By
+            default random numbers `[2, K]`, K the units of the first gate, if that is of a dense layer.
+        threshold: a unit is kept when E[π] exceeds it; by default each gate's own.
+        round_to: leave a multiple of this many units in each layer, where there are as many, since odd numbers of
+            channels can be slow; those that are dead stay as zeros.
+
+    Returns:
+        A new module on the same device and of the same dtype, in evaluation mode; `bnn` is left as it is. Layers
+        keep their names; one with a selection in front is an nn.Sequential of `select` and `linear`. Its attribute
+        `compaction` is a :class:`bbpyro.compaction.Compaction`: what was removed by layer, what was left, and why.
+
+    Raises:
+        ValueError: the threshold is outside [0, 1), round_to < 1, or the network cannot take the example input.
+        UnsupportedModuleError: the network has gates that stand by themselves, its output has no real tensor or is
+            random, or E[π] folded into a weight gives another network: by 1e-9 of its largest output in float64, on
+            the example and on noise. (What a forward does on other data alone, by an `if`, cannot be seen.)
+    """
+    if threshold is not None and not 0 <= threshold < 1:
+        raise ValueError(f"threshold is {threshold}, wanted a keep probability in [0, 1)")
+    if round_to < 1:
+        raise ValueError(f"round_to is {round_to}, wanted 1 or more")
+    check_device(bnn)
+    check_weights(bnn.net)
+    example = _example(bnn, example_input)
+    masked, dtypes = _masked(bnn.net, threshold)
+    example, tolerance = _in_double(masked, example)
+    masks, wanted = _wanted(masked, example, tolerance)
+    plain = _folded(masked, masks, wanted)
+    del masked
+    zero_denormal(plain.parameters())
+    units = follow_units(plain, _rows(example, _NUM_FOLLOWED))
+    allowed, at_fault = largest_removal(units, lambda some: wanted.equals(without(plain, units.decide(some, round_to))))
+    removal = units.decide(allowed, round_to)
+    small, selected = _selected(without(plain, removal), masks, wanted)
+    report = Compaction(report_gates(masks, units, removal, selected, at_fault), kept_indices(removal))
+    small = _of_dtypes(small.eval(), dtypes)
+    small.compaction = report
+    return small
+
+
+def _example(bnn: BetaBernoulliNetwork, example_input: Any) -> Any:
+    parameter = next(iter(bnn.gates.values())).unconstrained_concentration1
+    if example_input is None:
+        example_input = torch.rand(2, len(parameter), device=parameter.device, dtype=parameter.dtype)
+    check_some("example_input", example_input)
+    try:
+        with in_eval_mode(bnn):
+            bnn(example_input)
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        raise ValueError(
+            _wrong_dtype(bnn, example_input)
+            or f"example_input: the network cannot take one of shape {tuple(example_input.shape)} "
+            f"({str(error).splitlines()[0]}); give one like the data, [N, ...]"
+        ) from error
+    if isinstance(example_input, Tensor) and example_input.dtype != parameter.dtype:
+        ungated = copy.deepcopy(bnn.net)
+        for layer, _ in gated_layers(ungated).values():
+            fold(layer, None)
+        if wrong := _wrong_dtype(ungated, example_input):  # which gates, whose product with it is of theirs, let pass
+            raise ValueError(wrong)
+    return example_input
+
+
+def _wrong_dtype(net: nn.Module, example: Any) -> str | None:
+    if not isinstance(example, Tensor):
+        return None
+    with in_eval_mode(net):
+        return None if runs(net, example) else wrong_dtype(net, example, "example_input")
+
+
+def _rows(example: Any, count: int) -> Any:
+    return pytree.tree_map(lambda leaf: leaf[:count] if isinstance(leaf, Tensor) and leaf.dim() else leaf, example)
+
+
+def _masked(net: nn.Module, threshold: float | None) -> tuple[nn.Module, dict[str, torch.dtype]]:
+    """A copy whose gates multiply by their mean mask, whatever the precision from here on; and that of each tensor."""
+    masked = copy.deepcopy(net).eval()
+    for gate in gates_of(masked).values():
+        gate.threshold = gate.threshold if threshold is None else threshold
+        gate.z = gate.mean_mask()
+    return masked, {name: tensor.dtype for name, tensor in masked.state_dict().items()}
+
+
+def _in_double(masked: nn.Module, example: Any) -> tuple[Any, float]:
+    """Have the copy in double precision, where rounding cannot hide what is wrong, if it can run so."""
+    dtypes = {name: tensor.dtype for name, tensor in masked.state_dict().items()}
+    doubled = pytree.tree_map(lambda x: x.double() if isinstance(x, Tensor) and x.is_floating_point() else x, example)
+    try:
+        if all(o.dtype == torch.float64 for o in tensors_of(call(masked.double(), doubled)) if o.is_floating_point()):
+            return doubled, _EXACT
+    except RuntimeError:  # of a network that makes numbers of a precision of its own
+        pass
+    _of_dtypes(masked, dtypes)
+    return example, TOLERANCE
+
+
+def _of_dtypes(net: nn.Module, dtypes: Mapping[str, torch.dtype]) -> nn.Module:
+    """The network with each tensor of the precision that it had, in place; new ones have that of the others."""
+    usual = next(dtype for dtype in dtypes.values() if dtype.is_floating_point)
+    for name, tensor in (*net.named_parameters(), *net.named_buffers()):
+        if tensor.is_floating_point():
+            tensor.data = tensor.data.to(dtypes.get(name.replace(".linear.", "."), usual))
+    return net
+
+
+def _wanted(masked: nn.Module, example: Any, tolerance: float) -> tuple[dict[str, Tensor | None], Wanted]:
+    """The masks by layer, None of a gate that is never called, and what the network computes."""
+    layers, called = gated_layers(masked), set()
+    handles = [gate.register_forward_pre_hook(lambda gate, _: called.add(gate)) for gate in gates_of(masked).values()]
+    try:
+        wanted = Wanted(masked, example, tolerance)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return {name: gate.z if gate in called else None for name, (_, gate) in layers.items()}, wanted
+
+
+def _folded(masked: nn.Module, masks: Mapping[str, Tensor | None], wanted: Wanted) -> nn.Module:
+    """The network with the masks folded in."""
+
+    def folded(names: Iterable[str]) -> nn.Module:
+        plain = copy.deepcopy(masked)
+        plainly_parametrized(plain)
+        for name in names:
+            fold(plain.get_submodule(name), masks[name])
+        return plain
+
+    plain = folded(masks)
+    if wanted.tolerance > _EXACT:  # what folding alone changes, by rounding
+        wanted.tolerance = max(wanted.tolerance, min(3 * wanted.difference(plain), _MOST_ROUNDING))
+    if not wanted.equals(plain):
+        name = next((name for name in masks if not wanted.equals(folded([name]))), "the network")
+        raise UnsupportedModuleError(
+            f"{name}: the network with E[π] folded into its weight computes something else than with its gate, by "
+            f"{wanted.difference(plain):.1e} of the largest output; is its weight used outside of its forward? "
+            f"insert_dropout(net, exclude=[{name!r}]) leaves it without a gate"
+        )
+    return plain
+
+
+def _selected(
+    small: nn.Module, masks: Mapping[str, Tensor | None], wanted: Wanted
+) -> tuple[nn.Module, dict[str, Tensor]]:
+    """The network with dense layers that read only what they use, and what each reads, of those that read not all."""
+    selected: dict[str, Tensor] = {}
+    for names in (list(masks), *([name] for name in masks)):
+        trial, found = _select(copy.deepcopy(small), [name for name in names if name not in selected])
+        if found and wanted.equals(trial):
+            small, selected = trial, selected | found
+        if not found or len(names) == len(selected):
+            break
+    return small, selected
+
+
+def _select(net: nn.Module, names: Iterable[str]) -> tuple[nn.Module, dict[str, Tensor]]:
+    found: dict[str, Tensor] = {}
+    for name in names:
+        net = select_inputs(net, name)
+        if isinstance(layer := net.get_submodule(name), nn.Sequential) and isinstance(layer[0], SelectUnits):
+            found[name] = layer[0].indices
+    return net, found

@@ -1,0 +1,100 @@
+"""What a network computes, and whether another one computes the same."""
+
+import dataclasses
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from bbpyro.compaction.errors import UnsupportedModuleError
+
+_WHAT_A_NETWORK_RAISES = (AttributeError, AssertionError, IndexError, KeyError, RuntimeError, TypeError, ValueError)
+
+
+def call(net: nn.Module, inputs: Any) -> Any:
+    """The network's output: a tuple or list of inputs is its arguments, a dict its keyword arguments."""
+    if isinstance(inputs, dict):
+        return net(**inputs)
+    return net(*inputs) if isinstance(inputs, tuple | list) else net(inputs)
+
+
+def tensors_of(output: Any) -> list[Tensor]:
+    """The tensors of an output, which may be a tensor, a tuple, list or dict, or a dataclass of them."""
+    if dataclasses.is_dataclass(output) and not isinstance(output, type):
+        output = [getattr(output, field.name) for field in dataclasses.fields(output)]
+    leaves = pytree.tree_leaves(output)
+    found: list[Tensor] = []
+    for leaf in leaves:
+        if isinstance(leaf, Tensor):
+            found.append(leaf)
+        elif dataclasses.is_dataclass(leaf) and not isinstance(leaf, type):
+            found += tensors_of(leaf)
+    return found
+
+
+class Wanted:
+    """The outputs of a network on the example and on noise, and whether another network has the same.
+
+    Args:
+        net: the network.
+        example: its inputs.
+        tolerance: of the largest number of each output.
+
+    Raises:
+        UnsupportedModuleError: its output has no tensor of real numbers, or is random.
+    """
+
+    def __init__(self, net: nn.Module, example: Any, tolerance: float) -> None:
+        self.tolerance = tolerance
+        outputs = tensors_of(call(net, example))
+        if not any(output.is_floating_point() for output in outputs):
+            raise UnsupportedModuleError("the network's output has no tensor of real numbers")
+        if not all(map(torch.equal, outputs, tensors_of(call(net, example)))):
+            raise UnsupportedModuleError("the network's forward is random, in evaluation mode too")
+        self.inputs, self.outputs = [example], [outputs]
+        for scale in (1.0, 10.0):
+            noise = _noise_like(example, scale)
+            try:
+                outputs = tensors_of(call(net, noise))
+            except _WHAT_A_NETWORK_RAISES:  # a network may refuse what is no data
+                continue
+            if all(bool(output.isfinite().all()) for output in outputs):
+                self.inputs.append(noise)
+                self.outputs.append(outputs)
+
+    def difference(self, net: nn.Module) -> float:
+        """The largest difference, as a part of the largest number of its output; inf where the network fails."""
+        try:
+            found = [tensors_of(call(net, x)) for x in self.inputs]
+        except _WHAT_A_NETWORK_RAISES:
+            return float("inf")
+        return max(_distance(*pair) for pair in zip(found, self.outputs, strict=True))
+
+    def equals(self, net: nn.Module) -> bool:
+        """Whether another network has these outputs."""
+        return self.difference(net) <= self.tolerance
+
+
+def _distance(found: list[Tensor], wanted: list[Tensor]) -> float:
+    if [f.shape for f in found] != [w.shape for w in wanted]:
+        return float("inf")
+    largest = 0.0
+    for one, other in zip(found, wanted, strict=True):
+        if other.is_floating_point() and other.numel():
+            difference = (one - other).abs().max() / other.abs().max().clamp_min(torch.finfo(other.dtype).tiny)
+            largest = max(largest, float(difference.nan_to_num(torch.inf)))
+        elif not torch.equal(one, other):
+            return float("inf")
+    return largest
+
+
+def _noise_like(example: Any, scale: float) -> Any:
+    generator = torch.Generator("cpu").manual_seed(0)
+
+    def noise(leaf: Any) -> Any:
+        if not isinstance(leaf, Tensor) or not leaf.is_floating_point():
+            return leaf
+        return (scale * torch.randn(leaf.shape, generator=generator, device="cpu")).to(leaf)
+
+    return pytree.tree_map(noise, example)

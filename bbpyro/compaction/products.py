@@ -1,0 +1,202 @@
+"""Where units are made and read: convolutions and products with a matrix of the network's."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from bbpyro.compaction.followed import Followed
+from bbpyro.compaction.operations import Call, squeezed, varying_dims
+from bbpyro.compaction.units import GroupedConvolution
+
+if TYPE_CHECKING:
+    from bbpyro.compaction.tracing import Trace
+
+_MATRIX = {  # where its bias, its left and its right factor are among the leaves
+    torch.ops.aten.mm.default: (None, 0, 1),
+    torch.ops.aten.addmm.default: (0, 1, 2),
+    torch.ops.aten.bmm.default: (None, 0, 1),
+    torch.ops.aten.baddbmm.default: (0, 1, 2),
+}
+_CONVOLUTION = torch.ops.aten.convolution.default
+_EMBEDDING = torch.ops.aten.embedding.default
+
+
+@dataclass(frozen=True)
+class Product:
+    """What a product makes.
+
+    Attributes:
+        units: for each index of dimension `dim` of its output, the slice that makes it; 0: none.
+        dim: of the output.
+        varies: which numbers of the output depend on the data.
+        why: why those that belong to none do not.
+    """
+
+    units: Tensor
+    dim: int
+    varies: Tensor
+    why: str
+
+
+def find(call: Call, data: Mapping[int, Followed], trace: "Trace") -> Product | None:
+    """What a call makes, if it is a product of data with a parameter; ties and needs are noted on the way."""
+    if call.operation is _CONVOLUTION:
+        if 0 in data and trace.parameter_of(call.leaves[1]):
+            return _convolution(call, data[0], trace)
+    elif call.operation is _EMBEDDING and trace.parameter_of(call.leaves[0]):
+        return _embedding(call, data, trace)
+    elif call.operation in _MATRIX:
+        bias, left, right = _MATRIX[call.operation]
+        if left in data and trace.parameter_of(call.leaves[right]):
+            return _matrix(call, data, trace, (left, right, bias), (-1, -2, -1))
+        if right in data and trace.parameter_of(call.leaves[left]):
+            return _matrix(call, data, trace, (right, left, bias), (-2, -1, -2))
+    return None
+
+
+def _matrix(
+    call: Call,
+    data: Mapping[int, Followed],
+    trace: "Trace",
+    places: tuple[int, int, int | None],
+    dims: tuple[int, int, int],
+) -> Product | None:
+    """A product with a matrix: `places` of the data, the matrix and the bias; `dims` summed over, of each, and made."""
+    (at, of, bias), (summed, over, made) = places, dims
+    x, weight, followed = call.leaves[at], call.leaves[of], data[at]
+    if weight.dim() == 3 and weight.stride(0) != 0 and weight.shape[0] > 1:
+        return None  # a matrix for each of several, such as heads
+    if weight.dim() == 3:
+        weight = weight[0]
+    reads, makes = (_slices(trace, weight, d) for d in (over, -3 - over))
+    used = weight != 0
+    used = used.any(1) if over % 2 == 0 else used.any(0)
+    units = _along(trace, followed, summed, x)
+    _read(trace, units, reads, used, _alive(x, followed, summed), followed.why)
+    if bias is not None:
+        _tie_bias(call, bias, data, trace, makes, made)
+    return Product(makes, made, _varies(call, at, of, bias, followed), "")
+
+
+def _embedding(call: Call, data: Mapping[int, Followed], trace: "Trace") -> Product:
+    """Rows of a table: its columns are units."""
+    makes, output = _slices(trace, call.leaves[0], 1), call.run()
+    varies = torch.full(output.shape, bool(data), device=output.device)
+    return Product(makes, output.dim() - 1, varies, "")
+
+
+def _convolution(call: Call, followed: Followed, trace: "Trace") -> Product:
+    x, weight, bias = call.leaves[:3]
+    is_transposed, groups = _convolution_options(call)
+    channels = x.dim() - (weight.dim() - 1)  # 1, or 0 of a single datum
+    made, read = (1, 0) if is_transposed else (0, 1)
+    makes, reads = (_slices(trace, weight, d) for d in (made, read))
+    used = (weight != 0).transpose(0, read).flatten(1).any(1)
+    units, alive = _along(trace, followed, channels, x), _alive(x, followed, channels)
+    if groups == 1:
+        _read(trace, units, reads, used, alive, followed.why)
+    elif len(units) == groups and not is_transposed:
+        _pass_each(trace, units, makes.reshape(groups, -1), followed.why)
+    else:
+        makes = _read_grouped(call, trace, units, (reads, makes), alive, groups, followed.why)
+    if isinstance(bias, Tensor):
+        _tie_bias(call, 2, {}, trace, makes, 0)
+    varies = _varies(call, 0, 1, 2, followed)
+    return Product(makes, channels, varies, "a convolution in groups makes them" if groups > 1 else "")
+
+
+def _convolution_options(call: Call) -> tuple[bool, int]:
+    return bool(call.args[6]), int(call.args[8])
+
+
+def _pass_each(trace: "Trace", units: Tensor, makes: Tensor, why: str) -> None:
+    """A depthwise convolution: a channel that is dead before is dead after, and goes with it."""
+    for column in makes.T:
+        trace.units.tie(units, column)
+        trace.units.stick(column[units == 0], why)
+
+
+def _read_grouped(
+    call: Call, trace: "Trace", units: Tensor, slices: tuple[Tensor, Tensor], alive: Tensor, groups: int, why: str
+) -> Tensor:
+    reads, makes = slices
+    name = trace.parameter_of(call.leaves[1])
+    is_whole = name is not None and call.leaves[1].shape == trace.units.tensors[name].shape
+    if name is None or not is_whole or _convolution_options(call)[0] or bool((units == 0).any()):
+        for held in (units, reads, makes):
+            trace.units.stick(held, f"a convolution in groups holds them: {why}")
+        return makes
+    trace.units.stick(reads, "a convolution in groups reads them")  # of all groups at once: they are sliced by group
+    used = (call.leaves[1] != 0).reshape(groups, -1, *call.leaves[1].shape[1:]).transpose(1, 2).flatten(2).any(2)
+    trace.units.need(units[(used.flatten() & alive).cpu()])
+    trace.units.add_grouped(GroupedConvolution(name, units.reshape(groups, -1).numpy()))
+    trace.units.keep_equal(makes.reshape(groups, -1))
+    return makes
+
+
+def _slices(trace: "Trace", view: Tensor, dim: int) -> Tensor:
+    """The slices of a parameter that the indices of a dimension of a view of it are; 0 where they are several."""
+    name = trace.parameter_of(view)
+    assert name is not None
+    dim %= view.dim()
+    first = view
+    for d in range(view.dim()):
+        if d != dim:
+            first = first.narrow(d, 0, 1)
+    indices = [i.reshape(-1) for i in trace.indices(first, name)]
+    moving = [d for d, i in enumerate(indices) if bool((i != i[0]).any())]
+    whole = [d for d, size in enumerate(trace.units.tensors[name].shape) if size == view.shape[dim]]
+    d = moving[0] if len(moving) == 1 else next(iter(whole), 0) if not moving else None
+    if d is None:
+        trace.stick_parameter(name, "its weight is used in another shape than it has")
+        return torch.zeros(view.shape[dim], dtype=torch.int64)
+    return indices[d] + trace.units.first[name, d]
+
+
+def _along(trace: "Trace", followed: Followed, dim: int, x: Tensor) -> Tensor:
+    """The units along a dimension of the data; those along others are held."""
+    dim %= x.dim()
+    dims = varying_dims(followed.units)
+    if set(dims) <= {dim}:
+        return squeezed(followed.units, (dim,)).cpu()
+    trace.units.stick(followed.units, "a layer reads them along another dimension")
+    return torch.zeros(x.shape[dim], dtype=torch.int64)
+
+
+def _alive(x: Tensor, followed: Followed, dim: int) -> Tensor:
+    """Whether there is anything but zeros, along a dimension."""
+    alive = (followed.varies | (x != 0)).transpose(0, dim % x.dim())
+    return alive.flatten(1).any(1) if alive.dim() > 1 else alive
+
+
+def _read(trace: "Trace", units: Tensor, reads: Tensor, used: Tensor, alive: Tensor, why: str) -> None:
+    trace.units.tie(units, reads)
+    trace.units.need(units[(used & alive).cpu()])
+    trace.units.stick(reads[units == 0], why)
+    trace.units.stick(units[reads == 0], "its reader's weight is used in another shape than it has")
+
+
+def _tie_bias(call: Call, at: int, data: Mapping[int, Followed], trace: "Trace", makes: Tensor, dim: int) -> None:
+    bias = call.leaves[at]
+    if trace.parameter_of(bias) and bias.dim() and bias.shape[dim] == len(makes):
+        trace.units.tie(makes, _slices(trace, bias, dim))
+    elif at in data:
+        known = data[at]
+        if set(varying_dims(known.units)) <= {dim % bias.dim()} and bool((known.units > 0).any()):
+            trace.units.tie(makes, squeezed(known.units, (dim % bias.dim(),)).reshape(-1).expand(len(makes)))
+        else:
+            trace.units.stick(makes, "it is added to numbers that cannot go")
+
+
+def _varies(call: Call, at: int, of: int, bias: int | None, followed: Followed) -> Tensor:
+    """Which outputs depend on the data: those that some used weight gives some number that does."""
+    if bool(followed.varies.all()) and bool((call.leaves[of] != 0).all()):
+        return torch.ones(call.run().shape, dtype=torch.bool, device=followed.varies.device)
+    x, weight = call.leaves[at], call.leaves[of]
+    replaced: dict[int, Any] = {at: followed.varies.to(x), of: (weight != 0).to(x)}
+    if bias is not None and isinstance(call.leaves[bias], Tensor):
+        replaced[bias] = torch.zeros_like(call.leaves[bias])
+    return call.again(replaced)[0] > 0.5

@@ -1,0 +1,112 @@
+"""What compact() removed, what it left, and why."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bbpyro.compaction.units import Array, Removal, Units
+
+
+@dataclass(frozen=True)
+class GateReport:
+    """What became of one gate's units.
+
+    Attributes:
+        units: how many the gate has.
+        dead: how many of them E[π] leaves out.
+        removed: how many are gone, from the layer that makes them and all that read them.
+        left_out: how many more are left out by a selection in front of the layer.
+        reasons: why the other dead ones stay, as zeros, and how many for each reason.
+    """
+
+    units: int
+    dead: int
+    removed: int
+    left_out: int
+    reasons: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class Compaction:
+    """What compact() did, as the attribute `compaction` of its result.
+
+    Attributes:
+        gates: by name of the layer that has the gate.
+        kept: by name of a parameter or buffer, and by dimension, the indices of the original that are left, int64;
+            whatever is not there is whole. Those of a grouped convolution's inputs are `[groups, kept]`.
+    """
+
+    gates: Mapping[str, GateReport]
+    kept: Mapping[str, Mapping[int, Tensor]] = field(repr=False)
+
+    def __str__(self) -> str:
+        """A table of the gates, as print shows it."""
+        width = max((len(name) for name in self.gates), default=5)
+        lines = [f"{'layer':{width}}  units   dead  removed  left out  of the others"]
+        for name, gate in self.gates.items():
+            why = "; ".join(f"{count}: {reason}" for reason, count in gate.reasons.items())
+            lines.append(
+                f"{name:{width}} {gate.units:6d} {gate.dead:6d} {gate.removed:8d} {gate.left_out:9d}  {why}".rstrip()
+            )
+        return "\n".join(lines)
+
+
+def report_gates(
+    masks: Mapping[str, Tensor | None],
+    units: Units,
+    removal: Removal,
+    selected: Mapping[str, Tensor],
+    at_fault: Sequence[str],
+) -> dict[str, GateReport]:
+    """What became of each gate's units.
+
+    Args:
+        masks: by layer, the mask of its gate, or None where it is never called.
+        units: what is known of the network.
+        removal: what was removed.
+        selected: by layer, which of its inputs are left by a selection.
+        at_fault: the parameters whose slices could not go, though nothing seemed to need them.
+    """
+    groups = units.groups()
+    reasons, needed = units.reasons(groups), units.needed(groups)
+    for name in at_fault:
+        for dim in range(units.tensors[name].dim()):
+            for group in groups[units.slices(name, dim)]:
+                reasons.setdefault(int(group), "without it the network computes something else, or fails")
+    found = {}
+    for name, mask in masks.items():
+        weight = f"{name}.weight".lstrip(".")
+        dim = 1 if units.tensors[weight].dim() == 2 else 0
+        slices = units.slices(weight, dim)
+        stays = removal.kept.get(weight, {}).get(dim, np.arange(len(slices)))
+        dead = np.zeros(len(slices), bool) if mask is None else (mask == 0).cpu().numpy()
+        left = stays if name not in selected else stays[selected[name].cpu().numpy()]
+        why = [_why(int(groups[slices[k]]), reasons, needed) for k in left[dead[left]]]
+        found[name] = GateReport(
+            len(slices),
+            int(dead.sum()),
+            len(slices) - len(stays),
+            len(stays) - len(left),
+            dict(Counter(why).most_common()),
+        )
+        if mask is None:
+            found[name] = replace(found[name], reasons={"its gate is never called": len(slices)})
+    return found
+
+
+def _why(group: int, reasons: Mapping[int, str], needed: Array) -> str:
+    if group in reasons:
+        return reasons[group]
+    return "another layer uses it" if needed[group] else "some must stay: one of a layer, or for equal or round numbers"
+
+
+def kept_indices(removal: Removal) -> dict[str, dict[int, Tensor]]:
+    """The indices of the original that are left, by name and dimension."""
+    kept = {name: {d: torch.from_numpy(i) for d, i in dims.items()} for name, dims in removal.kept.items()}
+    for name, grouped in removal.grouped.items():
+        kept.setdefault(name, {})[1] = torch.from_numpy(grouped)
+    return kept

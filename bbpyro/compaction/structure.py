@@ -1,0 +1,84 @@
+"""Which units of a network can go, found by one run of it."""
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from bbpyro.compaction.outputs import call, tensors_of
+from bbpyro.compaction.surgery import named_tensors
+from bbpyro.compaction.tracing import Trace
+from bbpyro.compaction.units import Array, Units
+
+
+def follow_units(net: nn.Module, inputs: Any) -> Units:
+    """What is tied, needed and held in a network, in evaluation mode, as it is run once.
+
+    Args:
+        net: the network, plain or with gates whose z is fixed.
+        inputs: of a few data.
+    """
+    units = Units(named_tensors(net))
+    fast_path = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)  # it hides what attention is made of
+    try:
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of operations that are tried on numbers like nan
+            trace = Trace(units)
+            trace.follow_inputs(inputs)
+            with trace:
+                output = call(net, inputs)
+            trace.end(tensors_of(output))
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast_path)
+    return units
+
+
+def largest_removal(units: Units, works: Callable[[Array], bool]) -> tuple[Array, list[str]]:
+    """Which groups can go without the network computing something else, and the layers whose units cannot.
+
+    All of them at best; if not, the layers are found by halves whose units the network cannot do without, as where
+    its forward has their number in it.
+
+    Args:
+        units: what is known.
+        works: whether the network without these groups computes the same, `[groups]`.
+    """
+    groups = units.groups()
+    removable = units.removable(groups)
+    allowed = np.zeros_like(removable)
+    at_fault: list[str] = []
+
+    def add(layers: list[tuple[str, Array]]) -> None:
+        nonlocal allowed
+        tried = allowed.copy()
+        for _, mine in layers:
+            tried[mine] = True
+        if works(tried):
+            allowed = tried
+        elif len(layers) == 1:
+            at_fault.append(layers[0][0])
+        else:
+            add(layers[: len(layers) // 2])
+            add(layers[len(layers) // 2 :])
+
+    layers = _by_layer(units, groups, removable)
+    if layers:
+        add(layers)
+    return allowed, at_fault
+
+
+def _by_layer(units: Units, groups: Array, removable: Array) -> list[tuple[str, Array]]:
+    """The groups that can go, by the first layer that makes them."""
+    taken = np.zeros_like(removable)
+    found = []
+    for (name, dim), _ in units.first.items():
+        mine = np.unique(groups[units.slices(name, dim)])
+        mine = mine[removable[mine] & ~taken[mine]]
+        taken[mine] = True
+        if len(mine):
+            found.append((name, mine))
+    return found

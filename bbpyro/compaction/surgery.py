@@ -1,0 +1,109 @@
+"""A copy of a network without some slices of its parameters."""
+
+import copy
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch.nn.modules.instancenorm import _InstanceNorm
+
+from bbpyro.compaction.units import Removal
+from bbpyro.layers import BetaBernoulliDropout
+
+Net = TypeVar("Net", bound=nn.Module)
+
+
+def named_tensors(net: nn.Module) -> dict[str, Tensor]:
+    """The parameters and buffers of real numbers, each once."""
+    tensors = {**dict(net.named_parameters()), **dict(net.named_buffers())}
+    return {name: tensor.detach() for name, tensor in tensors.items() if tensor.is_floating_point()}
+
+
+def without(net: Net, removal: Removal) -> Net:
+    """A copy of a network with only the slices that stay; tensors that are shared stay so, and all are copied.
+
+    Args:
+        net: the network.
+        removal: what is to go.
+    """
+    memo: dict[int, Any] = {}
+    owned = {**dict(net.named_parameters()), **dict(net.named_buffers())}
+    for name in removal.kept.keys() | removal.grouped.keys():
+        tensor = owned[name]
+        smaller = _sliced(tensor.detach(), name, removal)
+        memo[id(tensor)] = nn.Parameter(smaller, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else smaller
+    small = copy.deepcopy(net, memo)
+    for module in small.modules():
+        _say_sizes(module)
+    return small
+
+
+def _sliced(tensor: Tensor, name: str, removal: Removal) -> Tensor:
+    kept = {dim: torch.from_numpy(indices).to(tensor.device) for dim, indices in removal.kept.get(name, {}).items()}
+    if name in removal.grouped:
+        reads = torch.from_numpy(removal.grouped[name]).to(tensor.device)
+        parts = tensor.chunk(len(reads))
+        tensor = torch.cat([part.index_select(1, read) for part, read in zip(parts, reads, strict=True)])
+    for dim, indices in kept.items():
+        tensor = tensor.index_select(dim, indices)
+    return tensor
+
+
+def _say_sizes(module: Any) -> None:
+    """Have a layer's attributes say the sizes that its parameters have."""
+    for kind, say in _SIZES:
+        if isinstance(module, kind):
+            say(module)
+
+
+def _linear(layer: Any) -> None:
+    layer.out_features, layer.in_features = layer.weight.shape
+
+
+def _convolution(layer: Any) -> None:
+    is_transposed = isinstance(layer, _ConvTransposeNd)
+    outputs, inputs = layer.weight.shape[:2][:: -1 if is_transposed else 1]
+    if layer.groups > 1 and layer.groups == layer.in_channels and not is_transposed:  # depthwise
+        layer.groups = outputs * layer.groups // layer.out_channels
+    layer.in_channels = inputs * (1 if is_transposed else layer.groups)
+    layer.out_channels = outputs * (layer.groups if is_transposed else 1)
+
+
+def _norm(layer: Any) -> None:
+    numbers = next((t for t in (layer.weight, layer.running_mean) if t is not None), None)
+    layer.num_features = layer.num_features if numbers is None else len(numbers)
+
+
+def _embedding(layer: Any) -> None:
+    layer.embedding_dim = layer.weight.shape[1]
+
+
+def _prelu(layer: Any) -> None:
+    layer.num_parameters = len(layer.weight)
+
+
+def _gate(gate: Any) -> None:
+    gate.num_features = len(gate.unconstrained_concentration1)
+
+
+_SIZES: list[tuple[Any, Callable[[Any], None]]] = [
+    (nn.Linear, _linear),
+    (_ConvNd, _convolution),
+    (_BatchNorm | _InstanceNorm, _norm),
+    (nn.Embedding, _embedding),
+    (nn.PReLU, _prelu),
+    (BetaBernoulliDropout, _gate),
+]
+
+
+def with_gates(removal: Removal, net: nn.Module) -> Removal:
+    """The same removal of a gate's own parameters as of its mask z."""
+    kept = dict(removal.kept)
+    for name, gate in net.named_modules():
+        if isinstance(gate, BetaBernoulliDropout) and f"{name}.z" in removal.kept:
+            for parameter, _ in gate.named_parameters(recurse=False):
+                kept[f"{name}.{parameter}"] = removal.kept[f"{name}.z"]
+    return Removal(kept, removal.grouped)

@@ -1,0 +1,168 @@
+"""Follows units through one run of a network: from the slice that makes one to the slices that read it."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from bbpyro.compaction import products
+from bbpyro.compaction.followed import Followed
+from bbpyro.compaction.meeting import Meeting
+from bbpyro.compaction.operations import Call, is_view, outputs_of, spread, squeezed, varying, varying_dims
+from bbpyro.compaction.units import Units
+
+
+class Trace(TorchDispatchMode):
+    """Follows units while a network runs under it.
+
+    Args:
+        units: of its parameters and buffers, which this fills in.
+    """
+
+    def __init__(self, units: Units) -> None:
+        super().__init__()
+        self.units = units
+        self._followed: dict[int, tuple[Tensor, Followed]] = {}  # holds the tensors, so that no id is given twice
+        self._parameters = {tensor.untyped_storage().data_ptr(): name for name, tensor in units.tensors.items()}
+        self._tried: dict[Any, tuple[int, ...] | None] = {}
+
+    def follow_inputs(self, inputs: Any) -> None:
+        """The network's inputs: data that belong to no unit."""
+        for leaf in pytree.tree_leaves(inputs):
+            if isinstance(leaf, Tensor):
+                self._note(leaf, _of_no_unit(leaf, "it reads an input of the network"))
+
+    def end(self, outputs: list[Tensor]) -> None:
+        """The network's outputs, of which nothing may go."""
+        for output in outputs:
+            followed = self.find(output)
+            if followed is not None:
+                self.units.stick(followed.units, "it is part of the network's output")
+            elif (name := self.parameter_of(output)) is not None:
+                self.stick_parameter(name, "it is part of the network's output")
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """One operation of the network."""
+        call = Call(func, args, kwargs or {})
+        data = {i: f for i, leaf in enumerate(call.leaves) if (f := self.find(leaf)) is not None}
+        parameters = {i: n for i, leaf in enumerate(call.leaves) if (n := self.parameter_of(leaf)) is not None}
+        result = call.run()
+        if not data and not (parameters and not is_view(func)):
+            return result
+        outputs = outputs_of(result)
+        if torch.Tag.inplace_view in func.tags:
+            self._reshape_in_place(call, data)
+        elif is_view(func):
+            self._view(call, *next(iter(data.items())), outputs)
+        elif (product := products.find(call, data, self)) is not None:
+            self._note_product(product, outputs[0])
+        else:
+            self._compute(call, data, parameters, outputs)
+        return result
+
+    def find(self, leaf: Any) -> Followed | None:
+        """What is known of a tensor, if it comes of the data."""
+        found = self._followed.get(id(leaf))
+        return None if found is None else found[1]
+
+    def parameter_of(self, leaf: Any) -> str | None:
+        """The name of the parameter or buffer that a tensor is, or is a view of."""
+        if not isinstance(leaf, Tensor) or not leaf.is_floating_point() or id(leaf) in self._followed:
+            return None
+        return self._parameters.get(leaf.untyped_storage().data_ptr()) if leaf.numel() else None
+
+    def indices(self, view: Tensor, name: str) -> list[Tensor]:
+        """For each dimension of a parameter, which of its indices each number of a view of it has."""
+        parameter = self.units.tensors[name]
+        at = torch.full((), view.storage_offset() - parameter.storage_offset(), dtype=torch.int64)
+        for size, stride in zip(view.shape, view.stride(), strict=True):
+            at = at[..., None] + torch.arange(size) * stride
+        found = []
+        for size, stride in zip(parameter.shape, parameter.stride(), strict=True):
+            found.append((at // stride) % size)
+        return found
+
+    def _note(self, tensor: Tensor, followed: Followed) -> None:
+        self._followed[id(tensor)] = (tensor, followed)
+
+    def stick_parameter(self, name: str, reason: str) -> None:
+        """Nothing of a parameter can be removed."""
+        for dim in range(self.units.tensors[name].dim()):
+            self.units.stick(self.units.slices(name, dim), reason)
+
+    def _reshape_in_place(self, call: Call, data: Mapping[int, Followed]) -> None:
+        at, followed = next(iter(data.items()))
+        tensor = call.leaves[at]
+        if followed.units.shape != tensor.shape:
+            call.saved = [leaf for leaf in call.leaves]
+            followed.units, followed.varies = (
+                call.again({at: t.clone()})[0] for t in (followed.units, followed.varies)
+            )
+
+    def _view(self, call: Call, at: int, followed: Followed, outputs: list[Tensor]) -> None:
+        """The same view of what is known, so that what is written into it later is seen from everywhere."""
+        views = [
+            Followed(units, varies, followed.why)
+            for units, varies in zip(*(_viewed(call, at, t) for t in (followed.units, followed.varies)), strict=True)
+        ]
+        for output, view in zip(outputs, views, strict=True):
+            self._note(output, view)
+        dims = varying_dims(followed.units)
+        if len(views) == 1 and len(varying_dims(views[0].units)) > len(dims):
+            reason = "the network reshapes it into parts of a fixed size, such as the heads of attention"
+            self.units.stick(views[0].units, reason)
+        if len(views) > 1 and len({output.shape for output in outputs}) == 1 and len(dims) == 1:
+            self.units.keep_equal(squeezed(view.units, dims).reshape(-1) for view in views)
+
+    def _note_product(self, product: "products.Product", output: Tensor) -> None:
+        self.units.make(product.units)
+        units = spread(product.units.to(output.device), [product.dim % output.dim()], output.shape)
+        self._note(output, Followed(_laid_out(units, output), _laid_out(product.varies, output), product.why))
+
+    def _compute(self, call: Call, data: dict[int, Followed], parameters: dict[int, str], outputs: list[Any]) -> None:
+        base = call.again({}) if call.writes else outputs
+        slices = {i: self._slices_of(call.saved[i], name) for i, name in parameters.items()}
+        meeting = Meeting(call, base, data, slices, self.units, self._tried)
+        varies = varying(call, base, {i: f.varies for i, f in data.items()})
+        for k, output in enumerate(base):
+            if isinstance(output, Tensor):
+                units, why = meeting.units_of(k)
+                self._write(call, outputs[k], Followed(_laid_out(units, output), _laid_out(varies[k], output), why))
+
+    def _slices_of(self, view: Tensor, name: str) -> list[Tensor]:
+        """The slices that each number of a view of a parameter is in, for each dimension that has several."""
+        indices = enumerate(self.indices(view, name))
+        found = [index + self.units.first[name, d] for d, index in indices if self.units.tensors[name].shape[d] > 1]
+        return [slices for slices in found if varying_dims(slices)]
+
+    def _write(self, call: Call, output: Tensor, followed: Followed) -> None:
+        known = self.find(output)
+        if call.writes and known is not None and known.units.shape == followed.units.shape:
+            known.units.copy_(followed.units)  # in place, for other views of it
+            known.varies.copy_(followed.varies)
+            known.why = followed.why
+        else:
+            self._note(output, followed)
+
+
+def _viewed(call: Call, at: int, known: Tensor) -> list[Tensor]:
+    try:
+        return call.again({at: known})
+    except RuntimeError:  # what is known lies otherwise in memory
+        return call.again({at: known.contiguous()})
+
+
+def _laid_out(known: Tensor, tensor: Tensor) -> Tensor:
+    """A copy that lies in memory as the tensor does, so that it can be viewed alike."""
+    return torch.empty_like(tensor, dtype=known.dtype).copy_(known)
+
+
+def _of_no_unit(tensor: Tensor, why: str) -> Followed:
+    return Followed(
+        torch.zeros(tensor.shape, dtype=torch.int64, device=tensor.device),
+        torch.ones(tensor.shape, dtype=torch.bool, device=tensor.device),
+        why,
+    )
