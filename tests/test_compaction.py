@@ -325,13 +325,19 @@ def test_lenet5_is_small_by_its_masks() -> None:
     }
 
 
-def test_dead_channels_that_a_sigmoid_lifts_to_a_half_stay_but_where_nothing_reads_them() -> None:
-    net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Sigmoid(), nn.Conv2d(4, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(48, 2))
-    kept = {"0.gate": [True, False, True, False], "2.gate": [True, True, False], "5.gate": [True] * 48}
+@pytest.mark.parametrize("padding", [0, 1])
+def test_what_a_sigmoid_makes_of_dead_channels_goes_into_a_bias_but_where_there_is_a_border(padding: int) -> None:
+    conv = nn.Conv2d(4, 3, 3, padding=padding, bias=padding == 1)
+    net = nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.Sigmoid(), conv, nn.ReLU(), nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(48, 2)
+    )
+    kept = {"0.gate": [True, False, True, False], "2.gate": [True, True, False], "6.gate": [True] * 48}
     bnn, x = make_network(net, kept), torch.randn(5, 1, 8, 8)
     small = compact(bnn, x)
     assert_same(small, bnn, x)
-    assert shapes(small) == {"0": (1, 4), "2": (4, 2), "5": (32, 2)}
+    channels = 4 if padding else 2
+    assert shapes(small) == {"0": (1, channels), "2": (channels, 2), "6": (32, 2)}
+    assert small.get_submodule("2").bias is not None
 
 
 class Block(nn.Module):

@@ -16,7 +16,6 @@ from bbpyro.compaction.report import Compaction, kept_indices, report_gates
 from bbpyro.compaction.selection import SelectUnits, select_inputs
 from bbpyro.compaction.structure import follow_units, largest_removal
 from bbpyro.compaction.surgery import without
-from bbpyro.compaction.units import Removal, Units
 from bbpyro.denormals import zero_denormal
 from bbpyro.exclusive import one_at_a_time
 from bbpyro.layers import gates_of
@@ -80,7 +79,7 @@ def compact(
     small, selected = _selected(without(plain, removal), masks, wanted)
     report = Compaction(report_gates(masks, units, removal, selected, at_fault), kept_indices(removal))
     small = _of_dtypes(small.eval(), dtypes)
-    small.compaction = report
+    object.__setattr__(small, "compaction", report)
     return small
 
 

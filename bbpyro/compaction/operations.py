@@ -80,7 +80,15 @@ def is_view(operation: Any) -> bool:
 
 def varying_dims(units: Tensor) -> tuple[int, ...]:
     """The dimensions along which numbers belong to different units."""
-    return tuple(d for d in range(units.dim()) if units.shape[d] > 1 and bool((units != units.narrow(d, 0, 1)).any()))
+    found = []
+    for d in range(units.dim()):
+        if units.shape[d] > 1:
+            first = units.narrow(d, 0, 1)
+            if bool((units != first).any()):
+                found.append(d)
+            else:
+                units = first  # so that less is left to compare
+    return tuple(found)
 
 
 def spread(vector: Tensor, dims: Sequence[int], shape: Sequence[int]) -> Tensor:

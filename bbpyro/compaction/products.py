@@ -71,11 +71,12 @@ def _matrix(
         return None  # a matrix for each of several, such as heads
     if weight.dim() == 3:
         weight = weight[0]
-    reads, makes = (_slices(trace, weight, d) for d in (over, -3 - over))
+    reads, makes = _slices(trace, weight, over, last=True), _slices(trace, weight, -3 - over)
     used = weight != 0
     used = used.any(1) if over % 2 == 0 else used.any(0)
     units = _along(trace, followed, summed, x)
-    _read(trace, units, reads, used, _alive(x, followed, summed), followed.why)
+    constant = _constant(x, followed, summed)
+    _read(trace, units, reads, used & _alive(x, followed, summed), constant, followed.why)
     if bias is not None:
         _tie_bias(call, bias, data, trace, makes, made)
     return Product(makes, made, _varies(call, at, of, bias, followed), "")
@@ -93,11 +94,13 @@ def _convolution(call: Call, followed: Followed, trace: "Trace") -> Product:
     is_transposed, groups = _convolution_options(call)
     channels = x.dim() - (weight.dim() - 1)  # 1, or 0 of a single datum
     made, read = (1, 0) if is_transposed else (0, 1)
-    makes, reads = (_slices(trace, weight, d) for d in (made, read))
+    makes, reads = _slices(trace, weight, made), _slices(trace, weight, read, last=not is_transposed)
     used = (weight != 0).transpose(0, read).flatten(1).any(1)
     units, alive = _along(trace, followed, channels, x), _alive(x, followed, channels)
     if groups == 1:
-        _read(trace, units, reads, used, alive, followed.why)
+        is_even = not is_transposed and not any(call.args[4])  # the same at every pixel, without a border of zeros
+        constant = _constant(x, followed, channels) if is_even else torch.full_like(alive, torch.nan, dtype=x.dtype)
+        _read(trace, units, reads, used & alive, constant, followed.why)
     elif len(units) == groups and not is_transposed:
         _pass_each(trace, units, makes.reshape(groups, -1), followed.why)
     else:
@@ -137,7 +140,7 @@ def _read_grouped(
     return makes
 
 
-def _slices(trace: "Trace", view: Tensor, dim: int) -> Tensor:
+def _slices(trace: "Trace", view: Tensor, dim: int, last: bool = False) -> Tensor:
     """The slices of a parameter that the indices of a dimension of a view of it are; 0 where they are several."""
     name = trace.parameter_of(view)
     assert name is not None
@@ -147,13 +150,14 @@ def _slices(trace: "Trace", view: Tensor, dim: int) -> Tensor:
         if d != dim:
             first = first.narrow(d, 0, 1)
     indices = [i.reshape(-1) for i in trace.indices(first, name)]
+    shape = trace.units.tensors[name].shape
     moving = [d for d, i in enumerate(indices) if bool((i != i[0]).any())]
-    whole = [d for d, size in enumerate(trace.units.tensors[name].shape) if size == view.shape[dim]]
-    d = moving[0] if len(moving) == 1 else next(iter(whole), 0) if not moving else None
-    if d is None:
-        trace.stick_parameter(name, "its weight is used in another shape than it has")
-        return torch.zeros(view.shape[dim], dtype=torch.int64)
-    return indices[d] + trace.units.first[name, d]
+    alone = [d for d, size in enumerate(shape) if size == view.shape[dim] == 1]
+    if len(moving) == 1 or not moving and alone:
+        d = (moving or alone)[-1 if last else 0]
+        return indices[d] + trace.units.first[name, d]
+    trace.stick_parameter(name, "its weight is used in another shape than it has")
+    return torch.zeros(view.shape[dim], dtype=torch.int64)
 
 
 def _along(trace: "Trace", followed: Followed, dim: int, x: Tensor) -> Tensor:
@@ -172,9 +176,19 @@ def _alive(x: Tensor, followed: Followed, dim: int) -> Tensor:
     return alive.flatten(1).any(1) if alive.dim() > 1 else alive
 
 
-def _read(trace: "Trace", units: Tensor, reads: Tensor, used: Tensor, alive: Tensor, why: str) -> None:
+def _constant(x: Tensor, followed: Followed, dim: int) -> Tensor:
+    """The number that is everywhere along a dimension, whatever the data are; nan where it is not one."""
+    moved = x.transpose(0, dim % x.dim()).flatten(1) if x.dim() > 1 else x[:, None]
+    varies = followed.varies.transpose(0, dim % x.dim()).reshape(len(moved), -1)
+    is_one = ~varies.any(1) & (moved == moved[:, :1]).all(1)
+    return torch.where(is_one, moved[:, 0], torch.nan)
+
+
+def _read(trace: "Trace", units: Tensor, reads: Tensor, needs: Tensor, constant: Tensor, why: str) -> None:
     trace.units.tie(units, reads)
-    trace.units.need(units[(used & alive).cpu()])
+    shifts = needs & ~constant.isnan()
+    trace.units.need(units[(needs & ~shifts).cpu()])
+    trace.units.shift(reads[shifts.cpu()], constant[shifts].cpu())
     trace.units.stick(reads[units == 0], why)
     trace.units.stick(units[reads == 0], "its reader's weight is used in another shape than it has")
 

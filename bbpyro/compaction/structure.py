@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from bbpyro.compaction.outputs import call, tensors_of
-from bbpyro.compaction.surgery import named_tensors
+from bbpyro.compaction.surgery import named_tensors, weights_with_bias
 from bbpyro.compaction.tracing import Trace
 from bbpyro.compaction.units import Array, Units
 
@@ -21,7 +21,7 @@ def follow_units(net: nn.Module, inputs: Any) -> Units:
         net: the network, plain or with gates whose z is fixed.
         inputs: of a few data.
     """
-    units = Units(named_tensors(net))
+    units = Units(named_tensors(net), weights_with_bias(net))
     fast_path = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)  # it hides what attention is made of
     try:

@@ -1,16 +1,18 @@
 """A copy of a network without some slices of its parameters."""
 
 import copy
+from collections import Counter
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.modules.instancenorm import _InstanceNorm
 
-from bbpyro.compaction.units import Removal
+from bbpyro.compaction.units import Array, Removal
 from bbpyro.layers import BetaBernoulliDropout
 
 Net = TypeVar("Net", bound=nn.Module)
@@ -20,6 +22,16 @@ def named_tensors(net: nn.Module) -> dict[str, Tensor]:
     """The parameters and buffers of real numbers, each once."""
     tensors = {**dict(net.named_parameters()), **dict(net.named_buffers())}
     return {name: tensor.detach() for name, tensor in tensors.items() if tensor.is_floating_point()}
+
+
+def weights_with_bias(net: nn.Module) -> set[str]:
+    """The weights of dense layers and convolutions of torch's own, whose forward adds a bias where there is one."""
+    uses: Counter[int] = Counter(id(p) for module in net.modules() for p in module.parameters(recurse=False))
+    return {
+        f"{name}.weight".lstrip(".")
+        for name, module in net.named_modules()
+        if type(module) in _BIASED and uses[id(module.weight)] == 1
+    }
 
 
 def without(net: Net, removal: Removal) -> Net:
@@ -38,7 +50,23 @@ def without(net: Net, removal: Removal) -> Net:
     small = copy.deepcopy(net, memo)
     for module in small.modules():
         _say_sizes(module)
+    for name, (columns, constants) in removal.shifts.items():
+        _add_to_bias(
+            small.get_submodule(name.rpartition(".")[0]), owned[name].detach(), columns, constants, removal, name
+        )
     return small
+
+
+def _add_to_bias(
+    layer: Any, weight: Tensor, columns: Array, constants: np.ndarray, removal: Removal, name: str
+) -> None:
+    """What the columns of a weight make of the constants that they read."""
+    read = weight[:, torch.from_numpy(columns).to(weight.device)]
+    shift = read.reshape(*read.shape[:2], -1).sum(2) @ torch.from_numpy(constants).to(weight)
+    if 0 in removal.kept.get(name, {}):
+        shift = shift[torch.from_numpy(removal.kept[name][0]).to(weight.device)]
+    bias = shift if layer.bias is None else layer.bias.detach() + shift
+    layer.bias = nn.Parameter(bias, (layer.weight if layer.bias is None else layer.bias).requires_grad)
 
 
 def _sliced(tensor: Tensor, name: str, removal: Removal) -> Tensor:
@@ -89,6 +117,7 @@ def _gate(gate: Any) -> None:
     gate.num_features = len(gate.unconstrained_concentration1)
 
 
+_BIASED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _SIZES: list[tuple[Any, Callable[[Any], None]]] = [
     (nn.Linear, _linear),
     (_ConvNd, _convolution),
@@ -106,4 +135,4 @@ def with_gates(removal: Removal, net: nn.Module) -> Removal:
         if isinstance(gate, BetaBernoulliDropout) and f"{name}.z" in removal.kept:
             for parameter, _ in gate.named_parameters(recurse=False):
                 kept[f"{name}.{parameter}"] = removal.kept[f"{name}.z"]
-    return Removal(kept, removal.grouped)
+    return Removal(kept, removal.grouped, removal.shifts)

@@ -77,7 +77,7 @@ class Trace(TorchDispatchMode):
     def indices(self, view: Tensor, name: str) -> list[Tensor]:
         """For each dimension of a parameter, which of its indices each number of a view of it has."""
         parameter = self.units.tensors[name]
-        at = torch.full((), view.storage_offset() - parameter.storage_offset(), dtype=torch.int64)
+        at = torch.tensor(int(view.storage_offset()) - int(parameter.storage_offset()))
         for size, stride in zip(view.shape, view.stride(), strict=True):
             at = at[..., None] + torch.arange(size) * stride
         found = []

@@ -1,6 +1,7 @@
 """Which slices of which parameters belong to one unit, so that they go together or not at all."""
 
-from collections.abc import Iterable, Mapping
+import bisect
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -34,10 +35,12 @@ class Removal:
         kept: by name of a parameter or buffer, and by dimension, which indices stay; those that lose none are not here.
         grouped: by name of a grouped convolution's weight, which channels of each group it still reads,
             `[groups, kept]`.
+        shifts: by name of a weight, which of its columns go that read a constant, and those constants, for its bias.
     """
 
     kept: dict[str, dict[int, Array]]
     grouped: dict[str, Array]
+    shifts: dict[str, tuple[Array, np.ndarray]]
 
 
 @dataclass
@@ -49,9 +52,11 @@ class Units:
 
     Args:
         tensors: the parameters and buffers by name.
+        biases: the weights whose layer has a bias, or could.
     """
 
     tensors: Mapping[str, Tensor]
+    biases: Collection[str] = ()
     first: dict[tuple[str, int], int] = field(init=False)
     size: int = field(init=False)
 
@@ -68,6 +73,7 @@ class Units:
         self._stuck: list[tuple[Array, str]] = []
         self._equal: list[list[Array]] = []
         self._grouped: list[GroupedConvolution] = []
+        self._shifts: dict[int, float] = {}
 
     def slices(self, name: str, dim: int) -> Array:
         """The numbers of a dimension's slices."""
@@ -88,6 +94,21 @@ class Units:
     def need(self, slices: Tensor | Array) -> None:
         """A layer uses these."""
         self._needed.append(np.unique(_array(slices)))
+
+    def shift(self, slices: Tensor, constants: Tensor) -> None:
+        """These columns of a weight read a constant, which its bias can do: needed where it has no bias to take it."""
+        if not len(slices):
+            return
+        name, dim = self.owner(int(slices[0]))
+        if name not in self.biases or dim != 1 or any(int(s) in self._shifts for s in slices):
+            self.need(slices)
+        else:
+            self._shifts |= dict(zip(slices.tolist(), constants.tolist(), strict=True))
+
+    def owner(self, number: int) -> tuple[str, int]:
+        """The name and the dimension that a slice is of."""
+        firsts = list(self.first.values())
+        return list(self.first)[bisect.bisect_right(firsts, number) - 1]
 
     def stick(self, slices: Tensor | Array, reason: str) -> None:
         """These cannot be removed."""
@@ -137,7 +158,18 @@ class Units:
             for c in self._grouped
             if gone[c.inputs].any()
         }
-        return Removal(kept, grouped)
+        return Removal(kept, grouped, self._gone_shifts(gone))
+
+    def _gone_shifts(self, gone: np.ndarray) -> dict[str, tuple[Array, np.ndarray]]:
+        found: dict[str, list[tuple[int, float]]] = {}
+        for number, constant in self._shifts.items():
+            if gone[number]:
+                name, dim = self.owner(number)
+                found.setdefault(name, []).append((number - self.first[name, dim], constant))
+        return {
+            name: (np.array([k for k, _ in pairs]), np.array([constant for _, constant in pairs]))
+            for name, pairs in found.items()
+        }
 
     def removable(self, groups: Array) -> np.ndarray:
         """Whether nothing needs a group, and nothing holds it."""
