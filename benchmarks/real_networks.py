@@ -1,0 +1,428 @@
+"""How far compact() gets on torchvision's classifiers, with random weights, beside torch-pruning.
+
+    python benchmarks/real_networks.py                                  # all networks, both ways: an hour or more
+    python benchmarks/real_networks.py resnet18 densenet121 --way free --output table.md
+
+Half of the units of each gate are dead. "free": each gate's die at random. "alike": units that torch-pruning holds for
+tied (those of a residual stage, of a depthwise convolution, of squeeze-and-excite) die in all of their gates together,
+so that torch-pruning itself could take them away. Weights are random, and so are batch norms, biases, layer scales and
+positional embeddings: a fresh network's zeros and ones would hide faults. Layers are scaled so that the outputs depend
+on the image, though half of the units are gone.
+
+The columns, a row for each network and way, each measured in a process of its own:
+
+seconds     wall time of compact() in float32, once, on one thread, from an example of two images.
+/ tp        that over the wall time of torch-pruning's MagnitudePruner at a ratio of 0.5 on the plain network (graph,
+            importance and pruning; it compares nothing afterwards, which compact() does).
+memory      how far the process's resident memory rose above where it stood when compact() began, at its highest, as a
+            multiple of the plain network's parameters. The kernel counts it (VmHWM), in whole pages: the small network
+            that is returned, the activations of the comparisons and what the allocator keeps are all in it, and memory
+            that the process already had free is not. Linux only.
+left        share of the plain network's parameters that is left, by compact(), or why there is none: "refused" (an
+            UnsupportedModuleError), "failed" (any other error), "late" (--timeout).
+tp left     the same by torch-pruning; with a ! where its network can no longer be called.
+float32     largest |small(x) - bnn(x)| over the largest |bnn(x)|, on four images that compact() has not seen.
+float64     the same of another compact(), of the network in double precision: what is not rounding shows here.
+!           warnings during compact() in float32.
+
+What was raised or warned is told under the table.
+"""
+
+import argparse
+import copy
+import gc
+import json
+import re
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch_pruning as tp
+from torch import Tensor, nn
+
+import bbpyro
+from bbpyro.compaction import UnsupportedModuleError
+from bbpyro.data import import_torchvision_datasets
+
+WAYS = ("alike", "free")
+DEAD = -12.0  # unconstrained; E[π] is then 7e-6
+_Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
+_BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
+
+
+def _torchvision(name: str, pixels: int = 64, **settings: Any) -> tuple[Callable[[], nn.Module], int]:
+    def make() -> nn.Module:
+        import_torchvision_datasets()  # which makes torchvision work beside a CPU-only torch
+        from torchvision.models import get_model
+
+        return get_model(name, weights=None, **settings)
+
+    return make, pixels
+
+
+NETWORKS = {
+    "resnet18": _torchvision("resnet18"),
+    "resnet50": _torchvision("resnet50"),
+    "wide_resnet50_2": _torchvision("wide_resnet50_2"),
+    "resnext50_32x4d": _torchvision("resnext50_32x4d"),
+    "googlenet": _torchvision("googlenet", aux_logits=False, init_weights=True),
+    "inception_v3": _torchvision("inception_v3", 96, aux_logits=False, init_weights=True),  # it wants 75 at least
+    "regnet_y_400mf": _torchvision("regnet_y_400mf"),
+    "mobilenet_v2": _torchvision("mobilenet_v2"),
+    "mobilenet_v3_small": _torchvision("mobilenet_v3_small"),
+    "efficientnet_b0": _torchvision("efficientnet_b0"),
+    "mnasnet1_0": _torchvision("mnasnet1_0"),
+    "densenet121": _torchvision("densenet121"),
+    "convnext_tiny": _torchvision("convnext_tiny"),
+    "vit_b_16": _torchvision("vit_b_16", image_size=64),
+    "swin_t": _torchvision("swin_t"),
+    "maxvit_t": _torchvision("maxvit_t", 224),  # its windows of 7 divide nothing smaller, whatever input_size says
+    "alexnet": _torchvision("alexnet"),
+    "vgg11_bn": _torchvision("vgg11_bn"),
+    "shufflenet_v2_x1_0": _torchvision("shufflenet_v2_x1_0"),
+    "squeezenet1_1": _torchvision("squeezenet1_1"),
+}
+
+
+@dataclass
+class Row:
+    """What was measured; a share or a difference is nan, and a time 0, where there is none."""
+
+    network: str
+    way: str
+    outcome: str = "done"  # or refused, failed, late
+    seconds: float = 0.0
+    of_torch_pruning: float = 0.0
+    memory: float = float("nan")
+    left: float = float("nan")
+    left_by_torch_pruning: float = float("nan")
+    runs_after_torch_pruning: bool = True
+    float32: float = float("nan")
+    float64: float = float("nan")
+    warnings: int = 0
+    notes: list[str] = field(default_factory=list)
+
+
+def measure(name: str, way: str, seed: int) -> Row:
+    """The row of one network and way, by this process."""
+    torch.manual_seed(seed)
+    row = Row(name, way)
+    make, pixels = NETWORKS[name]
+    x, unseen = torch.randn(2, 3, pixels, pixels), torch.randn(4, 3, pixels, pixels)
+    plain = make().eval()
+    bnn = bbpyro.BetaBernoulliNetwork(bbpyro.insert_dropout(plain), num_data=1000).eval()
+    kill_half(bnn, tied_units(plain, x, row) if way == "alike" else [])
+    liven(bnn.net, torch.randn(8, 3, pixels, pixels))
+    prune_by_torch_pruning(plain, x, row)
+    wanted = bnn_output(bnn, unseen)
+    size = sum(parameter.numel() for parameter in plain.parameters())
+    del plain
+    small = compact(bnn, x, row, 4 * size)
+    if small is not None:
+        row.left = sum(parameter.numel() for parameter in small.parameters()) / size
+        row.float32 = difference(small, wanted, unseen)
+        del small
+        row.float64 = in_double(bnn, x, unseen, row)
+    return row
+
+
+@torch.no_grad()
+def liven(net: nn.Module, images: Tensor) -> None:
+    """Give a gated network, in place, nothing that is 0 or 1 or all alike, and activations that images decide about.
+
+    A network of random weights half of whose units are dead says the same of every image, and no comparison of its
+    outputs would find a fault. So each layer is scaled as it is passed, until its outputs differ by about 1 from image
+    to image, and batch norms get the statistics of these images, a little off. Their biases are about 1, so that most
+    of a ReLU's inputs are above 0: around 0 a deep network is chaotic, and rounding alone moves its outputs by 1e-4.
+    """
+    norms: list[Any] = [module for module in net.modules() if isinstance(module, _BatchNorm)]
+    layers: list[Any] = [module for module in net.modules() if isinstance(module, nn.Linear | _Convolution)]
+    for module in net.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if isinstance(module, bbpyro.BetaBernoulliDropout):
+                continue
+            if name.endswith("bias"):
+                parameter.normal_(*(1, 0.5) if isinstance(module, _BatchNorm) else (0, 0.1))
+            elif parameter.dim() == 1 or (parameter == parameter.flatten()[0]).all():  # norms, layer scales, new tokens
+                is_matrix = isinstance(module, nn.Linear)  # the vision transformer's last one begins as zeros
+                nn.init.kaiming_normal_(parameter) if is_matrix else parameter.uniform_(0.5, 1.5)
+    handles = [layer.register_forward_hook(scale_to_unit) for layer in layers]
+    handles += [norm.register_forward_pre_hook(take_statistics) for norm in norms]
+    net(images)
+    for handle in handles:
+        handle.remove()
+
+
+def scale_to_unit(layer: Any, inputs: Any, output: Tensor) -> Tensor:
+    """A forward hook: scale a layer, and this output of it, so that images differ by about 1 in it."""
+    scale = output.std(0).mean().clamp(min=1e-3)
+    for parameter in layer.parameters(recurse=False):
+        parameter /= scale
+    return output / scale
+
+
+def take_statistics(norm: Any, inputs: tuple[Tensor]) -> None:
+    """A forward pre-hook: give a batch norm the statistics of its input, a little off."""
+    channels_first = inputs[0].transpose(0, 1).flatten(1)
+    off = torch.empty(2, norm.num_features)
+    norm.running_mean.copy_(channels_first.mean(1) * off[0].uniform_(0.7, 1.3))
+    norm.running_var.copy_(channels_first.var(1).clamp(min=0.01) * off[1].uniform_(0.7, 1.4))
+
+
+def tied_units(plain: nn.Module, x: Tensor, row: Row) -> list[dict[str, Tensor]]:
+    """For each of torch-pruning's groups: by gate, which of its units the group reaches, and which die, `[2, K]`."""
+    names = {module: name for name, module in plain.named_modules()}
+    groups = []
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of parameters outside of layers
+            graph = tp.DependencyGraph().build_dependency(plain, example_inputs=x)
+        for group in graph.get_all_groups(ignored_layers=[last_layer(plain)]):
+            groups.append(dead_of_group(graph, group, names))
+    except Exception as error:  # it may raise anything; what it found until then is tied
+        row.notes.append(f"torch-pruning's groups: {first_line(error)}")
+    return groups
+
+
+def dead_of_group(graph: Any, group: Any, names: dict[nn.Module, str]) -> dict[str, Tensor]:
+    """What half of the root's units are in the gates of the layers that go with it, for each `[2, K]` as above."""
+    modules = [item.dep.target.module for item in group.items]
+    num_parts = max([1, *(m.groups for m in modules if isinstance(m, _Convolution) and m.groups < m.out_channels)])
+    num_units = len(group.items[0].idxs)
+    dead = half(num_units // num_parts).repeat(num_parts)  # of a grouped convolution the same in each of its groups
+    found: dict[str, Tensor] = {}
+    for item, module in zip(group.items, modules, strict=True):
+        into = graph.is_in_channel_pruning_fn(item.dep.handler)
+        out_of = graph.is_out_channel_pruning_fn(item.dep.handler)  # a batch norm's is either
+        gated = into if isinstance(module, nn.Linear) else out_of and isinstance(module, _Convolution | _BatchNorm)
+        if gated and module in names:
+            size = module.in_features if isinstance(module, nn.Linear) else channels(module)
+            which = found.setdefault(f"{names[module]}.gate", torch.zeros(2, size, dtype=torch.bool))
+            which[0, item.idxs] = True
+            which[1, item.idxs] = dead[item.root_idxs]
+    return found
+
+
+def channels(module: Any) -> int:
+    """How many units the gate behind a convolution or a batch norm has."""
+    return int(module.num_features if isinstance(module, _BatchNorm) else module.out_channels)
+
+
+def half(num_units: int) -> Tensor:
+    """A random half of the units, the smaller one of an odd number, as a boolean `[K]`."""
+    return torch.randperm(num_units) < num_units // 2
+
+
+@torch.no_grad()
+def kill_half(bnn: bbpyro.BetaBernoulliNetwork, groups: list[dict[str, Tensor]]) -> None:
+    """Half of each gate's units get E[π] near 0, the others 0.9 to 0.99; tied ones by the first group with them."""
+    for name, gate in bnn.gates.items():
+        dead, untold = half(gate.num_features), torch.ones(gate.num_features, dtype=torch.bool)
+        for reached, dying in (group[name] for group in groups if name in group):
+            dead[reached & untold] = dying[reached & untold]
+            untold &= ~reached
+        gate.unconstrained_concentration1.uniform_(9, 99)  # E[π] = a / (1 + a), as b = 1
+        gate.unconstrained_concentration1[dead] = DEAD
+
+
+def last_layer(net: nn.Module) -> nn.Module:
+    """The classifier, whose units are the answer."""
+    return [module for module in net.modules() if isinstance(module, nn.Linear | _Convolution)][-1]
+
+
+def prune_by_torch_pruning(plain: nn.Module, x: Tensor, row: Row) -> None:
+    """What torch-pruning takes for half of the units of a copy, and what is left."""
+    net = copy.deepcopy(plain)
+    num_before = sum(parameter.numel() for parameter in net.parameters())
+    started = time.perf_counter()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            tp.pruner.MagnitudePruner(
+                net,
+                x,
+                importance=tp.importance.MagnitudeImportance(p=2),
+                pruning_ratio=0.5,
+                ignored_layers=[last_layer(net)],
+            ).step()
+    except Exception as error:
+        row.notes.append(f"torch-pruning: {first_line(error)}")
+        return
+    row.of_torch_pruning = time.perf_counter() - started
+    row.left_by_torch_pruning = sum(parameter.numel() for parameter in net.parameters()) / num_before
+    try:
+        with torch.no_grad():
+            net(x)
+    except Exception as error:
+        row.runs_after_torch_pruning = False
+        row.notes.append(f"after torch-pruning: {first_line(error)}")
+
+
+@torch.no_grad()
+def bnn_output(bnn: bbpyro.BetaBernoulliNetwork, x: Tensor) -> Tensor:
+    """The mean-mask network's, which must depend on x for a comparison to say anything."""
+    output = bnn(x)
+    if not (output.isfinite().all() and output.std(0).max() > 0.01 * output.abs().max()):
+        raise ValueError("the outputs are not finite, or the same for every image: the weights are no test")
+    return output
+
+
+@torch.no_grad()
+def difference(small: nn.Module, wanted: Tensor, x: Tensor) -> float:
+    """The largest, relative to the largest output."""
+    return float((small(x) - wanted).abs().max() / wanted.abs().max())
+
+
+def compact(bnn: bbpyro.BetaBernoulliNetwork, x: Tensor, row: Row, num_bytes: int) -> nn.Module | None:
+    """The small network, with what it cost put into the row; None where there is none."""
+    gc.collect()
+    resident = reset_peak()
+    small = None
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        started = time.perf_counter()
+        try:
+            small = bbpyro.compact(bnn, x)
+        except Exception as error:
+            row.outcome = "refused" if isinstance(error, UnsupportedModuleError) else "failed"
+            row.notes.append(f"{row.outcome}: {first_line(error)}")
+        row.seconds = time.perf_counter() - started
+    row.memory = (memory("VmHWM") - resident) / num_bytes
+    row.warnings = len(caught)
+    if caught:
+        row.notes.append(f"{len(caught)} warnings, the first: {first_line(caught[0].message)}")
+    return small
+
+
+def in_double(bnn: bbpyro.BetaBernoulliNetwork, x: Tensor, unseen: Tensor, row: Row) -> float:
+    """The difference that is left in double precision; nan, with a note, where compact() raises."""
+    double = copy.deepcopy(bnn).double()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            small = bbpyro.compact(double, x.double())
+    except Exception as error:
+        row.notes.append(f"in float64: {first_line(error)}")
+        return float("nan")
+    return difference(small, bnn_output(double, unseen.double()), unseen.double())
+
+
+def memory(which: str) -> float:
+    """Bytes that are resident (VmRSS) or were at most (VmHWM); nan where the kernel does not tell."""
+    status = Path("/proc/self/status")
+    found = re.search(rf"{which}:\s+(\d+) kB", status.read_text() if status.is_file() else "")
+    return 1024 * int(found[1]) if found else float("nan")
+
+
+def reset_peak() -> float:
+    """Let VmHWM begin anew at what is resident now, and return that."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return float("nan")
+    return memory("VmRSS")
+
+
+def first_line(error: object) -> str:
+    """What an error or a warning says, on one line of at most 300 characters."""
+    text = str(error).strip().splitlines() or [""]
+    kind = "" if isinstance(error, UnsupportedModuleError | Warning) else f"{type(error).__name__}: "
+    return f"{kind}{text[0]}"[:300]
+
+
+# The table.
+
+HEADS = ("network", "way", "seconds", "/ tp", "memory", "left", "tp left", "float32", "float64", "!")
+WIDTHS = (18, 5, 7, 6, 6, 7, 7, 7, 7, 2)
+
+
+def line(cells: tuple[str, ...]) -> str:
+    """A row of a Markdown table, 95 characters wide."""
+    padded = [
+        cell.ljust(width) if place < 2 else cell.rjust(width)
+        for place, (cell, width) in enumerate(zip(cells, WIDTHS, strict=True))
+    ]
+    return f"|{'|'.join(padded)}|"
+
+
+def header() -> list[str]:
+    """The first two lines of the table."""
+    rule = ("-" * width if place < 2 else "-" * (width - 1) + ":" for place, width in enumerate(WIDTHS))
+    return [line(HEADS), f"|{'|'.join(rule)}|"]
+
+
+def cells(row: Row) -> tuple[str, ...]:
+    """One row as it is printed."""
+    of_tp = f"{row.seconds / row.of_torch_pruning:.2f}x" if row.of_torch_pruning and row.seconds else ""
+    tp_left = written(row.left_by_torch_pruning, "{:.1%}") + "!" * (not row.runs_after_torch_pruning)
+    left = written(row.left, "{:.1%}") if row.outcome == "done" else row.outcome
+    seconds = f"{row.seconds:.1f}" if row.seconds else ""
+    differences = (written(row.float32, "{:.0e}"), written(row.float64, "{:.0e}"))
+    counted = str(row.warnings or "")
+    return (row.network, row.way, seconds, of_tp, written(row.memory, "{:.1f}x"), left, tp_left, *differences, counted)
+
+
+def written(number: float, how: str) -> str:
+    """The number, or nothing for nan."""
+    return "" if number != number else how.format(number)
+
+
+def measured_apart(name: str, way: str, seed: int, timeout: float) -> Row:
+    """The row of a network and way by a process of its own, whatever becomes of it."""
+    command = [sys.executable, __file__, name, "--way", way, "--seed", str(seed), "--here"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout)
+    except subprocess.TimeoutExpired:
+        return Row(name, way, "late", notes=[f"late: not done in {timeout:.0f} s"])
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
+        return Row(name, way, "failed", notes=[f"failed: {last[:300]}"])
+    return Row(**json.loads(done.stdout.splitlines()[-1]))
+
+
+def rows(names: list[str], ways: tuple[str, ...], seed: int, jobs: int, timeout: float) -> Iterator[Row]:
+    """Each row, in order, as soon as it is there."""
+    cases = [(name, way) for name in names for way in ways]
+    with ThreadPoolExecutor(jobs) as pool:
+        yield from pool.map(lambda case: measured_apart(case[0], case[1], seed, timeout), cases)
+
+
+def main() -> None:
+    """Print the table, and write it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("networks", nargs="*", metavar="NETWORK", help=f"of {', '.join(NETWORKS)}; by default all")
+    parser.add_argument("--way", choices=(*WAYS, "both"), default="both", help="how units die")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--jobs", type=int, default=1, help="processes at once, of one thread each")
+    parser.add_argument("--timeout", type=float, default=3600, help="seconds for one row")
+    parser.add_argument("--output", type=Path, help="Markdown file for the table and its notes")
+    parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)  # one row, by this process, as JSON
+    options = parser.parse_args()
+    names = options.networks or list(NETWORKS)
+    if unknown := [name for name in names if name not in NETWORKS]:
+        parser.error(f"no network {unknown[0]!r}; there are {', '.join(NETWORKS)}")
+    if options.here:
+        torch.set_num_threads(1)
+        print(json.dumps(asdict(measure(names[0], options.way, options.seed))))
+        return
+    lines, notes = header(), []
+    print(*lines, sep="\n", flush=True)
+    ways = WAYS if options.way == "both" else (options.way,)
+    for row in rows(names, ways, options.seed, options.jobs, options.timeout):
+        lines.append(line(cells(row)))
+        print(lines[-1], flush=True)
+        notes += [f"- {row.network}, {row.way}: {note}" for note in row.notes]
+        if options.output:
+            options.output.write_text("\n".join([*lines, "", *notes]).strip() + "\n")
+    print("", *notes, sep="\n")
+
+
+if __name__ == "__main__":
+    main()
