@@ -9,7 +9,8 @@ so that torch-pruning itself could take them away. Weights are random, and so ar
 positional embeddings: a fresh network's zeros and ones would hide faults. Layers are scaled so that the outputs depend
 on the image, though half of the units are gone.
 
-The columns, a row for each network and way, each measured in a process of its own:
+The columns, a row for each network and way, compact() and torch-pruning each in a process of its own (torch-pruning's
+may take five minutes and 8 GiB; where it ends without groups, units that are tied die at random too):
 
 seconds     wall time of compact() in float32, once, on one thread, from an example of two images.
 / tp        that over the wall time of torch-pruning's MagnitudePruner at a ratio of 0.5 on the plain network (graph,
@@ -30,14 +31,17 @@ What was raised or warned is told under the table.
 
 import argparse
 import copy
+import functools
 import gc
 import json
 import re
+import resource
+import signal
 import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -52,6 +56,7 @@ from bbpyro.compaction import UnsupportedModuleError
 from bbpyro.data import import_torchvision_datasets
 
 WAYS = ("alike", "free")
+THEIR_SECONDS, THEIR_BYTES = 300, 8 * 2**30  # of some transformers torch-pruning would take all there is
 DEAD = -12.0  # unconstrained; E[π] is then 7e-6
 _Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
 _BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
@@ -92,45 +97,49 @@ NETWORKS = {
 
 
 @dataclass
-class Row:
-    """What was measured; a share or a difference is nan, and a time 0, where there is none."""
+class Theirs:
+    """What torch-pruning did; a share is nan, and a time 0, where there is none."""
 
-    network: str
-    way: str
+    seconds: float = 0.0
+    left: float = float("nan")
+    runs: bool = True
+    tied: dict[str, list[int]] = field(default_factory=dict)  # by gate, for each unit: 1 dead, 0 alive, -1 not reached
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Ours:
+    """What compact() did; as above."""
+
     outcome: str = "done"  # or refused, failed, late
     seconds: float = 0.0
-    of_torch_pruning: float = 0.0
     memory: float = float("nan")
     left: float = float("nan")
-    left_by_torch_pruning: float = float("nan")
-    runs_after_torch_pruning: bool = True
     float32: float = float("nan")
     float64: float = float("nan")
     warnings: int = 0
     notes: list[str] = field(default_factory=list)
 
 
-def measure(name: str, way: str, seed: int) -> Row:
-    """The row of one network and way, by this process."""
+def measure_ours(name: str, tied: dict[str, list[int]], seed: int) -> Ours:
+    """What compact() does with one network."""
     torch.manual_seed(seed)
-    row = Row(name, way)
     make, pixels = NETWORKS[name]
     x, unseen = torch.randn(2, 3, pixels, pixels), torch.randn(4, 3, pixels, pixels)
     plain = make().eval()
-    bnn = bbpyro.BetaBernoulliNetwork(bbpyro.insert_dropout(plain), num_data=1000).eval()
-    kill_half(bnn, tied_units(plain, x, row) if way == "alike" else [])
-    liven(bnn.net, torch.randn(8, 3, pixels, pixels))
-    prune_by_torch_pruning(plain, x, row)
-    wanted = bnn_output(bnn, unseen)
     size = sum(parameter.numel() for parameter in plain.parameters())
+    bnn = bbpyro.BetaBernoulliNetwork(bbpyro.insert_dropout(plain), num_data=1000).eval()
     del plain
-    small = compact(bnn, x, row, 4 * size)
+    kill_half(bnn, tied)
+    liven(bnn.net, torch.randn(8, 3, pixels, pixels))
+    wanted, ours = bnn_output(bnn, unseen), Ours()
+    small = compact(bnn, x, ours, 4 * size)
     if small is not None:
-        row.left = sum(parameter.numel() for parameter in small.parameters()) / size
-        row.float32 = difference(small, wanted, unseen)
+        ours.left = sum(parameter.numel() for parameter in small.parameters()) / size
+        ours.float32 = difference(small, wanted, unseen)
         del small
-        row.float64 = in_double(bnn, x, unseen, row)
-    return row
+        ours.float64 = in_double(bnn, x, unseen, ours)
+    return ours
 
 
 @torch.no_grad()
@@ -176,37 +185,47 @@ def take_statistics(norm: Any, inputs: tuple[Tensor]) -> None:
     norm.running_var.copy_(channels_first.var(1).clamp(min=0.01) * off[1].uniform_(0.7, 1.4))
 
 
-def tied_units(plain: nn.Module, x: Tensor, row: Row) -> list[dict[str, Tensor]]:
-    """For each of torch-pruning's groups: by gate, which of its units the group reaches, and which die, `[2, K]`."""
-    names = {module: name for name, module in plain.named_modules()}
-    groups = []
+def measure_theirs(name: str, seed: int) -> Theirs:
+    """What torch-pruning does with one network, and half of the units of each of its groups."""
+    torch.manual_seed(seed)
+    make, pixels = NETWORKS[name]
+    x, plain, theirs = torch.randn(2, 3, pixels, pixels), make().eval(), Theirs()
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of parameters outside of layers
-            graph = tp.DependencyGraph().build_dependency(plain, example_inputs=x)
-        for group in graph.get_all_groups(ignored_layers=[last_layer(plain)]):
-            groups.append(dead_of_group(graph, group, names))
-    except Exception as error:  # it may raise anything; what it found until then is tied
-        row.notes.append(f"torch-pruning's groups: {first_line(error)}")
-    return groups
+            warnings.simplefilter("ignore")
+            tie_units(plain, x, theirs)
+            prune(plain, x, theirs)
+    except Exception as error:  # it may raise anything; what it did until then counts
+        theirs.notes.append(f"torch-pruning: {first_line(error)}")
+    return theirs
 
 
-def dead_of_group(graph: Any, group: Any, names: dict[nn.Module, str]) -> dict[str, Tensor]:
-    """What half of the root's units are in the gates of the layers that go with it, for each `[2, K]` as above."""
+def tie_units(plain: nn.Module, x: Tensor, theirs: Theirs) -> None:
+    """Choose half of the units of each group's root; a unit of two groups follows the first."""
+    names = {module: name for name, module in plain.named_modules()}
+    graph = tp.DependencyGraph().build_dependency(plain, example_inputs=x)
+    for group in graph.get_all_groups(ignored_layers=[last_layer(plain)]):
+        for name, dying in dead_of_group(graph, group, names).items():
+            known = theirs.tied.setdefault(name, dying)
+            theirs.tied[name] = [old if old >= 0 else new for old, new in zip(known, dying, strict=True)]
+
+
+def dead_of_group(graph: Any, group: Any, names: dict[nn.Module, str]) -> dict[str, list[int]]:
+    """What half of the root's units are in the gates of the layers that go with it, as `Theirs.tied` has it."""
     modules = [item.dep.target.module for item in group.items]
     num_parts = max([1, *(m.groups for m in modules if isinstance(m, _Convolution) and m.groups < m.out_channels)])
     num_units = len(group.items[0].idxs)
     dead = half(num_units // num_parts).repeat(num_parts)  # of a grouped convolution the same in each of its groups
-    found: dict[str, Tensor] = {}
+    found: dict[str, list[int]] = {}
     for item, module in zip(group.items, modules, strict=True):
         into = graph.is_in_channel_pruning_fn(item.dep.handler)
         out_of = graph.is_out_channel_pruning_fn(item.dep.handler)  # a batch norm's is either
         gated = into if isinstance(module, nn.Linear) else out_of and isinstance(module, _Convolution | _BatchNorm)
         if gated and module in names:
             size = module.in_features if isinstance(module, nn.Linear) else channels(module)
-            which = found.setdefault(f"{names[module]}.gate", torch.zeros(2, size, dtype=torch.bool))
-            which[0, item.idxs] = True
-            which[1, item.idxs] = dead[item.root_idxs]
+            units = found.setdefault(f"{names[module]}.gate", [-1] * size)
+            for unit, root in zip(item.idxs, item.root_idxs, strict=True):
+                units[unit] = int(dead[root])
     return found
 
 
@@ -221,14 +240,12 @@ def half(num_units: int) -> Tensor:
 
 
 @torch.no_grad()
-def kill_half(bnn: bbpyro.BetaBernoulliNetwork, groups: list[dict[str, Tensor]]) -> None:
-    """Half of each gate's units get E[π] near 0, the others 0.9 to 0.99; tied ones by the first group with them."""
+def kill_half(bnn: bbpyro.BetaBernoulliNetwork, tied: dict[str, list[int]]) -> None:
+    """Half of each gate's units get E[π] near 0, the others 0.9 to 0.99: tied ones as told, others at random."""
     for name, gate in bnn.gates.items():
-        dead, untold = half(gate.num_features), torch.ones(gate.num_features, dtype=torch.bool)
-        for reached, dying in (group[name] for group in groups if name in group):
-            dead[reached & untold] = dying[reached & untold]
-            untold &= ~reached
-        gate.unconstrained_concentration1.uniform_(9, 99)  # E[π] = a / (1 + a), as b = 1
+        told = torch.tensor(tied.get(name, [-1] * gate.num_features))
+        dead = torch.where(told >= 0, told == 1, half(gate.num_features))
+        gate.unconstrained_concentration1.uniform_(9, 99)  # a; E[π] = a / (1 + a), as b = 1
         gate.unconstrained_concentration1[dead] = DEAD
 
 
@@ -237,32 +254,20 @@ def last_layer(net: nn.Module) -> nn.Module:
     return [module for module in net.modules() if isinstance(module, nn.Linear | _Convolution)][-1]
 
 
-def prune_by_torch_pruning(plain: nn.Module, x: Tensor, row: Row) -> None:
-    """What torch-pruning takes for half of the units of a copy, and what is left."""
-    net = copy.deepcopy(plain)
-    num_before = sum(parameter.numel() for parameter in net.parameters())
+def prune(plain: nn.Module, x: Tensor, theirs: Theirs) -> None:
+    """Let torch-pruning take half of the units of a network, in place."""
+    num_before = sum(parameter.numel() for parameter in plain.parameters())
+    importance = tp.importance.MagnitudeImportance(p=2)
     started = time.perf_counter()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            tp.pruner.MagnitudePruner(
-                net,
-                x,
-                importance=tp.importance.MagnitudeImportance(p=2),
-                pruning_ratio=0.5,
-                ignored_layers=[last_layer(net)],
-            ).step()
-    except Exception as error:
-        row.notes.append(f"torch-pruning: {first_line(error)}")
-        return
-    row.of_torch_pruning = time.perf_counter() - started
-    row.left_by_torch_pruning = sum(parameter.numel() for parameter in net.parameters()) / num_before
-    try:
-        with torch.no_grad():
-            net(x)
-    except Exception as error:
-        row.runs_after_torch_pruning = False
-        row.notes.append(f"after torch-pruning: {first_line(error)}")
+    tp.pruner.MagnitudePruner(
+        plain, x, importance=importance, pruning_ratio=0.5, ignored_layers=[last_layer(plain)]
+    ).step()
+    theirs.seconds = time.perf_counter() - started
+    theirs.left = sum(parameter.numel() for parameter in plain.parameters()) / num_before
+    theirs.runs = False
+    with torch.no_grad():
+        plain(x)
+    theirs.runs = True
 
 
 @torch.no_grad()
@@ -280,8 +285,8 @@ def difference(small: nn.Module, wanted: Tensor, x: Tensor) -> float:
     return float((small(x) - wanted).abs().max() / wanted.abs().max())
 
 
-def compact(bnn: bbpyro.BetaBernoulliNetwork, x: Tensor, row: Row, num_bytes: int) -> nn.Module | None:
-    """The small network, with what it cost put into the row; None where there is none."""
+def compact(bnn: bbpyro.BetaBernoulliNetwork, x: Tensor, ours: Ours, num_bytes: int) -> nn.Module | None:
+    """The small network, with what it cost put into `ours`; None where there is none."""
     gc.collect()
     resident = reset_peak()
     small = None
@@ -291,17 +296,17 @@ def compact(bnn: bbpyro.BetaBernoulliNetwork, x: Tensor, row: Row, num_bytes: in
         try:
             small = bbpyro.compact(bnn, x)
         except Exception as error:
-            row.outcome = "refused" if isinstance(error, UnsupportedModuleError) else "failed"
-            row.notes.append(f"{row.outcome}: {first_line(error)}")
-        row.seconds = time.perf_counter() - started
-    row.memory = (memory("VmHWM") - resident) / num_bytes
-    row.warnings = len(caught)
+            ours.outcome = "refused" if isinstance(error, UnsupportedModuleError) else "failed"
+            ours.notes.append(f"{ours.outcome}: {first_line(error)}")
+        ours.seconds = time.perf_counter() - started
+    ours.memory = (memory("VmHWM") - resident) / num_bytes
+    ours.warnings = len(caught)
     if caught:
-        row.notes.append(f"{len(caught)} warnings, the first: {first_line(caught[0].message)}")
+        ours.notes.append(f"{len(caught)} warnings, the first: {first_line(caught[0].message)}")
     return small
 
 
-def in_double(bnn: bbpyro.BetaBernoulliNetwork, x: Tensor, unseen: Tensor, row: Row) -> float:
+def in_double(bnn: bbpyro.BetaBernoulliNetwork, x: Tensor, unseen: Tensor, ours: Ours) -> float:
     """The difference that is left in double precision; nan, with a note, where compact() raises."""
     double = copy.deepcopy(bnn).double()
     try:
@@ -309,7 +314,7 @@ def in_double(bnn: bbpyro.BetaBernoulliNetwork, x: Tensor, unseen: Tensor, row: 
             warnings.simplefilter("ignore")
             small = bbpyro.compact(double, x.double())
     except Exception as error:
-        row.notes.append(f"in float64: {first_line(error)}")
+        ours.notes.append(f"in float64: {first_line(error)}")
         return float("nan")
     return difference(small, bnn_output(double, unseen.double()), unseen.double())
 
@@ -358,15 +363,15 @@ def header() -> list[str]:
     return [line(HEADS), f"|{'|'.join(rule)}|"]
 
 
-def cells(row: Row) -> tuple[str, ...]:
+def cells(name: str, way: str, theirs: Theirs, ours: Ours) -> tuple[str, ...]:
     """One row as it is printed."""
-    of_tp = f"{row.seconds / row.of_torch_pruning:.2f}x" if row.of_torch_pruning and row.seconds else ""
-    tp_left = written(row.left_by_torch_pruning, "{:.1%}") + "!" * (not row.runs_after_torch_pruning)
-    left = written(row.left, "{:.1%}") if row.outcome == "done" else row.outcome
-    seconds = f"{row.seconds:.1f}" if row.seconds else ""
-    differences = (written(row.float32, "{:.0e}"), written(row.float64, "{:.0e}"))
-    counted = str(row.warnings or "")
-    return (row.network, row.way, seconds, of_tp, written(row.memory, "{:.1f}x"), left, tp_left, *differences, counted)
+    of_theirs = f"{ours.seconds / theirs.seconds:.2f}x" if theirs.seconds and ours.seconds else ""
+    their_left = written(theirs.left, "{:.1%}") + "!" * (not theirs.runs)
+    left = written(ours.left, "{:.1%}") if ours.outcome == "done" else ours.outcome
+    seconds = f"{ours.seconds:.1f}" if ours.seconds else ""
+    differences = (written(ours.float32, "{:.0e}"), written(ours.float64, "{:.0e}"))
+    told = (written(ours.memory, "{:.1f}x"), left, their_left, *differences, str(ours.warnings or ""))
+    return (name, way, seconds, of_theirs, *told)
 
 
 def written(number: float, how: str) -> str:
@@ -374,24 +379,47 @@ def written(number: float, how: str) -> str:
     return "" if number != number else how.format(number)
 
 
-def measured_apart(name: str, way: str, seed: int, timeout: float) -> Row:
-    """The row of a network and way by a process of its own, whatever becomes of it."""
-    command = [sys.executable, __file__, name, "--way", way, "--seed", str(seed), "--here"]
+@functools.cache
+def theirs_apart(name: str, seed: int) -> Theirs:
+    """What torch-pruning does by a process of its own, which may take all the time and memory there is."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout)
+        return Theirs(**by_process(name, "theirs", seed, {}, THEIR_SECONDS))
+    except (RuntimeError, TimeoutError) as error:
+        return Theirs(notes=[f"torch-pruning: {error}"])
+
+
+def ours_apart(name: str, tied: dict[str, list[int]], seed: int, timeout: float) -> Ours:
+    """What compact() does by a process of its own."""
+    try:
+        return Ours(**by_process(name, "ours", seed, tied, timeout))
+    except TimeoutError as error:
+        return Ours("late", notes=[f"late: {error}"])
+    except RuntimeError as error:
+        return Ours("failed", notes=[f"failed: {error}"])
+
+
+def by_process(name: str, part: str, seed: int, tied: dict[str, list[int]], timeout: float) -> dict[str, Any]:
+    """Measure a part by a process of its own; raises a TimeoutError or a RuntimeError that says how it ended."""
+    command = [sys.executable, __file__, name, "--part", part, "--seed", str(seed)]
+    try:
+        done = subprocess.run(command, input=json.dumps(tied), capture_output=True, text=True, timeout=timeout)
     except subprocess.TimeoutExpired:
-        return Row(name, way, "late", notes=[f"late: not done in {timeout:.0f} s"])
+        raise TimeoutError(f"not done in {timeout:.0f} s") from None
+    if done.returncode < 0:
+        raise RuntimeError(f"killed by {signal.Signals(-done.returncode).name}")
     if done.returncode:
-        last = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
-        return Row(name, way, "failed", notes=[f"failed: {last[:300]}"])
-    return Row(**json.loads(done.stdout.splitlines()[-1]))
+        raise RuntimeError((done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1][:300])
+    return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
-def rows(names: list[str], ways: tuple[str, ...], seed: int, jobs: int, timeout: float) -> Iterator[Row]:
-    """Each row, in order, as soon as it is there."""
-    cases = [(name, way) for name in names for way in ways]
-    with ThreadPoolExecutor(jobs) as pool:
-        yield from pool.map(lambda case: measured_apart(case[0], case[1], seed, timeout), cases)
+def measure_here(name: str, part: str, seed: int) -> None:
+    """What such a process does: measure, and print it as JSON."""
+    torch.set_num_threads(1)
+    if part == "ours":
+        print(json.dumps(asdict(measure_ours(name, json.load(sys.stdin), seed))))
+        return
+    resource.setrlimit(resource.RLIMIT_DATA, (THEIR_BYTES, THEIR_BYTES))
+    print(json.dumps(asdict(measure_theirs(name, seed))))
 
 
 def main() -> None:
@@ -403,24 +431,28 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1, help="processes at once, of one thread each")
     parser.add_argument("--timeout", type=float, default=3600, help="seconds for one row")
     parser.add_argument("--output", type=Path, help="Markdown file for the table and its notes")
-    parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)  # one row, by this process, as JSON
+    parser.add_argument("--part", choices=("ours", "theirs"), help=argparse.SUPPRESS)  # see measure_here
     options = parser.parse_args()
     names = options.networks or list(NETWORKS)
     if unknown := [name for name in names if name not in NETWORKS]:
         parser.error(f"no network {unknown[0]!r}; there are {', '.join(NETWORKS)}")
-    if options.here:
-        torch.set_num_threads(1)
-        print(json.dumps(asdict(measure(names[0], options.way, options.seed))))
-        return
+    if options.part:
+        return measure_here(names[0], options.part, options.seed)
     lines, notes = header(), []
     print(*lines, sep="\n", flush=True)
-    ways = WAYS if options.way == "both" else (options.way,)
-    for row in rows(names, ways, options.seed, options.jobs, options.timeout):
-        lines.append(line(cells(row)))
-        print(lines[-1], flush=True)
-        notes += [f"- {row.network}, {row.way}: {note}" for note in row.notes]
-        if options.output:
-            options.output.write_text("\n".join([*lines, "", *notes]).strip() + "\n")
+    cases = [(name, way) for name in names for way in (WAYS if options.way == "both" else (options.way,))]
+
+    def measure(case: tuple[str, str]) -> tuple[Theirs, Ours]:
+        theirs = theirs_apart(case[0], options.seed)
+        return theirs, ours_apart(case[0], theirs.tied if case[1] == "alike" else {}, options.seed, options.timeout)
+
+    with ThreadPoolExecutor(options.jobs) as pool:
+        for (name, way), (theirs, ours) in zip(cases, pool.map(measure, cases), strict=True):
+            lines.append(line(cells(name, way, theirs, ours)))
+            print(lines[-1], flush=True)
+            notes += [f"- {name}, {way}: {note}" for note in theirs.notes + ours.notes]
+            if options.output:
+                options.output.write_text("\n".join([*lines, "", *notes]).strip() + "\n")
     print("", *notes, sep="\n")
 
 
