@@ -272,6 +272,42 @@ def test_a_likelihood_of_one_tensor_says_what_it_got_instead():
             bbpyro.fit(network(OUTPUTS[kind][0]), FLOATS, LABELS, num_epochs=1, progress=False)
 
 
+class Text(nn.Module):
+    """Classes of padded texts: token numbers, by name, with a mask that says which of them are there."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Embedding(7, 4)
+        layer = nn.TransformerEncoderLayer(4, 2, 8, dropout=0.0, batch_first=True)
+        self.encoder, self.head = nn.TransformerEncoder(layer, 2), nn.Linear(4, 2)
+
+    def forward(self, input_ids, attention_mask=None):
+        padding = None if attention_mask is None else attention_mask == 0
+        hidden = self.encoder(self.embed(input_ids), src_key_padding_mask=padding)
+        return {"logits": self.head(hidden[:, 0]), "hidden": hidden}
+
+
+class TextOfOne(Text):
+    def forward(self, x):
+        return super().forward(*x.unflatten(1, (2, T)).unbind(1))
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")  # by which torch skips padding without gates
+def test_a_transformer_takes_whole_numbers_and_a_mask_and_sees_nothing_of_what_is_padded():
+    def of_logits(output):
+        return dist.Categorical(logits=output["logits"])
+
+    mask = (torch.arange(T) < 1 + torch.arange(N)[:, None] % T).long()
+    x = {"input_ids": TOKENS, "attention_mask": mask}
+    joined = torch.stack((TOKENS, mask), 1).flatten(1)
+    assert_same(all_of(Text, x, LABELS, of_logits), all_of(TextOfOne, joined, LABELS, of_logits))
+    bnn = network(Text, of_logits)
+    bbpyro.fit(bnn, x, LABELS, num_epochs=1, progress=False)
+    other = {**x, "input_ids": torch.where(mask == 1, TOKENS, 6 - TOKENS)}
+    assert torch.allclose(bbpyro.predict(bnn, x, None), bbpyro.predict(bnn, other, None))
+    assert not torch.allclose(bbpyro.predict(bnn, x, None), bbpyro.predict(bnn, {"input_ids": TOKENS}, None))
+
+
 # --- what else takes x -------------------------------------------------------------------------------------
 
 

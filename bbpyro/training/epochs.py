@@ -217,7 +217,8 @@ def _first_non_finite(module: nn.Module, x: Nest) -> str | None:
 
     def hook(name: str) -> Callable[..., None]:
         def check(layer: nn.Module, args: Any, output: Any) -> None:
-            tensors = [*layer.parameters(recurse=False), *([output] if isinstance(output, Tensor) else [])]
+            outputs = [output] if isinstance(output, Tensor) and not output.is_nested else []  # those torch cannot ask
+            tensors = [*layer.parameters(recurse=False), *outputs]
             if not all(bool(tensor.isfinite().all()) for tensor in tensors):
                 found.append(name)
 
