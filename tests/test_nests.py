@@ -502,6 +502,16 @@ def test_a_nest_that_cannot_be_data_is_refused_with_the_place(name, x, message):
     assert str(caught.value) == message
 
 
+@pytest.mark.parametrize("name", DATA)
+@pytest.mark.parametrize("token", [-1, 7])
+def test_a_token_that_the_network_does_not_know_is_found_wherever_it_is(name, token):
+    tokens = TOKENS.clone()
+    tokens[17, 1] = token
+    held = f'x\\["tokens"\\] holds {min(token, 0)} to {max(token, 6)}; x'
+    with pytest.raises(ValueError, match=rf"^{held}.* cannot take as net\(\*\*x\) \(IndexError: index out of range"):
+        DATA[name](network(Several), {**NAMED, "tokens": tokens})
+
+
 def test_a_key_that_a_networks_own_dict_lacks_is_named():
     bnn = network(OfItsDictAndMore)
     with pytest.raises(ValueError, match=r"cannot take as net\(\*x\) \(KeyError: 'mask'\); wanted data like"):

@@ -103,7 +103,24 @@ def _try_all(net: nn.Module, likelihood: Likelihood, x: Nest, name: str) -> list
             f"{name}: what the network makes of a datum depends on the others in its batch, as where a recurrent layer "
             "or attention runs over the data; it must be batch first, [N, ...] (batch_first=True)"
         )
+    _try_extremes(net, likelihood, x, name)
     return trials
+
+
+def _try_extremes(net: nn.Module, likelihood: Likelihood, x: Nest, name: str) -> None:
+    """Try the data with the smallest and the largest whole number of an input, such as a token that is not known."""
+    for place, leaf in nests.leaves(x, name):
+        if leaf is None or leaf.dtype not in _WHOLE or not leaf.numel():
+            continue
+        each = leaf.reshape(len(leaf), -1)
+        extremes = torch.stack((each.amin(1).argmin(), each.amax(1).argmax())).cpu()
+        try:
+            _try(net, likelihood, nests.rows(x, extremes), 2, name)
+        except ValueError as error:
+            raise ValueError(f"{place} holds {leaf.min()} to {leaf.max()}; {error}") from error
+
+
+_WHOLE = (torch.int8, torch.int16, torch.int32, torch.int64, torch.uint8)
 
 
 def _differ(one: Trial, other: Trial) -> bool:
@@ -174,6 +191,8 @@ def wrong_dtype(net: nn.Module, x: Nest, name: str) -> str | None:
     """Of an x that `net` failed on, whether a cast of one tensor, or of those of one type, mends it, told with it."""
     float_type = next((p.dtype for p in net.parameters() if p.is_floating_point()), torch.float32)
     datum = _one_datum(net, x)
+    if runs(lambda x: nests.call(net, x), datum):  # what it failed on is another datum
+        return None
     tensors = [(place, leaf) for place, leaf in nests.leaves(datum, name) if leaf is not None]
     for wanted in (float_type, torch.int64):
         others = [each for each in tensors if each[1].dtype != wanted]
