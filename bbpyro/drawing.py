@@ -10,9 +10,11 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 from torch.func import functional_call
 
+from bbpyro import nests
 from bbpyro.distributions import log_odds, remember_log_odds, remembered_log_odds
 from bbpyro.layers import device_of
 from bbpyro.model import BetaBernoulliNetwork
+from bbpyro.nests import Nest
 
 Guide = Callable[..., Any]
 
@@ -46,7 +48,7 @@ def draw_weights(bnn: BetaBernoulliNetwork) -> dict[str, Tensor]:
 
 
 def draw(
-    bnn: BetaBernoulliNetwork, num_draws: int, guide: Guide | None, x: Tensor
+    bnn: BetaBernoulliNetwork, num_draws: int, guide: Guide | None, x: Nest
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Draws of π of each gate, `[S, K]`, or `[K]` if S is 1, and one W, by name."""
     shape = torch.Size([num_draws] if num_draws > 1 else [])
@@ -64,7 +66,7 @@ class Source:
     are of one draw.
     """
 
-    def __init__(self, bnn: BetaBernoulliNetwork, guide: Guide | None, x: Tensor | None, seed: int) -> None:
+    def __init__(self, bnn: BetaBernoulliNetwork, guide: Guide | None, x: Nest | None, seed: int) -> None:
         self.bnn, self.guide, self.x, self.seed = bnn, guide, x, seed
         self.is_point = is_point(bnn, guide)
 
@@ -96,18 +98,22 @@ class Source:
             return {name: node["value"] for name, node in _sites(self.bnn, self.guide, self.x).items()}
 
 
-def _sites(bnn: BetaBernoulliNetwork, guide: Guide, x: Tensor) -> dict[str, Any]:
+def _sites(bnn: BetaBernoulliNetwork, guide: Guide, x: Nest) -> dict[str, Any]:
     """What the guide draws of W and π, by name.
 
     Raises:
         ValueError: it lacks a weight.
     """
-    nodes = poutine.trace(guide).get_trace(x[:1].to(device_of(bnn))).nodes
+    nodes = poutine.trace(guide).get_trace(_first_datum(bnn, x)).nodes
     missing = [name for name in bnn.weights if name not in nodes]
     if missing:
         raise ValueError(f"guide: it has no site {', '.join(map(repr, missing))}; wanted one for every weight of bnn")
     wanted = [*bnn.weights, *(f"{g}.pi" for g in bnn.gates)]
     return {name: nodes[name] for name in wanted if name in nodes}
+
+
+def _first_datum(bnn: BetaBernoulliNetwork, x: Nest) -> Nest:
+    return nests.to_device(nests.rows(x, slice(1)), device_of(bnn))
 
 
 class _Likelihood(Messenger):
@@ -121,7 +127,7 @@ class _Likelihood(Messenger):
             msg["value"] = torch.empty(0)  # Pyro wants some value; nobody reads it
 
 
-def distribution_of_y(bnn: BetaBernoulliNetwork, x: Tensor, pi: Mapping[str, Tensor], W: Mapping[str, Tensor]) -> Any:
+def distribution_of_y(bnn: BetaBernoulliNetwork, x: Nest, pi: Mapping[str, Tensor], W: Mapping[str, Tensor]) -> Any:
     """The distribution of y given W, π of each gate and a draw of z for each datum.
 
     Args:
@@ -133,8 +139,8 @@ def distribution_of_y(bnn: BetaBernoulliNetwork, x: Tensor, pi: Mapping[str, Ten
     """
     first = next(iter(pi.values()))
     if first.dim() == 2:
-        pi = {g: _for_each(len(x), value) for g, value in pi.items()}
-        x = x.repeat(len(first), *[1] * (x.dim() - 1))
+        pi = {g: _for_each(nests.num_rows(x), value) for g, value in pi.items()}
+        x = nests.repeat(x, len(first))
     known = {**W, **{f"{g}.pi": value for g, value in pi.items()}}
     with _Likelihood() as y:
         poutine.condition(bnn.model, data=known)(x)
@@ -149,7 +155,7 @@ def _for_each(num_data: int, pi: Tensor) -> Tensor:
     return remember_log_odds(exact.repeat_interleave(num_data, 0), pi.dtype)
 
 
-def mean_network(bnn: BetaBernoulliNetwork, guide: Guide | None, x: Tensor) -> Callable[[Tensor], Any]:
+def mean_network(bnn: BetaBernoulliNetwork, guide: Guide | None, x: Nest) -> Callable[[Nest], Any]:
     """The network by the mean mask; of a guide, by the mean of its W, and its π where it has them."""
     if guide is None:
         return bnn
@@ -158,22 +164,22 @@ def mean_network(bnn: BetaBernoulliNetwork, guide: Guide | None, x: Tensor) -> C
         mean = known.pop(f"{g}.pi", None)
         if mean is not None:
             known[f"{g}.z"] = torch.where(mean > gate.threshold, mean, 0.0)
-    return lambda x: functional_call(bnn.net, known, (x,))
+    return lambda x: functional_call(bnn.net, known, *nests.arguments(bnn.net, x))
 
 
-def mean_weights(bnn: BetaBernoulliNetwork, guide: Guide, x: Tensor) -> dict[str, Tensor]:
+def mean_weights(bnn: BetaBernoulliNetwork, guide: Guide, x: Nest) -> dict[str, Tensor]:
     """The mean of W under a guide, by name; of Pyro's autoguides the median."""
     means = _means(bnn, guide, x)
     return {name: means[name] for name in bnn.weights}
 
 
-def _means(bnn: BetaBernoulliNetwork, guide: Any, x: Tensor) -> dict[str, Tensor]:
+def _means(bnn: BetaBernoulliNetwork, guide: Any, x: Nest) -> dict[str, Tensor]:
     """What stands for W, and for those π that the guide has."""
     sites = _sites(bnn, guide, x)
     # A Delta, as autoguides hand their draws on, has the draw for its mean.
     means = {n: node["fn"].mean for n, node in sites.items() if "Delta" not in type(node["fn"]).__name__}
     if hasattr(guide, "median"):
-        medians = guide.median(x[:1].to(device_of(bnn)))
+        medians = guide.median(_first_datum(bnn, x))
         means |= {name: medians[name] for name in bnn.weights if name in medians}
     unknown = [name for name in sites if name not in means]
     for _ in range(_NUM_DRAWS_OF_A_MEAN if unknown else 0):

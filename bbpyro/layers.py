@@ -258,6 +258,9 @@ def insert_dropout(
         )
     for place in places:
         _add_gate(place, threshold, concentration1)
+    for module in gated.modules():
+        if isinstance(module, nn.TransformerEncoder) and gates_of(module):
+            module.use_nested_tensor = False  # which it makes of padded data in evaluation, and a gate has no mask for
     return gated
 
 

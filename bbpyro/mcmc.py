@@ -12,10 +12,12 @@ from pyro.infer import MCMC, NUTS
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from bbpyro import nests
 from bbpyro.checks import check_data, in_eval_mode
 from bbpyro.distributions import Delta, StickBreaking, remember_log_odds
 from bbpyro.exclusive import one_at_a_time
 from bbpyro.model import BetaBernoulliNetwork
+from bbpyro.nests import Nest
 from bbpyro.posterior import container
 
 MAX_UNITS = 10
@@ -29,16 +31,16 @@ class SummedOut:
 
     Args:
         bnn: the network; its temperature plays no part.
-        x: inputs `[N, ...]`.
+        x: inputs `[N, ...]`, a tensor or a nest of them.
         y: what was observed there, `[N, ...]`.
 
     Raises:
-        TypeError: x or y is no tensor.
+        TypeError: x is no tensor or nest of them, or y no tensor.
         ValueError: there are more than 10 units, not `bnn.num_data` data, they do not fit the network, or the prior is
             FixedRate or StickBreaking.
     """
 
-    def __init__(self, bnn: BetaBernoulliNetwork, x: Tensor, y: Tensor) -> None:
+    def __init__(self, bnn: BetaBernoulliNetwork, x: Nest, y: Tensor) -> None:
         num_units = sum(gate.num_features for gate in bnn.gates.values())
         if num_units > MAX_UNITS:
             raise ValueError(f"bnn has {num_units} units, so 2^{num_units} masks a datum; wanted at most {MAX_UNITS}")
@@ -48,11 +50,11 @@ class SummedOut:
                     f"prior: {bnn.prior!r} has no density of each π of gate {g!r} alone in (0, 1), which NUTS wants"
                 )
         check_data(bnn, bnn.likelihood, x, y, bnn.num_data)
-        self.bnn, self.num_data = bnn, len(x)
-        masks = torch.tensor(list(itertools.product((0.0, 1.0), repeat=num_units)), dtype=x.dtype)
-        self.x, self.y = (tensor.repeat(len(masks), *[1] * (tensor.dim() - 1)) for tensor in (x, y))
+        self.bnn, self.num_data = bnn, len(y)
+        masks = torch.tensor(list(itertools.product((0.0, 1.0), repeat=num_units)), dtype=_dtype(bnn))
+        self.x, self.y = nests.repeat((x, y), len(masks))
         widths = [gate.num_features for gate in bnn.gates.values()]
-        by_gate = masks.repeat_interleave(len(x), 0).split(widths, -1)
+        by_gate = masks.repeat_interleave(len(y), 0).split(widths, -1)
         self.z = {f"{g}.z": mask for g, mask in zip(bnn.gates, by_gate, strict=True)}
 
     def __call__(self, latents: dict[str, Tensor]) -> Tensor:
@@ -72,7 +74,7 @@ class SummedOut:
 @one_at_a_time
 def nuts(
     bnn: BetaBernoulliNetwork,
-    x: Tensor,
+    x: Nest,
     y: Tensor,
     *,
     num_samples: int = 1000,
@@ -88,7 +90,7 @@ def nuts(
 
     Args:
         bnn: the network; its parameters are left as they are.
-        x: inputs `[N, ...]`.
+        x: inputs `[N, ...]`, a tensor or a nest of them.
         y: what was observed there, `[N, ...]`.
         num_samples: draws of each chain, after warm-up; at least 4.
         warmup_steps: steps of adaptation.
@@ -100,7 +102,7 @@ def nuts(
         What ArviZ works on, with a posterior group like that of :func:`bbpyro.to_arviz`, and the weights in it.
 
     Raises:
-        TypeError: x or y is no tensor.
+        TypeError: x is no tensor or nest of them, or y no tensor.
         ValueError: the network has more than 10 units, there are not `bnn.num_data` data, they do not fit the
             network, or a number is out of range.
     """
@@ -121,7 +123,7 @@ def nuts(
     with torch.random.fork_rng(), pyro.validation_enabled(False), in_eval_mode(bnn), torch.enable_grad():
         torch.manual_seed(seed)
         for _ in range(num_chains):
-            start = {name: torch.empty(shape, dtype=x.dtype).uniform_(-2, 2) for name, shape in sizes.items()}
+            start = {name: torch.empty(shape, dtype=_dtype(bnn)).uniform_(-2, 2) for name, shape in sizes.items()}
             sampler = MCMC(
                 NUTS(potential_fn=potential),
                 num_samples=num_samples,
@@ -136,6 +138,10 @@ def nuts(
         {"posterior": _of_draws(bnn, chains)},
         {"inference_library": "pyro", "prior": repr(bnn.prior), "seed": seed, "num_divergences": num_divergences},
     )
+
+
+def _dtype(bnn: BetaBernoulliNetwork) -> torch.dtype:
+    return next(iter(bnn.gates.values())).unconstrained_concentration1.dtype
 
 
 def _of_draws(bnn: BetaBernoulliNetwork, chains: list[dict[str, Tensor]]) -> xr.Dataset:

@@ -18,11 +18,12 @@ from torch import Tensor, nn
 from torch.distributions import kl_divergence
 from torch.func import functional_call
 
-from bbpyro import parameters, priors
+from bbpyro import nests, parameters, priors
 from bbpyro.denormals import are_flushed, zero_denormal
 from bbpyro.distributions import Bernoulli, Delta, RelaxedBernoulli
 from bbpyro.given import Given
 from bbpyro.likelihoods import Categorical, Likelihood
+from bbpyro.nests import Nest
 from bbpyro.program import program
 
 WEIGHT_GUIDES = ("delta", "normal")
@@ -39,6 +40,10 @@ class BetaBernoulliNetwork(Given):
     Everything else is looked up where it is used: which layers and parameters are there, which of them are frozen, the
     priors. Any argument may be assigned anew, and is checked as the first was; without a weight_prior it follows
     num_data.
+
+    x, the inputs, is a tensor, or a nest of tensors `[N, ...]`: a tuple or list of several inputs, which the network is
+    called with as net(*x), or a dict of them by name, net(**x); see :mod:`bbpyro.nests`. The output is for the
+    likelihood to read, and may be of any kind.
 
     Args:
         net: a module with :class:`bbpyro.BetaBernoulliDropout` gates, e.g. from :func:`bbpyro.insert_dropout`.
@@ -61,6 +66,8 @@ class BetaBernoulliNetwork(Given):
             distribution of one number in [0, 1] for each unit, or a mapping leaves a gate without one or names one
             that is not there.
     """
+
+    takes_nests = True  # forward(x) itself calls the network as x wants it
 
     def __init__(
         self,
@@ -90,24 +97,24 @@ class BetaBernoulliNetwork(Given):
             module.register_load_state_dict_post_hook(_clean)
 
     @program
-    def model(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+    def model(self, x: Nest, y: Tensor | None = None) -> Any:
         """p(W, π, z, y | x) of a minibatch x `[B, ...]`, y `[B]`; returns the network's output."""
         W = {name: pyro.sample(name, self._weight_prior(name, w)) for name, w in self.weights.items()}
         pi = {g: pyro.sample(f"{g}.pi", _joint(self._prior(g, gate))) for g, gate in self.gates.items()}
-        with pyro.plate("data", self.num_data, subsample=x):
+        with pyro.plate("data", self.num_data, subsample=nests.first(x)):
             z = {g: pyro.sample(f"{g}.z", Bernoulli(pi[g]).to_event(1)) for g in pi}
-            output = functional_call(self.net, self._bind(W, z), (x,))
+            output = functional_call(self.net, self._bind(W, z), *nests.arguments(self.net, x))
             pyro.sample("y", self.likelihood(output), obs=y)
         return output
 
     @program
-    def guide(self, x: Tensor, y: Tensor | None = None) -> None:
+    def guide(self, x: Nest, y: Tensor | None = None) -> None:
         """q(W, π, z) = δ(W) · Kumaraswamy(π) · q(z | π): p(z | π) again, relaxed so that it has a gradient."""
         self._register_parameters()
         for name, w in self.weights.items():
             pyro.sample(name, self._weight_posterior(name, w))
         pi = {g: pyro.sample(f"{g}.pi", _joint(gate.posterior())) for g, gate in self.gates.items()}
-        with pyro.plate("data", self.num_data, subsample=x):
+        with pyro.plate("data", self.num_data, subsample=nests.first(x)):
             for g in pi:
                 pyro.sample(f"{g}.z", RelaxedBernoulli(self.temperature, pi[g]).tied().to_event(1))
 
@@ -141,9 +148,9 @@ class BetaBernoulliNetwork(Given):
         costs = [_kl(self._weight_posterior(n, w), self._weight_prior(n, w), 10).sum() for n, w in weights]
         return torch.stack(costs).sum() if costs else torch.zeros(())
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Nest) -> Any:
         """The network's output by the mean mask: thresholded E[π] in place of z."""
-        return self.net(x)
+        return nests.call(self.net, x)
 
     def _bind(self, W: dict[str, Tensor], z: dict[str, Tensor]) -> dict[str, Tensor]:
         """What the network's layers are given: their weights, and each gate its z."""

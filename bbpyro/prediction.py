@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
-from bbpyro import likelihoods
+from bbpyro import likelihoods, nests
 from bbpyro.bars import is_drawn
 from bbpyro.checks import check_data, check_inputs, check_positive, in_eval_mode
 from bbpyro.denormals import flushed
@@ -20,6 +20,7 @@ from bbpyro.drawing import Guide, check_guide, distribution_of_y, draw, mean_net
 from bbpyro.exclusive import one_at_a_time
 from bbpyro.layers import device_of
 from bbpyro.model import BetaBernoulliNetwork
+from bbpyro.nests import Nest
 
 CI_PROB = 0.94  # of every interval, and of what is sure: ArviZ's own
 _NUM_DRAWS = 1000  # of y, at least, where its distribution has no cdf
@@ -81,7 +82,7 @@ class Uncertainty:
 @one_at_a_time
 def predict(
     bnn: BetaBernoulliNetwork,
-    x: Tensor,
+    x: Nest,
     num_samples: int | None = 100,
     batch_size: int = 1000,
     *,
@@ -92,7 +93,7 @@ def predict(
 
     Args:
         bnn: the network.
-        x: inputs `[N, ...]`, on any device.
+        x: inputs `[N, ...]`, on any device: a tensor, or a nest of them, see :class:`bbpyro.BetaBernoulliNetwork`.
         num_samples: draws of q(W, π, z) to average over, or None for the mean mask.
         batch_size: data handled at once; it bounds the memory, not the result.
         guide: a guide of your own that W was trained with, in place of the network's: a callable with the model's
@@ -105,7 +106,7 @@ def predict(
         else, as a regression or counts, E[y], of y's shape.
 
     Raises:
-        TypeError: bnn is no network, x no tensor or guide no callable.
+        TypeError: bnn is no network, x no tensor or nest of tensors, or guide no callable.
         ValueError: a number is below 1, x does not fit the network, y has no mean, or guide lacks a weight.
     """
     _check(bnn, num_samples, batch_size, guide)
@@ -113,19 +114,19 @@ def predict(
     return _mean(bnn, x, num_samples, batch_size, guide, progress)
 
 
-def _mean(bnn: BetaBernoulliNetwork, x: Tensor, num_samples: int | None, *options: Any) -> Tensor:
+def _mean(bnn: BetaBernoulliNetwork, x: Nest, num_samples: int | None, *options: Any) -> Tensor:
     sums: dict[int, Tensor] = {}
     with _predicting(bnn):
         for b, num_draws, distribution in _predictions(bnn, x, num_samples, *options):
             expected = likelihoods.expectation(distribution).unflatten(0, (num_draws, -1)).sum(0)
             sums[b] = sums[b] + expected if b in sums else expected
-        return torch.cat([total.to(x.device) for total in sums.values()]) / (num_samples or 1)
+        return torch.cat([total.to(nests.first(x).device) for total in sums.values()]) / (num_samples or 1)
 
 
 @one_at_a_time
 def predictive_draws(
     bnn: BetaBernoulliNetwork,
-    x: Tensor,
+    x: Nest,
     num_samples: int = 100,
     batch_size: int = 1000,
     *,
@@ -144,14 +145,14 @@ def predictive_draws(
         draws: dict[int, list[Tensor]] = {}
         for b, num_draws, distribution in _predictions(bnn, x, num_samples, batch_size, guide, progress):
             y: Any = distribution.sample()
-            draws.setdefault(b, []).append(y.unflatten(0, (num_draws, -1)).to(x.device))
+            draws.setdefault(b, []).append(y.unflatten(0, (num_draws, -1)).to(nests.first(x).device))
         return torch.cat([torch.cat(of_batch) for of_batch in draws.values()], 1)
 
 
 @one_at_a_time
 def uncertainty(
     bnn: BetaBernoulliNetwork,
-    x: Tensor,
+    x: Nest,
     num_samples: int = 100,
     batch_size: int = 1000,
     *,
@@ -174,13 +175,13 @@ def uncertainty(
         origin = torch.cat(list(origins.values()))
         shift, square, aleatoric = torch.cat(list(sums.values()), 1) / num_samples
         parts = origin + shift, aleatoric, (square - shift**2).clamp_min(0)
-        return Uncertainty(*(part.to(x.device, expected.dtype) for part in parts))
+        return Uncertainty(*(part.to(nests.first(x).device, expected.dtype) for part in parts))
 
 
 @one_at_a_time
 def evaluate(
     bnn: BetaBernoulliNetwork,
-    x: Tensor,
+    x: Nest,
     y: Tensor,
     num_samples: int | None = 100,
     batch_size: int = 1000,
@@ -264,7 +265,7 @@ def _predicting(bnn: BetaBernoulliNetwork) -> Iterator[None]:
 
 def _predictions(
     bnn: BetaBernoulliNetwork,
-    x: Tensor,
+    x: Nest,
     num_samples: int | None,
     batch_size: int,
     guide: Guide | None,
@@ -274,14 +275,14 @@ def _predictions(
 
     Draws of q come before batches, so that each is the same for all data. As many as fit in a batch are made at once.
     """
-    device, batches = device_of(bnn), x.split(batch_size)
-    at_once = num_draws_at_once(bnn, guide, len(x), batch_size)
+    device, batches = device_of(bnn), nests.split(x, batch_size)
+    at_once = num_draws_at_once(bnn, guide, nests.num_rows(x), batch_size)
     chunks = [min(at_once, num_samples - start) for start in range(0, num_samples, at_once)] if num_samples else [1]
     steps = [(chunk, b) for chunk in range(len(chunks)) for b in range(len(batches))]
     console = progress if isinstance(progress, Console) else None
     mean = mean_network(bnn, guide, x) if num_samples is None else None
     for chunk, b in track(steps, "predicting", console=console, disable=not is_drawn(progress), transient=True):
-        batch = batches[b].to(device)
+        batch = nests.to_device(batches[b], device)
         if mean is not None:
             yield b, 1, bnn.likelihood(mean(batch))
             continue

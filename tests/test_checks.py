@@ -55,8 +55,6 @@ NO_TENSORS = [
     (X.tolist(), r"is a list, wanted a tensor.*torch.as_tensor"),
     (DataLoader(TensorDataset(X, LABELS)), "is a DataLoader, wanted a tensor; pass the tensors"),
     (TensorDataset(X, LABELS), "is a TensorDataset, wanted a tensor; pass the tensors"),
-    ((X, X), "is a tuple, wanted a tensor; give several inputs as one tensor.*forward"),
-    ({"a": X}, "is a dict, wanted a tensor; give several inputs as one tensor.*forward"),
 ]
 
 
@@ -67,7 +65,15 @@ def test_what_is_no_tensor_is_refused_everywhere_with_the_way_to_make_one(call, 
         call(network(), x)
 
 
-@pytest.mark.parametrize(("y", "message"), [NO_TENSORS[0], NO_TENSORS[1], (pd.Series([0] * N), "is a Series")])
+NO_Y = [
+    NO_TENSORS[0],
+    NO_TENSORS[1],
+    (pd.Series([0] * N), "is a Series"),
+    ((LABELS, LABELS), "is a tuple, wanted a tensor; torch.stack or torch.cat makes one of several"),
+]
+
+
+@pytest.mark.parametrize(("y", "message"), NO_Y)
 @pytest.mark.parametrize("call", TAKES_XY.values(), ids=TAKES_XY)
 def test_a_y_that_is_no_tensor_is_refused_everywhere(call, y, message):
     with pytest.raises(TypeError, match=f"y {message}"):
@@ -135,19 +141,6 @@ def test_token_numbers_go_into_an_embedding_and_nothing_else_does():
     for train, made in ((bbpyro.fit, network(net)), (bbpyro.pretrain, net)):
         with pytest.raises(ValueError, match=r"float32, .* it wants whole numbers; give x.long\(\)"):
             train(made, tokens.float(), LABELS, num_epochs=1, progress=False)
-
-
-def test_a_forward_of_two_inputs_is_told_to_split_one():
-    class Two(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.fc = nn.Linear(4, 2)
-
-        def forward(self, a, b):
-            return self.fc(a + b)
-
-    with pytest.raises(ValueError, match="more than one input.*as one tensor.*split it in forward"):
-        bbpyro.fit(network(Two()), X, LABELS, num_epochs=1, progress=False)
 
 
 # --- y and the likelihood ----------------------------------------------------------------------------------

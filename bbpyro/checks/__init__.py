@@ -6,13 +6,13 @@ from bbpyro.checks.data import (
     check_device,
     check_held_out,
     check_inputs,
-    check_some,
     in_eval_mode,
     wrong_dtype,
 )
 from bbpyro.checks.likelihood import Trial
 from bbpyro.checks.settings import check_batch_norm, check_choice, check_positive, check_settings
-from bbpyro.checks.tensors import check_tensor, runs, tensors_of
+from bbpyro.checks.tensors import check_nest, check_some, check_tensor, runs
+from bbpyro.nests import tensors_of
 
 __all__ = [
     "Trial",
@@ -23,6 +23,7 @@ __all__ = [
     "check_device",
     "check_held_out",
     "check_inputs",
+    "check_nest",
     "check_positive",
     "check_settings",
     "check_some",

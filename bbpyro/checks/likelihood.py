@@ -9,8 +9,9 @@ from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 from torch.distributions import Distribution, constraints
 
-from bbpyro.checks.tensors import CASTS, rows, runs, tensors_of
+from bbpyro.checks.tensors import CASTS, runs, sample
 from bbpyro.likelihoods import is_classification, of_each
+from bbpyro.nests import tensors_of
 
 
 @dataclass(frozen=True)
@@ -34,9 +35,10 @@ def apply(likelihood: Any, output: Any) -> Any:
             distribution = likelihood(output)
     except Exception as error:  # whatever a user's likelihood raises
         reason = " ".join(str(error).split())
+        kind = "" if isinstance(output, Tensor) else f", a {type(output).__name__},"
         raise ValueError(
-            f"likelihood: it fails on the network's output ({type(error).__name__}: {reason[:300]}); wanted {example}, "
-            "with parameters in range (a scale or rate by softplus or exp)"
+            f"likelihood: it fails on the network's output{kind} ({type(error).__name__}: {reason[:300]}); wanted "
+            f"{example}, with parameters in range (a scale or rate by softplus or exp)"
         ) from error
     if isinstance(distribution, Distribution) and not isinstance(distribution, TorchDistributionMixin):
         kind = type(distribution).__name__
@@ -92,14 +94,14 @@ def check_values(trial: Trial, y: Tensor, name: str) -> None:
             raise ValueError(f"{name} holds labels {y.min()} to {y.max()}, wanted 0 to {last}{more}")
     else:
         _check_support(d, y, name)
-    sample = rows(y, 2).to(next((t.device for t in tensors_of(trial.output)), y.device))
+    tried = sample(y, 2).to(next((t.device for t in tensors_of(trial.output)), y.device))
     try:
-        d.log_prob(sample)
+        d.log_prob(tried)
     except Exception as error:
         casts = {**{dtype: cast for dtype, cast in CASTS.items()}, torch.int64: "long"}
         floats = [tensor.dtype for tensor in tensors_of(trial.output) if tensor.is_floating_point()]
         for dtype in (*floats[:1], torch.int64):
-            if y.dtype != dtype and runs(d.log_prob, sample.to(dtype)):
+            if y.dtype != dtype and runs(d.log_prob, tried.to(dtype)):
                 raise ValueError(
                     f"{name} is {y.dtype}, of which {_kind(d)} has no density; give {name}.{casts[dtype]}()"
                 ) from error

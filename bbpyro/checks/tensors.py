@@ -1,12 +1,47 @@
 """What may be wrong with a tensor: that it is none, or not a dense one of finite numbers of a type that fits."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from bbpyro import nests
+from bbpyro.nests import Nest
+
 CASTS = {torch.float32: "float", torch.float64: "double", torch.float16: "half", torch.bfloat16: "bfloat16"}
+
+
+def check_nest(name: str, x: Any) -> None:
+    """Raise a TypeError or ValueError unless `x` is a tensor, or a nest of tensors of as many data, at least one."""
+    _check_parts(name, x)
+    tensors = [(place, leaf) for place, leaf in nests.leaves(x, name) if leaf is not None]
+    if not tensors:
+        raise TypeError(f"{name} is a {type(x).__name__} that holds no tensor, wanted at least one")
+    first, tensor = tensors[0]
+    for place, other in tensors:
+        if len(other) != len(tensor):
+            raise ValueError(
+                f"{place} has {len(other)} data where {first} has {len(tensor)}; wanted a row for each datum in both"
+            )
+    check_some(first, tensor)
+
+
+def _check_parts(name: str, x: Any) -> None:
+    leaves = [leaf for _, leaf in nests.leaves(x)]
+    is_of_numbers = isinstance(x, tuple | list) and all(isinstance(leaf, int | float | complex) for leaf in leaves)
+    if not nests.is_nest(x) or (leaves and is_of_numbers):
+        check_tensor(name, x)
+    for place, part in nests.parts(x, name):
+        if part is not None:
+            _check_parts(place, part)
+
+
+def check_some(name: str, x: Tensor) -> None:
+    """Raise a TypeError or ValueError unless x is a tensor of at least one datum."""
+    check_tensor(name, x)
+    if len(x) == 0:
+        raise ValueError(f"{name} has shape {tuple(x.shape)}, wanted at least one datum, [N, ...]")
 
 
 def check_tensor(name: str, value: Any) -> None:
@@ -35,10 +70,10 @@ def _tensor_from(name: str, value: Any) -> str:
     if isinstance(value, torch.utils.data.DataLoader | torch.utils.data.Dataset):
         dataset = f"{name}.dataset" if isinstance(value, torch.utils.data.DataLoader) else name
         return f"pass the tensors themselves, as in x, y = {dataset}.tensors or torch.stack of its data"
-    if isinstance(value, Mapping) or (
-        isinstance(value, tuple | list) and any(isinstance(each, Tensor) for each in value)
-    ):
-        return "give several inputs as one tensor, joined by torch.cat, and split it in the network's forward"
+    if any(True for _ in nests.tensors_of(value)):
+        return "torch.stack or torch.cat makes one of several"
+    if isinstance(value, bool | int | float | str):
+        return "what forward goes by beside the data is for the network itself to hold"
     if module == "pandas":
         return f"torch.as_tensor({name}.to_numpy(copy=True)) makes one, and .float() of it what a network takes"
     return f"torch.as_tensor makes one: torch.as_tensor({name})"
@@ -55,26 +90,21 @@ def of_wrong_dtype(name: str, x: Tensor, wanted: torch.dtype) -> str:
     )
 
 
-def describe(name: str, x: Tensor) -> str:
+def describe(name: str, x: Nest) -> str:
     """What x is like, in words."""
-    return f"{name} has shape [{', '.join(['N', *map(str, x.shape[1:])])}] and dtype {x.dtype}"
+    return ", ".join(
+        f"{place} has shape [{', '.join(['N', *map(str, leaf.shape[1:])])}] and dtype {leaf.dtype}"
+        for place, leaf in nests.leaves(x, name)
+        if leaf is not None
+    )
 
 
-def tensors_of(output: Any) -> Iterator[Tensor]:
-    """The tensors that a network gives: one, or several in a tuple, a list or a mapping."""
-    if isinstance(output, Tensor):
-        yield output
-    elif isinstance(output, Mapping | tuple | list):
-        for each in output.values() if isinstance(output, Mapping) else output:
-            yield from tensors_of(each)
-
-
-def rows(data: Tensor, n: int) -> Tensor:
+def sample(data: Nest, n: int) -> Nest:
     """The first n data, the last of them first, over again where there are fewer."""
-    return data[torch.arange(n - 1, -1, -1, device=data.device) % len(data)]
+    return nests.rows(data, torch.arange(n - 1, -1, -1, device="cpu") % nests.num_rows(data))
 
 
-def runs(function: Callable[[Tensor], Any], argument: Tensor) -> bool:
+def runs(function: Callable[[Any], Any], argument: Any) -> bool:
     """Whether a function of the user's takes an argument."""
     try:
         function(argument)

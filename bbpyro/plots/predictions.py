@@ -104,9 +104,12 @@ def predictions(idata: Any, num_each: int = 6) -> Figure:
         ValueError: idata has no images, [N, rows, columns], or no labels.
     """
     check_positive("num_each", num_each)
-    x = group(idata, "constant_data")["x"].values
-    if x.ndim != 3:
-        raise ValueError(f"idata: x has shape {x.shape}, wanted images [N, rows, columns]")
+    inputs = group(idata, "constant_data").data_vars
+    images = [values for values in inputs.values() if values.ndim == 3]
+    if not images:
+        shapes = ", ".join(f"{name} has shape {values.shape}" for name, values in inputs.items())
+        raise ValueError(f"idata: {shapes}, wanted images [N, rows, columns]")
+    x = images[0].values
     probs, y = group(idata, "class_probability")["monte_carlo"].mean("chain").values, _labels(idata).numpy()
     label, confidence = probs.argmax(-1), probs.max(-1)
     wrong, right = np.flatnonzero(label != y), np.flatnonzero(label == y)

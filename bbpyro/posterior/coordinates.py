@@ -8,11 +8,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bbpyro import nests
 from bbpyro.layers import device_of
 from bbpyro.model import BetaBernoulliNetwork
+from bbpyro.nests import Nest
 
 
-def unit_coords(bnn: BetaBernoulliNetwork, x: Tensor | None, feature_names: Sequence[str] | None) -> dict[str, Any]:
+def unit_coords(bnn: BetaBernoulliNetwork, x: Nest | None, feature_names: Sequence[str] | None) -> dict[str, Any]:
     """A number for each unit; of a gate on the pixels of x their places, of one on its features their names.
 
     Raises:
@@ -21,15 +23,15 @@ def unit_coords(bnn: BetaBernoulliNetwork, x: Tensor | None, feature_names: Sequ
     """
     coords: dict[str, Any] = {f"{g}_unit": np.arange(gate.num_features) for g, gate in bnn.gates.items()}
     names = None if feature_names is None else _check_names(feature_names, x)
-    if x is not None and x.dim() in (3, 4):
-        for g in _gates_on_input(bnn, _probe(bnn, x)):
-            if bnn.gates[g].num_features == x[0].numel():
-                places = np.unravel_index(coords[f"{g}_unit"], tuple(x.shape[1:]))
+    if x is not None and any(tensor.dim() in (3, 4) for tensor in nests.tensors_of(x)):
+        for g, datum in _gates_on_input(bnn, _probe(bnn, x)).items():
+            if datum.dim() in (3, 4) and bnn.gates[g].num_features == datum.numel():
+                places = np.unravel_index(coords[f"{g}_unit"], tuple(datum.shape[1:]))
                 for name, place in zip(("column", "row", "channel"), reversed(places), strict=False):
                     coords[f"{g}_{name}"] = (f"{g}_unit", place)
     if names:
-        probe = torch.empty(1, len(names)) if x is None else x
-        on_input = [g for g in _gates_on_input(bnn, _probe(bnn, probe)) if bnn.gates[g].num_features == len(names)]
+        probe = _probe(bnn, torch.empty(1, len(names)) if x is None else x)
+        on_input = [g for g in _gates_on_input(bnn, probe, x is None) if bnn.gates[g].num_features == len(names)]
         if not on_input:
             warnings.warn(
                 f"feature_names: no gate is on an input of {len(names)} features, so they name no unit", stacklevel=6
@@ -38,41 +40,49 @@ def unit_coords(bnn: BetaBernoulliNetwork, x: Tensor | None, feature_names: Sequ
     return coords
 
 
-def _check_names(feature_names: Sequence[str], x: Tensor | None) -> list[str]:
+def _check_names(feature_names: Sequence[str], x: Nest | None) -> list[str]:
     names = [feature_names] if isinstance(feature_names, str) else list(feature_names)
     if isinstance(feature_names, str) or not all(isinstance(name, str) for name in names):
         got = repr(feature_names) if isinstance(feature_names, str) else repr(names[:3])
         raise TypeError(f"feature_names is {got}, wanted a text for each feature, as list(map(str, table.columns))")
-    wanted = set() if x is None else {x[0].numel(), x.shape[-1]}
+    wanted = {n for tensor in nests.tensors_of(x) for n in (tensor[0].numel(), *tensor.shape[1:][-1:])}
     if not names or (wanted and len(names) not in wanted):
         described = "" if x is None else f", wanted {' or '.join(map(str, sorted(wanted)))}, the features of x"
         raise ValueError(f"feature_names: it holds {len(names)} names{described}")
     return names
 
 
-def _probe(bnn: BetaBernoulliNetwork, x: Tensor) -> Tensor:
+def _probe(bnn: BetaBernoulliNetwork, x: Nest) -> Nest:
     """An input by which gates on it are known: of two units that are both 0 for a datum, noise tells which is which."""
     parameter = next(iter(bnn.gates.values())).unconstrained_concentration1
-    if x.is_floating_point():
-        return torch.rand(1, *x.shape[1:], device=parameter.device, dtype=parameter.dtype)
-    return x[:1].to(device_of(bnn))
+
+    def of(tensor: Tensor) -> Tensor:
+        if tensor.is_floating_point():
+            return torch.rand(1, *tensor.shape[1:], device=parameter.device, dtype=parameter.dtype)
+        return tensor[:1].to(device_of(bnn))
+
+    return nests.map_tensors(of, x)
 
 
-def _gates_on_input(bnn: BetaBernoulliNetwork, x: Tensor) -> list[str]:
-    """The gates whose units are the numbers of the input, in their order."""
-    found: list[str] = []
+def _gates_on_input(bnn: BetaBernoulliNetwork, x: Nest, is_of_names: bool = False) -> dict[str, Tensor]:
+    """The gates whose units are the numbers of an input, in their order, each with that input."""
+    found: dict[str, Tensor] = {}
     handles = []
     for name, gate in bnn.gates.items():
 
         def look(module: Any, args: tuple[Tensor, ...], name: str = name) -> None:
-            if torch.equal(args[0].flatten(), x.flatten()):
-                found.append(name)
+            for tensor in nests.tensors_of(x):
+                if tensor.dtype == args[0].dtype and torch.equal(args[0].flatten(), tensor.flatten()):
+                    found.setdefault(name, tensor)
 
         handles.append(gate.register_forward_pre_hook(look))
     try:
         bnn(x)
-    except (RuntimeError, ValueError, TypeError, IndexError) as error:  # of features alone, where there is no x
-        raise ValueError(f"feature_names: the network takes no {list(x.shape[1:])} of them; give x too") from error
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        if is_of_names:  # alone: there is no x
+            shape = list(nests.first(x).shape[1:])
+            raise ValueError(f"feature_names: the network takes no {shape} of them; give x too") from error
+        return {}  # it does not take noise
     finally:
         for handle in handles:
             handle.remove()

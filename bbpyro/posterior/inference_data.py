@@ -2,6 +2,7 @@
 
 import contextlib
 import datetime
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,12 +13,14 @@ import xarray as xr
 from rich.console import Console
 from torch import Tensor, nn
 
+from bbpyro import nests
 from bbpyro.checks import in_eval_mode
 from bbpyro.denormals import flushed
 from bbpyro.distributions import remembered_log_odds, with_exact_tails
 from bbpyro.drawing import Guide, Source
 from bbpyro.exclusive import one_at_a_time
 from bbpyro.model import BetaBernoulliNetwork
+from bbpyro.nests import Nest
 from bbpyro.posterior import container
 from bbpyro.posterior.arguments import (
     History,
@@ -39,7 +42,7 @@ from bbpyro.version import __version__
 @torch.no_grad()
 def to_arviz(
     bnn: BetaBernoulliNetwork | Sequence[BetaBernoulliNetwork],
-    x: Tensor | None = None,
+    x: Nest | None = None,
     y: Tensor | None = None,
     num_samples: int = 1000,
     *,
@@ -63,8 +66,8 @@ def to_arviz(
     - guide: q(π) itself `[chain, K]`: `fc1.gate.concentration1` and `concentration0` (of the sticks, under
       StickBreaking; not under FixedRate), `keep_probability`, which is the exact E[π], and the gate's `threshold`
       `[chain]`. Their attribute `side` says whether the gate is on the "input" or the "output" of its layer.
-    - with x: posterior_predictive (y), constant_data (x), and for classes class_probability: `[chain, N, C]` by
-      mean_mask, and by monte_carlo, averaged over the draws.
+    - with x: posterior_predictive (y), constant_data (x; of a nest x.NAME or x.0), and for classes
+      class_probability: `[chain, N, C]` by mean_mask, and by monte_carlo, averaged over the draws.
     - with y too: observed_data (y), log_likelihood (y: of each datum, nats, not scaled by N/B), and threshold_sweep:
       the kept units, and the NLL and error of the mean mask, at 33 thresholds.
     - with history: training, the records of :func:`bbpyro.fit` along dimension `epoch`.
@@ -75,7 +78,7 @@ def to_arviz(
 
     Args:
         bnn: the network; or several, restarts of the same model, each of which becomes a chain.
-        x: inputs `[N, ...]` to predict.
+        x: inputs `[N, ...]` to predict, a tensor or a nest of them, see :class:`bbpyro.BetaBernoulliNetwork`.
         y: what was observed there, `[N, ...]`.
         num_samples: S, draws of every π.
         num_predictive_samples: by how many of them, evenly spaced, x is predicted; by default by all.
@@ -92,7 +95,8 @@ def to_arviz(
 
     Raises:
         ImportError: ArviZ is missing or older than 0.21.
-        TypeError: x or y is no tensor, bnn no network, guide no callable, or a feature's name no text.
+        TypeError: x is no tensor or nest of them, y no tensor, bnn no network, guide no callable, or a feature's name
+            no text.
         ValueError: a number is out of range, x or y is not finite or does not fit the network, y is given without
             x, the networks are not restarts of one model, a history is not of its network, a guide lacks a weight,
             there are not as many names as features, or an attribute is none that a file holds or is noted anyway.
@@ -167,12 +171,21 @@ def _of_guide(bnn: BetaBernoulliNetwork, coords: dict[str, Any]) -> xr.Dataset:
     return xr.Dataset(variables, coords)
 
 
-def _of_data(x: Tensor, y: Tensor | None) -> dict[str, xr.Dataset]:
-    def of(name: str, value: Tensor) -> xr.Dataset:
-        dims = ("datum", *(f"{name}_dim_{i}" for i in range(value.dim() - 1)))
-        return xr.Dataset({name: (dims, to_numpy(value))}, {"datum": np.arange(len(value))})
+def _of_data(x: Nest, y: Tensor | None) -> dict[str, xr.Dataset]:
+    def of(tensors: dict[str, Tensor]) -> xr.Dataset:
+        variables = {
+            name: (("datum", *(f"{name}_dim_{i}" for i in range(value.dim() - 1))), to_numpy(value))
+            for name, value in tensors.items()
+        }
+        return xr.Dataset(variables, {"datum": np.arange(nests.num_rows(x))})
 
-    return {"constant_data": of("x", x)} | ({} if y is None else {"observed_data": of("y", y)})
+    inputs = {_dotted(place): leaf for place, leaf in nests.leaves(x, "x") if leaf is not None}
+    return {"constant_data": of(inputs)} | ({} if y is None else {"observed_data": of({"y": y})})
+
+
+def _dotted(place: str) -> str:
+    """A name for a variable of a place in x: x.mask of x["mask"], x.0 of x[0]."""
+    return re.sub(r"\[\W?(.*?)\W?\]", r".\1", place).replace("/", "_")
 
 
 def _of_history(records: History) -> xr.Dataset:

@@ -11,19 +11,21 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
+from bbpyro import nests
 from bbpyro.bars import is_drawn
 from bbpyro.distributions import remember_log_odds
 from bbpyro.drawing import Source, distribution_of_y, mean_network, mean_weights
 from bbpyro.layers import BetaBernoulliDropout, device_of
 from bbpyro.likelihoods import expectation, is_classification
 from bbpyro.model import BetaBernoulliNetwork
+from bbpyro.nests import Nest
 from bbpyro.training.handlers import held_out_score
 
 
 def predictive_groups(
     sources: list[Source],
     log_odds: list[dict[str, Tensor]],
-    x: Tensor,
+    x: Nest,
     y: Tensor | None,
     draws: Any,
     num_masks: int,
@@ -35,7 +37,7 @@ def predictive_groups(
     Args:
         sources: of W, for each chain.
         log_odds: of draws of π `[S, K]`, by gate, for each chain.
-        x: inputs `[N, ...]`.
+        x: inputs `[N, ...]`, a tensor or a nest of them.
         y: what was observed there, if it was.
         draws: which of the S draws to predict by.
         num_masks: draws of z to average over within each.
@@ -43,7 +45,8 @@ def predictive_groups(
         progress: a bar, or the console to draw it on.
     """
     records = [_Record(source, x, draws) for source in sources]
-    num_repeats = max(1, batch_size // len(x))  # of the data, which fit in a batch
+    num_data = nests.num_rows(x)
+    num_repeats = max(1, batch_size // num_data)  # of the data, which fit in a batch
     at_once = max(1, num_repeats // num_masks) if all(source.is_point for source in sources) else 1
     chunks = [range(start, min(start + at_once, len(draws))) for start in range(0, len(draws), at_once)]
     steps = [(record, odds, chunk) for record, odds in zip(records, log_odds, strict=True) for chunk in chunks]
@@ -53,9 +56,9 @@ def predictive_groups(
     ):
         device, W = device_of(record.bnn), record.source.weights(draws[chunk.start])
         of_chunk = {g: odds[g][draws[chunk]] for g in odds}
-        for start in range(0, len(x), batch_size):
+        for start in range(0, num_data, batch_size):
             batch = slice(start, start + batch_size)
-            x_batch, y_batch = x[batch].to(device), None if y is None else y[batch].to(device)
+            x_batch, y_batch = nests.to_device(nests.rows((x, y), batch), device)
             record.add(chunk, batch, _draw(record.bnn, of_chunk, W, x_batch, y_batch, num_masks, num_repeats))
     return [record.groups(batch_size) for record in records]
 
@@ -64,7 +67,7 @@ def _draw(
     bnn: BetaBernoulliNetwork,
     log_odds: dict[str, Tensor],
     W: dict[str, Tensor],
-    x: Tensor,
+    x: Nest,
     y: Tensor | None,
     num_masks: int,
     num_repeats: int,
@@ -108,8 +111,9 @@ def to_numpy(tensor: Tensor) -> Any:
 class _Record:
     """Arrays for all draws and data of one chain, filled batch by batch."""
 
-    def __init__(self, source: Source, x: Tensor, draws: Any) -> None:
+    def __init__(self, source: Source, x: Nest, draws: Any) -> None:
         self.source, self.bnn, self.x, self.draws = source, source.bnn, x, draws
+        self.num_data = nests.num_rows(x)
         self.each: dict[str, Any] = {}  # of every draw
         self.class_probability: Any = None  # of all draws together
 
@@ -118,16 +122,16 @@ class _Record:
         probability = values.pop("class_probability", None)
         if probability is not None:
             if self.class_probability is None:
-                self.class_probability = np.zeros((len(self.x), probability.shape[2]))
+                self.class_probability = np.zeros((self.num_data, probability.shape[2]))
             self.class_probability[batch] += probability.sum(0) / len(self.draws)
             values["y"] = values["y"].astype(np.min_scalar_type(-probability.shape[2]))  # ten classes fit a byte
         for name, value in values.items():
             if name not in self.each:
-                self.each[name] = np.empty((len(self.draws), len(self.x), *value.shape[2:]), value.dtype)
+                self.each[name] = np.empty((len(self.draws), self.num_data, *value.shape[2:]), value.dtype)
             self.each[name][chunk.start : chunk.stop, batch] = value
 
     def groups(self, batch_size: int) -> dict[str, xr.Dataset]:
-        datum = {"datum": np.arange(len(self.x))}
+        datum = {"datum": np.arange(self.num_data)}
         y = self.each["y"]
         dims = ("draw", "datum", *(f"y_dim_{i}" for i in range(y.ndim - 2)))
         groups = {"posterior_predictive": xr.Dataset({"y": (dims, y)}, {"draw": self.draws, **datum})}
@@ -136,7 +140,8 @@ class _Record:
             groups["log_likelihood"] = xr.Dataset({"y": log_likelihood}, {"draw": self.draws, **datum})
         if self.class_probability is not None:
             mean, device = mean_network(self.bnn, self.source.guide, self.x), device_of(self.bnn)
-            distributions = (self.bnn.likelihood(mean(batch.to(device))) for batch in self.x.split(batch_size))
+            batches = (nests.to_device(batch, device) for batch in nests.split(self.x, batch_size))
+            distributions = (self.bnn.likelihood(mean(batch)) for batch in batches)
             by_mean = np.concatenate([to_numpy(expectation(distribution)) for distribution in distributions])
             by = {"mean_mask": by_mean, "monte_carlo": self.class_probability.astype(np.float32)}
             groups["class_probability"] = xr.Dataset(
@@ -149,7 +154,7 @@ class _Record:
 NUM_THRESHOLDS = 33
 
 
-def sweep_thresholds(source: Source, x: Tensor, y: Tensor, batch_size: int) -> xr.Dataset:
+def sweep_thresholds(source: Source, x: Nest, y: Tensor, batch_size: int) -> xr.Dataset:
     """The units kept, and the mean mask's NLL and error on x, y, at thresholds evenly spaced in log-odds.
 
     The network itself is left as it is.

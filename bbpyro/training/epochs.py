@@ -14,9 +14,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
+from bbpyro import nests
 from bbpyro.bars import is_drawn
 from bbpyro.denormals import flushed, zero_denormal
 from bbpyro.layers import device_of
+from bbpyro.nests import Nest
 from bbpyro.training.trained import Trained
 
 
@@ -59,21 +61,21 @@ class Epochs:
     """The loop that both phases share: batches, schedule, progress bar, history."""
 
     label: str
-    x: Tensor
+    x: Nest
     y: Tensor
     num_epochs: int
     batch_size: int
     schedule: Callable[[float], float]
     progress: bool | Console
     on_epoch: Callable[[TrainingState], None] | None
-    augment: Callable[[Tensor], Tensor] | None = None
+    augment: Callable[[Nest], Nest] | None = None
 
     def run(
         self,
         module: nn.Module,
         optimizer: torch.optim.Optimizer,
         trained: Trained,
-        step: Callable[[Tensor, Tensor], float],
+        step: Callable[[Nest, Tensor], float],
         report: Callable[[], dict[str, Any]],
         state: TrainingState,
         begin: Callable[[int], None] = lambda epoch: None,
@@ -121,16 +123,16 @@ class Epochs:
         epoch: int,
         module: nn.Module,
         seed: int,
-        step: Callable[[Tensor, Tensor], float],
+        step: Callable[[Nest, Tensor], float],
         advance: Callable[[int, int], None],
     ) -> float:
         # The epoch's randomness follows from (seed, phase, epoch), so a resumed run needs no generator's state.
         torch.manual_seed(int(np.random.SeedSequence([seed, *self.label.encode(), epoch]).generate_state(1)[0]))
-        batches = torch.randperm(len(self.x), device="cpu").split(self.batch_size)
+        batches = torch.randperm(len(self.y), device="cpu").split(self.batch_size)
         device = device_of(module)
         total = 0.0
         for i, batch in enumerate(batches):
-            x, y = self.x[batch].to(device), self.y[batch].to(device)
+            x, y = nests.to_device(nests.rows((self.x, self.y), batch), device)
             x = _augmented(self.augment, x) if self.augment else x
             try:
                 total += step(x, y) * len(batch)
@@ -141,7 +143,7 @@ class Epochs:
         broken = _first_non_finite(module, x)  # by the last step, whose loss nobody has seen
         if broken is not None:
             raise NonFiniteLossError(epoch + 1, len(batches), broken)
-        return total / len(self.x)
+        return total / len(self.y)
 
     @contextlib.contextmanager
     def _bar(self, epochs_done: int) -> Iterator[Callable[[int, int], None]]:
@@ -157,7 +159,7 @@ class Epochs:
             TextColumn("left"),
         )
         console = self.progress if isinstance(self.progress, Console) else None
-        steps_an_epoch = math.ceil(len(self.x) / self.batch_size)
+        steps_an_epoch = math.ceil(len(self.y) / self.batch_size)
         with Progress(*columns, console=console, transient=True) as bar:
             task = bar.add_task(
                 self.label, total=self.num_epochs * steps_an_epoch, completed=epochs_done * steps_an_epoch
@@ -169,11 +171,13 @@ class Epochs:
             yield advance
 
 
-def _augmented(augment: Callable[[Tensor], Any], x: Tensor) -> Tensor:
+def _augmented(augment: Callable[[Nest], Any], x: Nest) -> Nest:
     changed = augment(x)
-    if not isinstance(changed, Tensor) or len(changed) != len(x):
-        got = f"[{', '.join(map(str, changed.shape))}]" if isinstance(changed, Tensor) else type(changed).__name__
-        raise ValueError(f"augment: of a minibatch {list(x.shape)} it made {got}, wanted as many data")
+    if {tensor.shape[:1] for tensor in nests.tensors_of(changed)} != {nests.first(x).shape[:1]}:
+        shapes = nests.map_tensors(lambda tensor: list(tensor.shape), changed)
+        got = shapes if shapes and isinstance(changed, Tensor | tuple | list | dict) else type(changed).__name__
+        wanted = nests.map_tensors(lambda tensor: list(tensor.shape), x)
+        raise ValueError(f"augment: of a minibatch {wanted} it made {got}, wanted as many data")
     return changed
 
 
@@ -207,13 +211,14 @@ def starting_state(seed: int | None, resume_from: TrainingState | None) -> Train
     return TrainingState(seed=int(torch.randint(2**31, (), device="cpu")) if seed is None else seed)
 
 
-def _first_non_finite(module: nn.Module, x: Tensor) -> str | None:
+def _first_non_finite(module: nn.Module, x: Nest) -> str | None:
     """The first layer, in the order of the forward pass, whose parameters or output are not finite, if any."""
     found: list[str] = []
 
     def hook(name: str) -> Callable[..., None]:
         def check(layer: nn.Module, args: Any, output: Any) -> None:
-            tensors = [*layer.parameters(recurse=False), *([output] if isinstance(output, Tensor) else [])]
+            outputs = [output] if isinstance(output, Tensor) and not output.is_nested else []  # those torch cannot ask
+            tensors = [*layer.parameters(recurse=False), *outputs]
             if not all(bool(tensor.isfinite().all()) for tensor in tensors):
                 found.append(name)
 
@@ -224,7 +229,7 @@ def _first_non_finite(module: nn.Module, x: Tensor) -> str | None:
     handles = [layer.register_forward_hook(hook(name)) for name, layer in module.named_modules() if name]
     try:
         with torch.no_grad():
-            module(x)
+            nests.call(module, x)
     finally:
         module.train(was_training)
         for handle in handles:

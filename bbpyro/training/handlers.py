@@ -8,10 +8,11 @@ import torch
 from pyro.optim import PyroOptim
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map_only
 
+from bbpyro import nests
 from bbpyro.layers import device_of
 from bbpyro.likelihoods import Likelihood, is_classification
+from bbpyro.nests import Nest
 
 
 class SingleOptimizer(PyroOptim):
@@ -82,15 +83,16 @@ class Scorecard(Messenger):
 
 @torch.no_grad()
 def held_out_score(
-    net: nn.Module, likelihood: Likelihood, held_out: tuple[Tensor, Tensor] | None, batch_size: int = 1000
+    net: nn.Module, likelihood: Likelihood, held_out: tuple[Nest, Tensor] | None, batch_size: int = 1000
 ) -> dict[str, float]:
     """The scores of a plain forward pass over held-out x and y: for a gated network, of the mean mask."""
     if held_out is None:
         return {}
     score = Scorecard("held_out")
     device = device_of(net)
-    for x, y in zip(*(tensor.split(batch_size) for tensor in held_out), strict=True):
-        score.observe(likelihood(net(x.to(device))), y.to(device))
+    for batch in nests.split(tuple(held_out), batch_size):
+        x, y = nests.to_device(batch, device)
+        score.observe(likelihood(nests.call(net, x)), y)
     return score.take()
 
 
@@ -114,7 +116,7 @@ def mixed_precision(net: nn.Module, precision: str) -> Iterator[None]:
 
     def leave(net: nn.Module, args: Any, output: Any) -> Any:
         entered.pop().__exit__(None, None, None)
-        return tree_map_only(Tensor, lambda t: t.float() if t.dtype == torch.bfloat16 else t, output)
+        return nests.map_tensors(lambda t: t.float() if t.dtype == torch.bfloat16 else t, output)
 
     handles = net.register_forward_pre_hook(enter), net.register_forward_hook(leave, always_call=True)
     try:

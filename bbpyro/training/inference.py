@@ -12,6 +12,7 @@ from pyro.infer import SVI, Trace_ELBO, TraceMeanField_ELBO
 from rich.console import Console
 from torch import Tensor, nn
 
+from bbpyro import nests
 from bbpyro.checks import (
     check_batch_norm,
     check_choice,
@@ -26,6 +27,7 @@ from bbpyro.exclusive import one_at_a_time
 from bbpyro.layers import device_of
 from bbpyro.likelihoods import Categorical, Likelihood
 from bbpyro.model import BetaBernoulliNetwork
+from bbpyro.nests import Nest
 from bbpyro.training.epochs import (
     Epochs,
     TrainingState,
@@ -66,7 +68,7 @@ SCHEDULES: dict[str, Callable[[float], float]] = {"steps": steps, "cosine": cosi
 @one_at_a_time
 def fit(
     bnn: BetaBernoulliNetwork,
-    x: Tensor,
+    x: Nest,
     y: Tensor,
     *,
     num_epochs: int = 60,
@@ -77,9 +79,9 @@ def fit(
     kl_warmup_epochs: int = 0,
     kl_start: float | Mapping[str, float] = 0.0,
     elbo: str = "trace",
-    augment: Callable[[Tensor], Tensor] | None = None,
+    augment: Callable[[Nest], Nest] | None = None,
     precision: str = "float32",
-    held_out: tuple[Tensor, Tensor] | None = None,
+    held_out: tuple[Nest, Tensor] | None = None,
     seed: int | None = None,
     progress: bool | Console = True,
     on_epoch: Callable[[TrainingState], None] | None = None,
@@ -93,8 +95,8 @@ def fit(
 
     Args:
         bnn: the network.
-        x: inputs `[N, ...]`; N is also what `bnn.num_data` should say. They may lie on another device than the
-            network: minibatches are moved to it.
+        x: inputs `[N, ...]`, a tensor or a nest of them, see :class:`bbpyro.BetaBernoulliNetwork`; N is also what
+            `bnn.num_data` should say. They may lie on another device than the network: minibatches are moved to it.
         y: what the likelihood observes, `[N, ...]`; for Categorical, labels `[N]`.
         num_epochs: passes over the data.
         batch_size: |B|; a last, shorter batch is used too, at its own scale N/|B|.
@@ -127,7 +129,7 @@ def fit(
     check_settings(num_epochs, batch_size, learning_rate, gate_learning_rate)
     check_data(bnn, bnn.likelihood, x, y, bnn.num_data)
     check_held_out(bnn, bnn.likelihood, held_out)
-    check_batch_norm(bnn, len(x), batch_size)
+    check_batch_norm(bnn, len(y), batch_size)
     starts = kl_starts(bnn, kl_warmup_epochs, kl_start)
     check_choice("schedule", schedule, SCHEDULES)
     check_choice("elbo", elbo, ELBOS)
@@ -147,7 +149,7 @@ def fit(
     model, guide = (warmup(bnn.model), warmup(bnn.guide)) if kl_warmup_epochs else (bnn.model, bnn.guide)
     svi = SVI(model, guide, SingleOptimizer(optimizer), estimator.loss, loss_and_grads=loss_and_grads)
 
-    def step(x_batch: Tensor, y_batch: Tensor) -> float:
+    def step(x_batch: Nest, y_batch: Tensor) -> float:
         with score:
             return svi.step(x_batch, y_batch) / bnn.num_data
 
@@ -172,7 +174,7 @@ def fit(
 @one_at_a_time
 @flushed()
 @torch.no_grad()
-def elbo(bnn: BetaBernoulliNetwork, x: Tensor, y: Tensor, batch_size: int = 1000) -> float:
+def elbo(bnn: BetaBernoulliNetwork, x: Nest, y: Tensor, batch_size: int = 1000) -> float:
     """The ELBO of `bnn` on its training data, nats a datum.
 
     The expected log-likelihood is that of one draw of W, π and z for each minibatch; the KLs are closed where they are
@@ -180,7 +182,7 @@ def elbo(bnn: BetaBernoulliNetwork, x: Tensor, y: Tensor, batch_size: int = 1000
 
     Args:
         bnn: the network.
-        x: inputs `[N, ...]`.
+        x: inputs `[N, ...]`, a tensor or a nest of them.
         y: what was observed there.
         batch_size: data predicted at once, and by one draw.
     """
@@ -188,8 +190,8 @@ def elbo(bnn: BetaBernoulliNetwork, x: Tensor, y: Tensor, batch_size: int = 1000
     check_data(bnn, bnn.likelihood, x, y, bnn.num_data)
     score, device = Scorecard(), device_of(bnn)
     with torch.inference_mode(False), torch.no_grad(), in_eval_mode(bnn), pyro.validation_enabled(False), score:
-        for batch in zip(x.split(batch_size), y.split(batch_size), strict=True):
-            data = [tensor.to(device) for tensor in batch]
+        for batch in nests.split((x, y), batch_size):
+            data = nests.to_device(batch, device)
             poutine.replay(bnn.model, trace=poutine.trace(bnn.guide).get_trace(*data))(*data)
     kl = sum(kl.item() for kl in bnn.kl().values()) + bnn.weights_kl().item()
     return -score.take()["train_nll"] - kl / bnn.num_data
@@ -221,7 +223,7 @@ def kl_starts(
 @one_at_a_time
 def pretrain(
     net: nn.Module,
-    x: Tensor,
+    x: Nest,
     y: Tensor,
     *,
     likelihood: Likelihood | None = None,
@@ -230,9 +232,9 @@ def pretrain(
     learning_rate: float = 1e-3,
     weight_decay: float = 1e-4,
     schedule: str = "constant",
-    augment: Callable[[Tensor], Tensor] | None = None,
+    augment: Callable[[Nest], Nest] | None = None,
     precision: str = "float32",
-    held_out: tuple[Tensor, Tensor] | None = None,
+    held_out: tuple[Nest, Tensor] | None = None,
     seed: int | None = None,
     progress: bool | Console = True,
     on_epoch: Callable[[TrainingState], None] | None = None,
@@ -249,15 +251,15 @@ def pretrain(
     check_settings(num_epochs, batch_size, learning_rate)
     check_data(net, likelihood, x, y)
     check_held_out(net, likelihood, held_out)
-    check_batch_norm(net, len(x), batch_size)
+    check_batch_norm(net, len(y), batch_size)
     check_choice("schedule", schedule, SCHEDULES)
     check_choice("precision", precision, PRECISIONS)
     trained = of_plain_network(net, likelihood, x, y, learning_rate, weight_decay)
     optimizer = fused_adam(trained.groups)
     score = Scorecard()
 
-    def step(x_batch: Tensor, y_batch: Tensor) -> float:
-        distribution = likelihood(net(x_batch))
+    def step(x_batch: Nest, y_batch: Tensor) -> float:
+        distribution = likelihood(nests.call(net, x_batch))
         loss = -score.observe(distribution, y_batch).mean()
         if not loss.isfinite():
             raise ArithmeticError

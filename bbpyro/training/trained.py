@@ -12,11 +12,12 @@ import torch
 from pyro.util import check_model_guide_match
 from torch import Tensor, nn
 
-from bbpyro import parameters
+from bbpyro import nests, parameters
 from bbpyro.checks import in_eval_mode
 from bbpyro.layers import device_of
 from bbpyro.likelihoods import Likelihood
 from bbpyro.model import BetaBernoulliNetwork
+from bbpyro.nests import Nest
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Trained:
 
 
 def of_network(
-    bnn: BetaBernoulliNetwork, x: Tensor, y: Tensor, learning_rate: float, gate_learning_rate: float
+    bnn: BetaBernoulliNetwork, x: Nest, y: Tensor, learning_rate: float, gate_learning_rate: float
 ) -> Trained:
     """What :func:`bbpyro.fit` trains, from one trial of model and guide; warns of what it cannot train.
 
@@ -60,12 +61,12 @@ def of_network(
 
 
 def of_plain_network(
-    net: nn.Module, likelihood: Likelihood, x: Tensor, y: Tensor, learning_rate: float, weight_decay: float
+    net: nn.Module, likelihood: Likelihood, x: Nest, y: Tensor, learning_rate: float, weight_decay: float
 ) -> Trained:
     """The same of a network without gates and its likelihood, whose own parameters do not decay."""
     with _trial(net, x, y) as (x_trial, y_trial):
         with poutine.trace() as tracing:
-            distribution: Any = likelihood(net(x_trial))
+            distribution: Any = likelihood(nests.call(net, x_trial))
         loss = distribution.log_prob(y_trial).sum()
     stored = _in_store(net, tracing.trace.nodes.values())
     weights = list(net.parameters())
@@ -78,9 +79,8 @@ def of_plain_network(
 
 
 @contextmanager
-def _trial(net: nn.Module, x: Tensor, y: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+def _trial(net: nn.Module, x: Nest, y: Tensor) -> Iterator[tuple[Nest, Tensor]]:
     """Two data, with nothing left behind but what the likelihood puts into Pyro's store."""
-    device = device_of(net)
     with (
         in_eval_mode(net),
         poutine.block(),  # a handler around fit() sees its steps alone
@@ -90,7 +90,7 @@ def _trial(net: nn.Module, x: Tensor, y: Tensor) -> Iterator[tuple[Tensor, Tenso
         warnings.catch_warnings(),
     ):
         warnings.filterwarnings("ignore", message="Encountered (NaN|\\+?-?inf)")  # for the first step to tell
-        yield x[:2].to(device), y[:2].to(device)
+        yield nests.to_device(nests.rows((x, y), slice(2)), device_of(net))
 
 
 def _in_store(net: nn.Module, nodes: Iterable[Any]) -> dict[str, Tensor]:
