@@ -2,16 +2,14 @@
 
 import copy
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
-from bbpyro.checks import check_device, check_some, in_eval_mode, runs, wrong_dtype
+from bbpyro.checks import check_device, check_nest, in_eval_mode, wrong_dtype
 from bbpyro.compaction.errors import UnsupportedModuleError
 from bbpyro.compaction.folding import check_weights, fold, gated_layers, plainly_parametrized
-from bbpyro.compaction.outputs import Wanted, call, tensors_of
+from bbpyro.compaction.outputs import Wanted
 from bbpyro.compaction.report import Compaction, kept_indices, report_gates
 from bbpyro.compaction.selection import SelectUnits, select_inputs
 from bbpyro.compaction.structure import follow_units, largest_removal
@@ -20,6 +18,7 @@ from bbpyro.denormals import zero_denormal
 from bbpyro.exclusive import one_at_a_time
 from bbpyro.layers import gates_of
 from bbpyro.model import BetaBernoulliNetwork
+from bbpyro.nests import Nest, call, map_tensors, rows, tensors_of
 
 TOLERANCE = 1e-5  # of the largest output, in float32
 _EXACT = 1e-9  # of the largest output, in float64
@@ -30,7 +29,7 @@ _NUM_FOLLOWED = 2  # data by which units are followed
 @one_at_a_time
 @torch.no_grad()
 def compact(
-    bnn: BetaBernoulliNetwork, example_input: Any = None, threshold: float | None = None, *, round_to: int = 1
+    bnn: BetaBernoulliNetwork, example_input: Nest = None, threshold: float | None = None, *, round_to: int = 1
 ) -> nn.Module:
     """A plain network that computes what the mean-mask network does, without its dead units and without gates.
 
@@ -73,7 +72,7 @@ def compact(
     plain = _folded(masked, masks, wanted)
     del masked
     zero_denormal(plain.parameters())
-    units = follow_units(plain, _rows(example, _NUM_FOLLOWED))
+    units = follow_units(plain, rows(example, slice(_NUM_FOLLOWED)))
     allowed, at_fault = largest_removal(units, lambda some: wanted.equals(without(plain, units.decide(some, round_to))))
     removal = units.decide(allowed, round_to)
     small, selected = _selected(without(plain, removal), masks, wanted)
@@ -83,21 +82,21 @@ def compact(
     return small
 
 
-def _example(bnn: BetaBernoulliNetwork, example_input: Any) -> Any:
+def _example(bnn: BetaBernoulliNetwork, example_input: Nest) -> Nest:
     parameter = next(iter(bnn.gates.values())).unconstrained_concentration1
     if example_input is None:
         example_input = torch.rand(2, len(parameter), device=parameter.device, dtype=parameter.dtype)
-    check_some("example_input", example_input)
+    check_nest("example_input", example_input)
     try:
         with in_eval_mode(bnn):
             bnn(example_input)
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
         raise ValueError(
             _wrong_dtype(bnn, example_input)
-            or f"example_input: the network cannot take one of shape {tuple(example_input.shape)} "
+            or f"example_input: the network cannot take one of shape {_shape(example_input)} "
             f"({str(error).splitlines()[0]}); give one like the data, [N, ...]"
         ) from error
-    if isinstance(example_input, Tensor) and example_input.dtype != parameter.dtype:
+    if any(tensor.dtype != parameter.dtype for tensor in tensors_of(example_input)):
         ungated = copy.deepcopy(bnn.net)
         for layer, _ in gated_layers(ungated).values():
             fold(layer, None)
@@ -106,15 +105,13 @@ def _example(bnn: BetaBernoulliNetwork, example_input: Any) -> Any:
     return example_input
 
 
-def _wrong_dtype(net: nn.Module, example: Any) -> str | None:
-    if not isinstance(example, Tensor):
-        return None
+def _shape(example: Nest) -> Nest:
+    return map_tensors(lambda tensor: tuple(tensor.shape), example)
+
+
+def _wrong_dtype(net: nn.Module, example: Nest) -> str | None:
     with in_eval_mode(net):
-        return None if runs(net, example) else wrong_dtype(net, example, "example_input")
-
-
-def _rows(example: Any, count: int) -> Any:
-    return pytree.tree_map(lambda leaf: leaf[:count] if isinstance(leaf, Tensor) and leaf.dim() else leaf, example)
+        return wrong_dtype(net, example, "example_input")
 
 
 def _masked(net: nn.Module, threshold: float | None) -> tuple[nn.Module, dict[str, torch.dtype]]:
@@ -126,10 +123,10 @@ def _masked(net: nn.Module, threshold: float | None) -> tuple[nn.Module, dict[st
     return masked, {name: tensor.dtype for name, tensor in masked.state_dict().items()}
 
 
-def _in_double(masked: nn.Module, example: Any) -> tuple[Any, float]:
+def _in_double(masked: nn.Module, example: Nest) -> tuple[Nest, float]:
     """Have the copy in double precision, where rounding cannot hide what is wrong, if it can run so."""
     dtypes = {name: tensor.dtype for name, tensor in masked.state_dict().items()}
-    doubled = pytree.tree_map(lambda x: x.double() if isinstance(x, Tensor) and x.is_floating_point() else x, example)
+    doubled = map_tensors(lambda x: x.double() if x.is_floating_point() else x, example)
     try:
         if all(o.dtype == torch.float64 for o in tensors_of(call(masked.double(), doubled)) if o.is_floating_point()):
             return doubled, _EXACT
@@ -148,7 +145,7 @@ def _of_dtypes(net: nn.Module, dtypes: Mapping[str, torch.dtype]) -> nn.Module:
     return net
 
 
-def _wanted(masked: nn.Module, example: Any, tolerance: float) -> tuple[dict[str, Tensor | None], Wanted]:
+def _wanted(masked: nn.Module, example: Nest, tolerance: float) -> tuple[dict[str, Tensor | None], Wanted]:
     """The masks by layer, None of a gate that is never called, and what the network computes."""
     layers, called = gated_layers(masked), set()
     handles = [gate.register_forward_pre_hook(lambda gate, _: called.add(gate)) for gate in gates_of(masked).values()]

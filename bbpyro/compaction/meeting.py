@@ -51,7 +51,7 @@ class Meeting:
             return self._moved[k], self._why()
         units, mixed = self._join_data(output, k)
         units = self._join_parameters(output, k, units)
-        self._hold(units)
+        self._hold(units, k)
         return units, f"{self._name} mixes them" if mixed else self._why()
 
     @property
@@ -105,7 +105,7 @@ class Meeting:
                     units = self._tied(units, _placed(label, at, output))
         return units
 
-    def _hold(self, units: Tensor) -> None:
+    def _hold(self, units: Tensor, k: int) -> None:
         """Units beside numbers that belong to none, one beside one, stay; so do those that are alone in their layer."""
         dims = varying_dims(units)
         for i, f in self._data.items():
@@ -115,7 +115,7 @@ class Meeting:
             shift = units.dim() - len(shape)
             if not dims or any(d < shift or shape[d - shift] != units.shape[d] for d in dims):
                 continue
-            places = self._places.get(i, [None])[0]
+            places = self._places[i][k] if i in self._places else None
             mine = torch.zeros_like(units) if places is None else _placed(f.units, places, units)
             self._units.stick(units[(mine == 0) & (units > 0)], f"it is tied to numbers that cannot go: {f.why}")
 

@@ -71,11 +71,13 @@ def _written_leaves(operation: Any, args: Sequence[Any], leaves: Sequence[Any]) 
     return {i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor) and any(leaf is w for w in written)}
 
 
+_RESHAPES = (torch.ops.aten._unsafe_view.default, torch.ops.aten._reshape_alias.default)
+
+
 def is_view(operation: Any) -> bool:
     """Whether it looks at the same numbers in another way, and writes nothing."""
-    return not operation._schema.is_mutable and any(
-        result.alias_info is not None for result in operation._schema.returns
-    )
+    aliases = any(result.alias_info is not None for result in operation._schema.returns)
+    return operation in _RESHAPES or aliases and not operation._schema.is_mutable
 
 
 def varying_dims(units: Tensor) -> tuple[int, ...]:

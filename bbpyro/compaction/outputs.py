@@ -1,36 +1,12 @@
 """What a network computes, and whether another one computes the same."""
 
-import dataclasses
-from typing import Any
-
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 from bbpyro.compaction.errors import UnsupportedModuleError
+from bbpyro.nests import Nest, call, map_tensors, tensors_of
 
 _WHAT_A_NETWORK_RAISES = (AttributeError, AssertionError, IndexError, KeyError, RuntimeError, TypeError, ValueError)
-
-
-def call(net: nn.Module, inputs: Any) -> Any:
-    """The network's output: a tuple or list of inputs is its arguments, a dict its keyword arguments."""
-    if isinstance(inputs, dict):
-        return net(**inputs)
-    return net(*inputs) if isinstance(inputs, tuple | list) else net(inputs)
-
-
-def tensors_of(output: Any) -> list[Tensor]:
-    """The tensors of an output, which may be a tensor, a tuple, list or dict, or a dataclass of them."""
-    if dataclasses.is_dataclass(output) and not isinstance(output, type):
-        output = [getattr(output, field.name) for field in dataclasses.fields(output)]
-    leaves = pytree.tree_leaves(output)
-    found: list[Tensor] = []
-    for leaf in leaves:
-        if isinstance(leaf, Tensor):
-            found.append(leaf)
-        elif dataclasses.is_dataclass(leaf) and not isinstance(leaf, type):
-            found += tensors_of(leaf)
-    return found
 
 
 class Wanted:
@@ -45,9 +21,9 @@ class Wanted:
         UnsupportedModuleError: its output has no tensor of real numbers, or is random.
     """
 
-    def __init__(self, net: nn.Module, example: Any, tolerance: float) -> None:
+    def __init__(self, net: nn.Module, example: Nest, tolerance: float) -> None:
         self.tolerance = tolerance
-        outputs = tensors_of(call(net, example))
+        outputs = list(tensors_of(call(net, example)))
         if not any(output.is_floating_point() for output in outputs):
             raise UnsupportedModuleError("the network's output has no tensor of real numbers")
         if not all(map(torch.equal, outputs, tensors_of(call(net, example)))):
@@ -56,7 +32,7 @@ class Wanted:
         for scale in (1.0, 10.0):
             noise = _noise_like(example, scale)
             try:
-                outputs = tensors_of(call(net, noise))
+                outputs = list(tensors_of(call(net, noise)))
             except _WHAT_A_NETWORK_RAISES:  # a network may refuse what is no data
                 continue
             if all(bool(output.isfinite().all()) for output in outputs):
@@ -66,7 +42,7 @@ class Wanted:
     def difference(self, net: nn.Module) -> float:
         """The largest difference, as a part of the largest number of its output; inf where the network fails."""
         try:
-            found = [tensors_of(call(net, x)) for x in self.inputs]
+            found = [list(tensors_of(call(net, x))) for x in self.inputs]
         except _WHAT_A_NETWORK_RAISES:
             return float("inf")
         return max(_distance(*pair) for pair in zip(found, self.outputs, strict=True))
@@ -89,12 +65,12 @@ def _distance(found: list[Tensor], wanted: list[Tensor]) -> float:
     return largest
 
 
-def _noise_like(example: Any, scale: float) -> Any:
+def _noise_like(example: Nest, scale: float) -> Nest:
     generator = torch.Generator("cpu").manual_seed(0)
 
-    def noise(leaf: Any) -> Any:
-        if not isinstance(leaf, Tensor) or not leaf.is_floating_point():
+    def noise(leaf: Tensor) -> Tensor:
+        if not leaf.is_floating_point():
             return leaf
         return (scale * torch.randn(leaf.shape, generator=generator, device="cpu")).to(leaf)
 
-    return pytree.tree_map(noise, example)
+    return map_tensors(noise, example)

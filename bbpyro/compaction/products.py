@@ -161,13 +161,15 @@ def _slices(trace: "Trace", view: Tensor, dim: int, last: bool = False) -> Tenso
 
 
 def _along(trace: "Trace", followed: Followed, dim: int, x: Tensor) -> Tensor:
-    """The units along a dimension of the data; those along others are held."""
+    """The units along a dimension of the data; what has the same index there goes together."""
     dim %= x.dim()
     dims = varying_dims(followed.units)
-    if set(dims) <= {dim}:
-        return squeezed(followed.units, (dim,)).cpu()
-    trace.units.stick(followed.units, "a layer reads them along another dimension")
-    return torch.zeros(x.shape[dim], dtype=torch.int64)
+    if dims and dim not in dims:
+        trace.units.stick(followed.units, "a layer reads them along another dimension")
+        return torch.zeros(x.shape[dim], dtype=torch.int64)
+    if len(dims) > 1:
+        trace.units.tie_across(followed.units, dim)
+    return squeezed(followed.units, (dim,)).cpu()
 
 
 def _alive(x: Tensor, followed: Followed, dim: int) -> Tensor:

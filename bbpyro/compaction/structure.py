@@ -2,19 +2,18 @@
 
 import warnings
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from bbpyro.compaction.outputs import call, tensors_of
 from bbpyro.compaction.surgery import named_tensors, weights_with_bias
 from bbpyro.compaction.tracing import Trace
 from bbpyro.compaction.units import Array, Units
+from bbpyro.nests import Nest, call, tensors_of
 
 
-def follow_units(net: nn.Module, inputs: Any) -> Units:
+def follow_units(net: nn.Module, inputs: Nest) -> Units:
     """What is tied, needed and held in a network, in evaluation mode, as it is run once.
 
     Args:
@@ -31,7 +30,7 @@ def follow_units(net: nn.Module, inputs: Any) -> Units:
             trace.follow_inputs(inputs)
             with trace:
                 output = call(net, inputs)
-            trace.end(tensors_of(output))
+            trace.end(list(tensors_of(output)))
     finally:
         torch.backends.mha.set_fastpath_enabled(fast_path)
     return units

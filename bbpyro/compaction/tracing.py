@@ -5,7 +5,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from bbpyro.compaction import products
@@ -13,6 +12,7 @@ from bbpyro.compaction.followed import Followed
 from bbpyro.compaction.meeting import Meeting
 from bbpyro.compaction.operations import Call, is_view, outputs_of, spread, squeezed, varying, varying_dims
 from bbpyro.compaction.units import Units
+from bbpyro.nests import Nest, tensors_of
 
 
 class Trace(TorchDispatchMode):
@@ -29,11 +29,10 @@ class Trace(TorchDispatchMode):
         self._parameters = {tensor.untyped_storage().data_ptr(): name for name, tensor in units.tensors.items()}
         self._tried: dict[Any, tuple[int, ...] | None] = {}
 
-    def follow_inputs(self, inputs: Any) -> None:
+    def follow_inputs(self, inputs: Nest) -> None:
         """The network's inputs: data that belong to no unit."""
-        for leaf in pytree.tree_leaves(inputs):
-            if isinstance(leaf, Tensor):
-                self._note(leaf, _of_no_unit(leaf, "it reads an input of the network"))
+        for tensor in tensors_of(inputs):
+            self._note(tensor, _of_no_unit(tensor, "it reads an input of the network"))
 
     def end(self, outputs: list[Tensor]) -> None:
         """The network's outputs, of which nothing may go."""
@@ -111,9 +110,8 @@ class Trace(TorchDispatchMode):
         for output, view in zip(outputs, views, strict=True):
             self._note(output, view)
         dims = varying_dims(followed.units)
-        if len(views) == 1 and len(varying_dims(views[0].units)) > len(dims):
-            reason = "the network reshapes it into parts of a fixed size, such as the heads of attention"
-            self.units.stick(views[0].units, reason)
+        if len(dims) > 1 and len(varying_dims(views[0].units)) < len(dims):  # only a box can go of what is merged
+            self.units.tie_across(followed.units, max(dims, key=lambda d: followed.units.shape[d]))
         if len(views) > 1 and len({output.shape for output in outputs}) == 1 and len(dims) == 1:
             self.units.keep_equal(squeezed(view.units, dims).reshape(-1) for view in views)
 

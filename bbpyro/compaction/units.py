@@ -87,6 +87,12 @@ class Units:
         if pairs.size:
             self._ties.append(np.unique(pairs, axis=1))
 
+    def tie_across(self, units: Tensor, dim: int) -> None:
+        """What has the same index along a dimension goes together."""
+        dims = sorted({dim, *varying_dims(units)})
+        box = squeezed(units, dims).movedim(dims.index(dim), 0).flatten(1)
+        self.tie(box[:, :1].expand_as(box).flatten(), box.flatten())
+
     def make(self, slices: Tensor | Array) -> None:
         """These make the units that a layer puts out: only what such units are tied to can go."""
         self._made[_array(slices)] = True
