@@ -12,13 +12,12 @@ from bbpyro.compaction.folding import check_weights, fold, gated_layers, plainly
 from bbpyro.compaction.outputs import Wanted
 from bbpyro.compaction.report import Compaction, kept_indices, report_gates
 from bbpyro.compaction.selection import SelectUnits, select_inputs
-from bbpyro.compaction.structure import follow_units, largest_removal
-from bbpyro.compaction.surgery import without
 from bbpyro.denormals import zero_denormal
 from bbpyro.exclusive import one_at_a_time
 from bbpyro.layers import gates_of
 from bbpyro.model import BetaBernoulliNetwork
 from bbpyro.nests import Nest, call, map_tensors, rows, tensors_of
+from bbpyro.structure import follow_units, largest_removal, without
 
 TOLERANCE = 1e-5  # of the largest output, in float32
 _EXACT = 1e-9  # of the largest output, in float64
@@ -180,17 +179,17 @@ def _folded(masked: nn.Module, masks: Mapping[str, Tensor | None], wanted: Wante
     return plain
 
 
-def _selected(
-    small: nn.Module, masks: Mapping[str, Tensor | None], wanted: Wanted
-) -> tuple[nn.Module, dict[str, Tensor]]:
+def _selected(small: nn.Module, names: Iterable[str], wanted: Wanted) -> tuple[nn.Module, dict[str, Tensor]]:
     """The network with dense layers that read only what they use, and what each reads, of those that read not all."""
+    names = list(names)
+    trial, found = _select(copy.deepcopy(small), names)
+    if not found or wanted.equals(trial):
+        return trial, found
     selected: dict[str, Tensor] = {}
-    for names in (list(masks), *([name] for name in masks)):
-        trial, found = _select(copy.deepcopy(small), [name for name in names if name not in selected])
-        if found and wanted.equals(trial):
+    for name in found:  # some layer's weight is used by others than itself
+        trial, found = _select(copy.deepcopy(small), [name])
+        if wanted.equals(trial):
             small, selected = trial, selected | found
-        if not found or len(names) == len(selected):
-            break
     return small, selected
 
 

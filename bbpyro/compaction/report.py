@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bbpyro.compaction.units import Array, Removal, Units
+from bbpyro.structure.units import Array, Removal, Units
 
 
 @dataclass(frozen=True)

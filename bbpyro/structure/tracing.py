@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from bbpyro.compaction import products
-from bbpyro.compaction.followed import Followed
-from bbpyro.compaction.meeting import Meeting
-from bbpyro.compaction.operations import Call, is_view, outputs_of, spread, squeezed, varying, varying_dims
-from bbpyro.compaction.units import Units
 from bbpyro.nests import Nest, tensors_of
+from bbpyro.structure import products
+from bbpyro.structure.followed import Followed
+from bbpyro.structure.meeting import Meeting
+from bbpyro.structure.operations import Call, is_view, outputs_of, spread, squeezed, varying, varying_dims
+from bbpyro.structure.units import Units
 
 
 class Trace(TorchDispatchMode):

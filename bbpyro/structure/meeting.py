@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bbpyro.compaction.followed import Followed
-from bbpyro.compaction.operations import Call, has_numbers, moved, spread, squeezed, varying_dims, where_units_go
-from bbpyro.compaction.units import Units
+from bbpyro.structure.followed import Followed
+from bbpyro.structure.operations import Call, has_numbers, moved, spread, squeezed, varying_dims, where_units_go
+from bbpyro.structure.units import Units
 
 
 class Meeting:
@@ -117,7 +117,8 @@ class Meeting:
                 continue
             places = self._places[i][k] if i in self._places else None
             mine = torch.zeros_like(units) if places is None else _placed(f.units, places, units)
-            self._units.stick(units[(mine == 0) & (units > 0)], f"it is tied to numbers that cannot go: {f.why}")
+            why = f"{self._name} mixes them" if places is None and self._dims[i] else f.why
+            self._units.stick(units[(mine == 0) & (units > 0)], why)
 
 
 def _placed(label: Tensor, places: tuple[int, ...], output: Tensor) -> Tensor:

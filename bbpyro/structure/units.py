@@ -9,7 +9,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
-from bbpyro.compaction.operations import squeezed, varying_dims
+from bbpyro.structure.operations import squeezed, varying_dims
 
 Array = np.ndarray[tuple[int, ...], np.dtype[np.int64]]
 

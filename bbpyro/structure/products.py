@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from bbpyro.compaction.followed import Followed
-from bbpyro.compaction.operations import Call, squeezed, varying_dims
-from bbpyro.compaction.units import GroupedConvolution
+from bbpyro.structure.followed import Followed
+from bbpyro.structure.operations import Call, squeezed, varying_dims
+from bbpyro.structure.units import GroupedConvolution
 
 if TYPE_CHECKING:
-    from bbpyro.compaction.tracing import Trace
+    from bbpyro.structure.tracing import Trace
 
 _MATRIX = {  # where its bias, its left and its right factor are among the leaves
     torch.ops.aten.mm.default: (None, 0, 1),

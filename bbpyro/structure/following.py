@@ -7,10 +7,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from bbpyro.compaction.surgery import named_tensors, weights_with_bias
-from bbpyro.compaction.tracing import Trace
-from bbpyro.compaction.units import Array, Units
 from bbpyro.nests import Nest, call, tensors_of
+from bbpyro.structure.surgery import named_tensors, weights_with_bias
+from bbpyro.structure.tracing import Trace
+from bbpyro.structure.units import Array, Units
 
 
 def follow_units(net: nn.Module, inputs: Nest) -> Units:

@@ -12,8 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.modules.instancenorm import _InstanceNorm
 
-from bbpyro.compaction.units import Array, Removal
-from bbpyro.layers import BetaBernoulliDropout
+from bbpyro.structure.units import Array, Removal
 
 Net = TypeVar("Net", bound=nn.Module)
 
@@ -113,10 +112,6 @@ def _prelu(layer: Any) -> None:
     layer.num_parameters = len(layer.weight)
 
 
-def _gate(gate: Any) -> None:
-    gate.num_features = len(gate.unconstrained_concentration1)
-
-
 _BIASED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _SIZES: list[tuple[Any, Callable[[Any], None]]] = [
     (nn.Linear, _linear),
@@ -124,15 +119,4 @@ _SIZES: list[tuple[Any, Callable[[Any], None]]] = [
     (_BatchNorm | _InstanceNorm, _norm),
     (nn.Embedding, _embedding),
     (nn.PReLU, _prelu),
-    (BetaBernoulliDropout, _gate),
 ]
-
-
-def with_gates(removal: Removal, net: nn.Module) -> Removal:
-    """The same removal of a gate's own parameters as of its mask z."""
-    kept = dict(removal.kept)
-    for name, gate in net.named_modules():
-        if isinstance(gate, BetaBernoulliDropout) and f"{name}.z" in removal.kept:
-            for parameter, _ in gate.named_parameters(recurse=False):
-                kept[f"{name}.{parameter}"] = removal.kept[f"{name}.z"]
-    return Removal(kept, removal.grouped, removal.shifts)
