@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import keystr, tree_flatten_with_path, tree_is_leaf, tree_map
+from torch.utils._pytree import keystr, tree_flatten_with_path, tree_leaves, tree_map
 
 Nest = Any  # a tensor, or several in a tuple, list, dict or dataclass
 
@@ -94,7 +94,10 @@ def parts(nest: Nest, name: str = "x") -> Iterator[tuple[str, Any]]:
 
 def is_nest(value: Any) -> bool:
     """Whether it has parts, or could have: a list, say, but no tensor."""
-    return _is_dataclass(value) or isinstance(value, MutableMapping) or not tree_is_leaf(value)
+    if isinstance(value, Tensor):
+        return False
+    found = tree_leaves(value, is_leaf=lambda part: part is not value)
+    return _is_dataclass(value) or isinstance(value, MutableMapping) or len(found) != 1 or found[0] is not value
 
 
 def _quoted(key: Any) -> str:
