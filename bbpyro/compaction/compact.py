@@ -2,9 +2,11 @@
 
 import copy
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 
 from bbpyro.checks import check_device, check_nest, in_eval_mode, wrong_dtype
 from bbpyro.compaction.errors import UnsupportedModuleError
@@ -74,9 +76,9 @@ def compact(
     units = follow_units(plain, rows(example, slice(_NUM_FOLLOWED)))
     allowed, at_fault = largest_removal(units, lambda some: wanted.equals(without(plain, units.decide(some, round_to))))
     removal = units.decide(allowed, round_to)
-    small, selected = _selected(without(plain, removal), masks, wanted)
+    small, selected = _selected(without(plain, removal), masks, wanted, round_to)
     report = Compaction(report_gates(masks, units, removal, selected, at_fault), kept_indices(removal))
-    small = _of_dtypes(small.eval(), dtypes)
+    small = _of_dtypes(_say_features(small.eval(), example), dtypes)
     object.__setattr__(small, "compaction", report)
     return small
 
@@ -135,6 +137,21 @@ def _in_double(masked: nn.Module, example: Nest) -> tuple[Nest, float]:
     return example, TOLERANCE
 
 
+def _say_features(small: nn.Module, example: Nest) -> nn.Module:
+    """Have norms that hold nothing, and so were not sliced, say how many channels they have now."""
+
+    def say(norm: Any, args: tuple[Tensor, ...]) -> None:
+        norm.num_features = args[0].shape[1]
+
+    norms = [m for m in small.modules() if isinstance(m, _NormBase) and not (m.affine or m.track_running_stats)]
+    handles = [norm.register_forward_pre_hook(say) for norm in norms]
+    if norms:
+        call(small, example)
+    for handle in handles:
+        handle.remove()
+    return small
+
+
 def _of_dtypes(net: nn.Module, dtypes: Mapping[str, torch.dtype]) -> nn.Module:
     """The network with each tensor of the precision that it had, in place; new ones have that of the others."""
     usual = next(dtype for dtype in dtypes.values() if dtype.is_floating_point)
@@ -179,24 +196,26 @@ def _folded(masked: nn.Module, masks: Mapping[str, Tensor | None], wanted: Wante
     return plain
 
 
-def _selected(small: nn.Module, names: Iterable[str], wanted: Wanted) -> tuple[nn.Module, dict[str, Tensor]]:
+def _selected(
+    small: nn.Module, names: Iterable[str], wanted: Wanted, round_to: int
+) -> tuple[nn.Module, dict[str, Tensor]]:
     """The network with dense layers that read only what they use, and what each reads, of those that read not all."""
     names = list(names)
-    trial, found = _select(copy.deepcopy(small), names)
+    trial, found = _select(copy.deepcopy(small), names, round_to)
     if not found or wanted.equals(trial):
         return trial, found
     selected: dict[str, Tensor] = {}
     for name in found:  # some layer's weight is used by others than itself
-        trial, found = _select(copy.deepcopy(small), [name])
+        trial, found = _select(copy.deepcopy(small), [name], round_to)
         if wanted.equals(trial):
             small, selected = trial, selected | found
     return small, selected
 
 
-def _select(net: nn.Module, names: Iterable[str]) -> tuple[nn.Module, dict[str, Tensor]]:
+def _select(net: nn.Module, names: Iterable[str], round_to: int) -> tuple[nn.Module, dict[str, Tensor]]:
     found: dict[str, Tensor] = {}
     for name in names:
-        net = select_inputs(net, name)
+        net = select_inputs(net, name, round_to)
         if isinstance(layer := net.get_submodule(name), nn.Sequential) and isinstance(layer[0], SelectUnits):
             found[name] = layer[0].indices
     return net, found
