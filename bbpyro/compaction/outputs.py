@@ -31,15 +31,14 @@ class Wanted:
         if not all(map(torch.equal, outputs, tensors_of(call(net, example)))):
             raise UnsupportedModuleError("the network's forward is random, in evaluation mode too")
         self.inputs, self.outputs = [example], [outputs]
-        for scale in (1.0, 10.0):
-            noise = _noise_like(example, scale)
-            try:
-                outputs = list(tensors_of(call(net, noise)))
-            except _WHAT_A_NETWORK_RAISES:  # a network may refuse what is no data
-                continue
-            if all(bool(output.isfinite().all()) for output in outputs):
-                self.inputs.append(noise)
-                self.outputs.append(outputs)
+        noise = _noise_like(example)
+        try:
+            outputs = list(tensors_of(call(net, noise)))
+        except _WHAT_A_NETWORK_RAISES:  # a network may refuse what is no data
+            return
+        if all(bool(output.isfinite().all()) for output in outputs):
+            self.inputs.append(noise)
+            self.outputs.append(outputs)
 
     def difference(self, net: nn.Module) -> float:
         """The largest difference, as a part of the largest number of its output; inf where the network fails."""
@@ -69,12 +68,14 @@ def _distance(found: list[Tensor], wanted: list[Tensor]) -> float:
     return largest
 
 
-def _noise_like(example: Nest, scale: float) -> Nest:
+def _noise_like(example: Nest) -> Nest:
+    """As many numbers, of all sizes from small to large."""
     generator = torch.Generator("cpu").manual_seed(0)
 
     def noise(leaf: Tensor) -> Tensor:
         if not leaf.is_floating_point():
             return leaf
-        return (scale * torch.randn(leaf.shape, generator=generator, device="cpu")).to(leaf)
+        normal, scale = torch.randn((2, *leaf.shape), generator=generator, device="cpu")
+        return (normal * (2 * scale).exp()).to(leaf)
 
     return map_tensors(noise, example)
