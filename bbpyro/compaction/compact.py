@@ -67,14 +67,14 @@ def compact(
     check_device(bnn)
     check_weights(bnn.net)
     example = _example(bnn, example_input)
-    plain, example, tolerance = _masked(bnn.net, threshold, example)
-    masks, wanted = _wanted(plain, example, tolerance)
+    plain = _masked(bnn.net, threshold)
+    masks, wanted = _wanted(plain, example)
     for name in masks:
         fold(plain.get_submodule(name), masks[name])
     zero_denormal(plain.parameters())
-    if tolerance > _EXACT:  # what folding alone changes, by rounding, is not to be told from what removing does
+    if wanted.tolerance > _EXACT:  # what folding alone changes, by rounding, is not to be told from what removing does
         wanted.tolerance = min(max(TOLERANCE, 3 * wanted.difference(plain)), _MOST_ROUNDING)
-    units = follow_units(plain, rows(example, slice(_NUM_FOLLOWED)))
+    units = follow_units(plain, rows(wanted.inputs[0], slice(_NUM_FOLLOWED)))
     removal, at_fault = units.decide(round_to=round_to), list[str]()
     small, selections = _select(without(plain, removal), masks, round_to)
     if not wanted.equals(small):
@@ -82,7 +82,7 @@ def compact(
         removal, at_fault = _largest_removal(plain, units, wanted, round_to)
         small, selections = _select_some(without(plain, removal), masks, wanted, round_to)
     report = Compaction(report_gates(masks, units, removal, selections, at_fault), kept_indices(removal))
-    small = _of_dtypes(_say_features(small.eval(), example), _dtypes(bnn.net))
+    small = _of_dtypes(_say_features(small.eval(), wanted.inputs[0]), _dtypes(bnn.net))
     object.__setattr__(small, "compaction", report)
     return small
 
@@ -119,25 +119,14 @@ def _wrong_dtype(net: nn.Module, example: Nest) -> str | None:
         return wrong_dtype(net, example, "example_input")
 
 
-def _masked(net: nn.Module, threshold: float | None, example: Nest) -> tuple[nn.Module, Nest, float]:
-    """A copy whose gates multiply by their mean mask, and an example for it: both in double precision if it can run so.
-
-    There rounding cannot hide what is wrong; the third is the difference that it can explain.
-    """
+def _masked(net: nn.Module, threshold: float | None) -> nn.Module:
+    """A copy whose gates multiply by their mean mask, whatever the precision from here on."""
     masked = copy.deepcopy(net).eval()
     for gate in gates_of(masked).values():
         gate.threshold = gate.threshold if threshold is None else threshold
         gate.z = gate.mean_mask()
     plainly_parametrized(masked)
-    dtypes = _dtypes(masked)
-    doubled = map_tensors(lambda x: x.double() if x.is_floating_point() else x, example)
-    try:
-        outputs = list(tensors_of(call(masked.double(), rows(doubled, slice(_NUM_FOLLOWED)))))
-        if all(output.dtype == torch.float64 for output in outputs if output.is_floating_point()):
-            return masked, doubled, _EXACT
-    except RuntimeError:  # of a network that makes numbers of a precision of its own
-        pass
-    return _of_dtypes(masked, dtypes), example, TOLERANCE
+    return masked
 
 
 def _dtypes(net: nn.Module) -> dict[str, torch.dtype]:
@@ -168,16 +157,32 @@ def _of_dtypes(net: nn.Module, dtypes: Mapping[str, torch.dtype]) -> nn.Module:
     return net
 
 
-def _wanted(masked: nn.Module, example: Nest, tolerance: float) -> tuple[dict[str, Tensor | None], Wanted]:
-    """The masks by layer, None of a gate that is never called, and what the network computes."""
+def _wanted(masked: nn.Module, example: Nest) -> tuple[dict[str, Tensor | None], Wanted]:
+    """The masks by layer, None of a gate that is never called, and what the network computes.
+
+    The copy is made one of double precision, where rounding cannot hide what is wrong, if it can run so.
+    """
     layers, called = gated_layers(masked), set()
     handles = [gate.register_forward_pre_hook(lambda gate, _: called.add(gate)) for gate in gates_of(masked).values()]
     try:
-        wanted = Wanted(masked, example, tolerance)
+        wanted = _in_double(masked, example) or Wanted(masked, example, TOLERANCE)
     finally:
         for handle in handles:
             handle.remove()
     return {name: gate.z if gate in called else None for name, (_, gate) in layers.items()}, wanted
+
+
+def _in_double(masked: nn.Module, example: Nest) -> Wanted | None:
+    dtypes = _dtypes(masked)
+    masked.double()
+    try:
+        wanted = Wanted(masked, map_tensors(lambda x: x.double() if x.is_floating_point() else x, example), _EXACT)
+        if wanted.dtypes == {torch.float64}:
+            return wanted
+    except RuntimeError:  # of a network that makes numbers of a precision of its own
+        pass
+    _of_dtypes(masked, dtypes)
+    return None
 
 
 def _check_folded(
@@ -187,11 +192,16 @@ def _check_folded(
     difference = wanted.difference(plain)
     if difference <= wanted.tolerance:
         return
+
+    def masked() -> nn.Module:
+        return _of_dtypes(_masked(net, threshold), _dtypes(plain))
+
+    wanted.check_repeats(masked())
     at_fault = "the network"
     for name, mask in masks.items():
-        masked, _, _ = _masked(net, threshold, wanted.inputs[0])
-        fold(masked.get_submodule(name), mask)
-        if not wanted.equals(masked):
+        trial = masked()
+        fold(trial.get_submodule(name), mask)
+        if not wanted.equals(trial):
             at_fault = name
             break
     raise UnsupportedModuleError(

@@ -20,7 +20,7 @@ class Wanted:
         tolerance: of the largest number of each output.
 
     Raises:
-        UnsupportedModuleError: its output has no tensor of real numbers, or is random.
+        UnsupportedModuleError: its output has no tensor of real numbers.
     """
 
     def __init__(self, net: nn.Module, example: Nest, tolerance: float) -> None:
@@ -28,8 +28,6 @@ class Wanted:
         outputs = list(tensors_of(call(net, example)))
         if not any(output.is_floating_point() for output in outputs):
             raise UnsupportedModuleError("the network's output has no tensor of real numbers")
-        if not all(map(torch.equal, outputs, tensors_of(call(net, example)))):
-            raise UnsupportedModuleError("the network's forward is random, in evaluation mode too")
         self.inputs, self.outputs = [example], [outputs]
         noise = _noise_like(example)
         try:
@@ -49,6 +47,16 @@ class Wanted:
         except _WHAT_A_NETWORK_RAISES:
             return float("inf")
         return max(_distance(*pair) for pair in zip(found, self.outputs, strict=True))
+
+    @property
+    def dtypes(self) -> set[torch.dtype]:
+        """Of the real outputs."""
+        return {output.dtype for output in self.outputs[0] if output.is_floating_point()}
+
+    def check_repeats(self, net: nn.Module) -> None:
+        """Raise an UnsupportedModuleError unless the network itself computes the same again."""
+        if not all(map(torch.equal, self.outputs[0], tensors_of(call(net, self.inputs[0])))):
+            raise UnsupportedModuleError("the network's forward is random, in evaluation mode too")
 
     def equals(self, net: nn.Module) -> bool:
         """Whether another network has these outputs."""
