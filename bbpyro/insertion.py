@@ -114,7 +114,7 @@ def _matches(name: str, patterns: Sequence[str]) -> bool:
 def is_norm(module: nn.Module) -> bool:
     """Whether a module is a batch norm, or a frozen one, which has a batch norm's numbers as buffers."""
     frozen = {"weight", "bias", "running_mean", "running_var"}
-    return isinstance(module, _BatchNorm) or frozen <= module._buffers.keys()
+    return isinstance(module, _BatchNorm) or frozen <= set(module._buffers.keys())
 
 
 def _place(layers: dict[str, nn.Module], name: str) -> nn.Module:
