@@ -205,3 +205,21 @@ def test_weights_that_another_guide_has_trained_in_place_of_the_networks_are_kno
         other.gates["0.gate"].unconstrained_concentration1.fill_(-9.0)
         other.model(data[0])
     assert not other.has_untrained_weights
+
+
+def test_a_gate_that_forward_goes_around_is_told_before_the_first_epoch():
+    class Around(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 6), nn.Linear(6, 3)
+
+        def forward(self, x):
+            return self.b(nn.functional.linear(x, self.a.weight, self.a.bias).relu())
+
+    x, y = torch.randn(20, 4), torch.randint(3, (20,))
+    bnn = bbpyro.BetaBernoulliNetwork(bbpyro.insert_dropout(Around()), num_data=20)
+    with pytest.warns(UserWarning, match=r"the gates of a are not called, .* insert_dropout\(net, exclude=\['a'\]\)"):
+        bbpyro.fit(bnn, x, y, num_epochs=1, progress=False)
+    small = bbpyro.compact(bnn, x)
+    assert dict(small.compaction.gates["a"].reasons) == {"its gate is never called": 4}
+    torch.testing.assert_close(small(x), bnn.eval()(x))

@@ -48,7 +48,7 @@ def of_network(
     Raises:
         ValueError: there is nothing to train, for all is frozen.
     """
-    with left_as_it_was(bnn), _trial(bnn, x, y) as (x_trial, y_trial):
+    with left_as_it_was(bnn), _trial(bnn, x, y) as (x_trial, y_trial), _all_gates_called(bnn):
         guide = poutine.trace(bnn.guide).get_trace(x_trial, y_trial)
         model = poutine.trace(poutine.replay(bnn.model, trace=guide)).get_trace(x_trial, y_trial)
         check_model_guide_match(model, guide)
@@ -91,6 +91,29 @@ def _trial(net: nn.Module, x: Nest, y: Tensor) -> Iterator[tuple[Nest, Tensor]]:
     ):
         warnings.filterwarnings("ignore", message="Encountered (NaN|\\+?-?inf)")  # for the first step to tell
         yield nests.to_device(nests.rows((x, y), slice(2)), device_of(net))
+
+
+@contextmanager
+def _all_gates_called(bnn: BetaBernoulliNetwork) -> Iterator[None]:
+    """Warns of gates that nothing calls within."""
+    uncalled: dict[str, nn.Module] = dict(bnn.gates)
+    handles = [
+        gate.register_forward_pre_hook(lambda gate, args, name=name: uncalled.pop(name, None) and None)
+        for name, gate in bnn.gates.items()
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+    if uncalled:
+        layers = [name.removesuffix("gate").removesuffix(".") for name in uncalled]
+        warnings.warn(
+            f"net: the gates of {', '.join(layers)} are not called, so the data say nothing of their units, which go "
+            "to the prior; forward uses the weight otherwise than by calling the layer, or only while training: "
+            f"insert_dropout(net, exclude={layers}) leaves them without a gate",
+            stacklevel=5,
+        )
 
 
 def _in_store(net: nn.Module, nodes: Iterable[Any]) -> dict[str, Tensor]:
