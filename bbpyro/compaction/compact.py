@@ -10,7 +10,7 @@ from bbpyro.checks import check_device, check_nest, in_eval_mode, wrong_dtype
 from bbpyro.compaction.errors import UnsupportedModuleError
 from bbpyro.compaction.folding import check_weights, fold, gated_layers, plainly_parametrized
 from bbpyro.compaction.outputs import Wanted
-from bbpyro.compaction.report import Compaction, kept_indices, report_gates
+from bbpyro.compaction.report import Compaction, built_shapes, every_tensor, kept_indices, report_gates
 from bbpyro.compaction.selection import SelectUnits, select_inputs
 from bbpyro.denormals import zero_denormal
 from bbpyro.exclusive import one_at_a_time
@@ -75,7 +75,8 @@ def compact(
     allowed, at_fault = largest_removal(units, lambda some: wanted.equals(without(plain, units.decide(some, round_to))))
     removal = units.decide(allowed, round_to)
     small, selected = _selected(without(plain, removal), masks, wanted)
-    report = Compaction(report_gates(masks, units, removal, selected, at_fault), kept_indices(removal))
+    gates = report_gates(masks, units, removal, selected, at_fault)
+    report = Compaction(gates, kept_indices(removal), built_shapes(plain))
     small = _of_dtypes(small.eval(), dtypes)
     object.__setattr__(small, "compaction", report)
     return small
@@ -119,12 +120,12 @@ def _masked(net: nn.Module, threshold: float | None) -> tuple[nn.Module, dict[st
     for gate in gates_of(masked).values():
         gate.threshold = gate.threshold if threshold is None else threshold
         gate.z = gate.mean_mask()
-    return masked, {name: tensor.dtype for name, tensor in masked.state_dict().items()}
+    return masked, {name: tensor.dtype for name, tensor in every_tensor(masked).items()}
 
 
 def _in_double(masked: nn.Module, example: Nest) -> tuple[Nest, float]:
     """Have the copy in double precision, where rounding cannot hide what is wrong, if it can run so."""
-    dtypes = {name: tensor.dtype for name, tensor in masked.state_dict().items()}
+    dtypes = {name: tensor.dtype for name, tensor in every_tensor(masked).items()}
     doubled = map_tensors(lambda x: x.double() if x.is_floating_point() else x, example)
     try:
         if all(o.dtype == torch.float64 for o in tensors_of(call(masked.double(), doubled)) if o.is_floating_point()):

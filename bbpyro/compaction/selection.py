@@ -31,14 +31,19 @@ class SelectUnits(nn.Module):
 
 
 def select_inputs(net: nn.Module, name: str) -> nn.Module:
-    """The network with dense layer `name` without its dead inputs, and a selection of the others in front of it.
-
-    Under every name that the layer has; the network itself is returned, unless it is the layer.
-    """
+    """The network with dense layer `name` without its dead inputs, where it has some, as :func:`read_only` says."""
     linear = net.get_submodule(name)
     if not isinstance(linear, nn.Linear) or not bool((dead := (linear.weight == 0).all(0)).any()):
         return net
     kept = (~dead).nonzero()[:, 0] if not bool(dead.all()) else torch.zeros_like(dead, dtype=torch.int64)[:1]
+    return read_only(net, linear, kept)
+
+
+def read_only(net: nn.Module, linear: nn.Linear, kept: Tensor) -> nn.Module:
+    """The network with only some inputs of a dense layer, and the selection of these in front of it.
+
+    Under every name that the layer has; the network itself is returned, unless it is the layer.
+    """
     selected = nn.Sequential(OrderedDict(select=SelectUnits(kept), linear=_reading(linear, kept)))
     if linear is net:
         return selected
