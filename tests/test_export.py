@@ -515,6 +515,26 @@ def test_standard_layers_come_back_with_and_without_their_class(tmp_path: Path) 
     assert str(loaded.compaction) == str(small.compaction)
 
 
+class Normed(nn.Module):
+    """A norm that holds nothing, and yet has a number of channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.norm, self.b = nn.Conv2d(2, 6, 3), nn.InstanceNorm2d(6), nn.Conv2d(6, 3, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(self.norm(self.a(x)).relu()).mean((2, 3))
+
+
+def test_a_norm_that_holds_nothing_says_how_many_channels_it_has(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(5, 2, 8, 8)
+    small = bbpyro.compact(half_dead(Normed()), x)
+    loaded = assert_comes_back(small, Normed(), tmp_path / "net")
+    assert_same(loaded, small, x)
+    assert loaded.norm.num_features == loaded.a.out_channels == 3
+
+
 class TwoHeads(nn.Module):
     def __init__(self, width: int = 8, bias: bool = True, more: bool = False) -> None:
         super().__init__()

@@ -2,22 +2,24 @@
 
 import copy
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 
 from bbpyro.checks import check_device, check_nest, in_eval_mode, wrong_dtype
 from bbpyro.compaction.errors import UnsupportedModuleError
 from bbpyro.compaction.folding import check_weights, fold, gated_layers, plainly_parametrized
 from bbpyro.compaction.outputs import Wanted
-from bbpyro.compaction.report import Compaction, built_shapes, every_tensor, kept_indices, report_gates
+from bbpyro.compaction.report import Compaction, built_shapes, kept_indices, report_gates
 from bbpyro.compaction.selection import SelectUnits, select_inputs
 from bbpyro.denormals import zero_denormal
 from bbpyro.exclusive import one_at_a_time
 from bbpyro.layers import gates_of
 from bbpyro.model import BetaBernoulliNetwork
 from bbpyro.nests import Nest, call, map_tensors, rows, tensors_of
-from bbpyro.structure import follow_units, largest_removal, without
+from bbpyro.structure import Removal, Units, follow_units, largest_removal, without
 
 TOLERANCE = 1e-5  # of the largest output, in float32
 _EXACT = 1e-9  # of the largest output, in float64
@@ -65,19 +67,23 @@ def compact(
     check_device(bnn)
     check_weights(bnn.net)
     example = _example(bnn, example_input)
-    masked, dtypes = _masked(bnn.net, threshold)
-    example, tolerance = _in_double(masked, example)
-    masks, wanted = _wanted(masked, example, tolerance)
-    plain = _folded(masked, masks, wanted)
-    del masked
+    plain = _masked(bnn.net, threshold)
+    masks, wanted = _wanted(plain, example)
+    for name in masks:
+        fold(plain.get_submodule(name), masks[name])
     zero_denormal(plain.parameters())
-    units = follow_units(plain, rows(example, slice(_NUM_FOLLOWED)))
-    allowed, at_fault = largest_removal(units, lambda some: wanted.equals(without(plain, units.decide(some, round_to))))
-    removal = units.decide(allowed, round_to)
-    small, selected = _selected(without(plain, removal), masks, wanted)
-    gates = report_gates(masks, units, removal, selected, at_fault)
+    if wanted.tolerance > _EXACT:  # what folding alone changes, by rounding, is not to be told from what removing does
+        wanted.tolerance = min(max(TOLERANCE, 3 * wanted.difference(plain)), _MOST_ROUNDING)
+    units = follow_units(plain, rows(wanted.inputs[0], slice(_NUM_FOLLOWED)))
+    removal, at_fault = units.decide(round_to=round_to), list[str]()
+    small, selections = _select(without(plain, removal), masks, round_to)
+    if not wanted.equals(small):
+        _check_folded(bnn.net, threshold, masks, plain, wanted)
+        removal, at_fault = _largest_removal(plain, units, wanted, round_to)
+        small, selections = _select_some(without(plain, removal), masks, wanted, round_to)
+    gates = report_gates(masks, units, removal, selections, at_fault)
     report = Compaction(gates, kept_indices(removal), built_shapes(plain))
-    small = _of_dtypes(small.eval(), dtypes)
+    small = _of_dtypes(_say_features(small.eval(), wanted.inputs[0]), _dtypes(bnn.net))
     object.__setattr__(small, "compaction", report)
     return small
 
@@ -114,26 +120,33 @@ def _wrong_dtype(net: nn.Module, example: Nest) -> str | None:
         return wrong_dtype(net, example, "example_input")
 
 
-def _masked(net: nn.Module, threshold: float | None) -> tuple[nn.Module, dict[str, torch.dtype]]:
-    """A copy whose gates multiply by their mean mask, whatever the precision from here on; and that of each tensor."""
+def _masked(net: nn.Module, threshold: float | None) -> nn.Module:
+    """A copy whose gates multiply by their mean mask, whatever the precision from here on."""
     masked = copy.deepcopy(net).eval()
     for gate in gates_of(masked).values():
         gate.threshold = gate.threshold if threshold is None else threshold
         gate.z = gate.mean_mask()
-    return masked, {name: tensor.dtype for name, tensor in every_tensor(masked).items()}
+    plainly_parametrized(masked)
+    return masked
 
 
-def _in_double(masked: nn.Module, example: Nest) -> tuple[Nest, float]:
-    """Have the copy in double precision, where rounding cannot hide what is wrong, if it can run so."""
-    dtypes = {name: tensor.dtype for name, tensor in every_tensor(masked).items()}
-    doubled = map_tensors(lambda x: x.double() if x.is_floating_point() else x, example)
-    try:
-        if all(o.dtype == torch.float64 for o in tensors_of(call(masked.double(), doubled)) if o.is_floating_point()):
-            return doubled, _EXACT
-    except RuntimeError:  # of a network that makes numbers of a precision of its own
-        pass
-    _of_dtypes(masked, dtypes)
-    return example, TOLERANCE
+def _dtypes(net: nn.Module) -> dict[str, torch.dtype]:
+    return {name: tensor.dtype for name, tensor in (*net.named_parameters(), *net.named_buffers())}
+
+
+def _say_features(small: nn.Module, example: Nest) -> nn.Module:
+    """Have norms that hold nothing, and so were not sliced, say how many channels they have now."""
+
+    def say(norm: Any, args: tuple[Tensor, ...]) -> None:
+        norm.num_features = args[0].shape[1]
+
+    norms = [m for m in small.modules() if isinstance(m, _NormBase) and not (m.affine or m.track_running_stats)]
+    handles = [norm.register_forward_pre_hook(say) for norm in norms]
+    if norms:
+        call(small, example)
+    for handle in handles:
+        handle.remove()
+    return small
 
 
 def _of_dtypes(net: nn.Module, dtypes: Mapping[str, torch.dtype]) -> nn.Module:
@@ -145,59 +158,85 @@ def _of_dtypes(net: nn.Module, dtypes: Mapping[str, torch.dtype]) -> nn.Module:
     return net
 
 
-def _wanted(masked: nn.Module, example: Nest, tolerance: float) -> tuple[dict[str, Tensor | None], Wanted]:
-    """The masks by layer, None of a gate that is never called, and what the network computes."""
+def _wanted(masked: nn.Module, example: Nest) -> tuple[dict[str, Tensor | None], Wanted]:
+    """The masks by layer, None of a gate that is never called, and what the network computes.
+
+    The copy is made one of double precision, where rounding cannot hide what is wrong, if it can run so.
+    """
     layers, called = gated_layers(masked), set()
     handles = [gate.register_forward_pre_hook(lambda gate, _: called.add(gate)) for gate in gates_of(masked).values()]
     try:
-        wanted = Wanted(masked, example, tolerance)
+        wanted = _in_double(masked, example) or Wanted(masked, example, TOLERANCE)
     finally:
         for handle in handles:
             handle.remove()
     return {name: gate.z if gate in called else None for name, (_, gate) in layers.items()}, wanted
 
 
-def _folded(masked: nn.Module, masks: Mapping[str, Tensor | None], wanted: Wanted) -> nn.Module:
-    """The network with the masks folded in."""
-
-    def folded(names: Iterable[str]) -> nn.Module:
-        plain = copy.deepcopy(masked)
-        plainly_parametrized(plain)
-        for name in names:
-            fold(plain.get_submodule(name), masks[name])
-        return plain
-
-    plain = folded(masks)
-    if wanted.tolerance > _EXACT:  # what folding alone changes, by rounding
-        wanted.tolerance = max(wanted.tolerance, min(3 * wanted.difference(plain), _MOST_ROUNDING))
-    if not wanted.equals(plain):
-        name = next((name for name in masks if not wanted.equals(folded([name]))), "the network")
-        raise UnsupportedModuleError(
-            f"{name}: the network with E[π] folded into its weight computes something else than with its gate, by "
-            f"{wanted.difference(plain):.1e} of the largest output; is its weight used outside of its forward? "
-            f"insert_dropout(net, exclude=[{name!r}]) leaves it without a gate"
-        )
-    return plain
+def _in_double(masked: nn.Module, example: Nest) -> Wanted | None:
+    dtypes = _dtypes(masked)
+    masked.double()
+    try:
+        wanted = Wanted(masked, map_tensors(lambda x: x.double() if x.is_floating_point() else x, example), _EXACT)
+        if wanted.dtypes == {torch.float64}:
+            return wanted
+    except RuntimeError:  # of a network that makes numbers of a precision of its own
+        pass
+    _of_dtypes(masked, dtypes)
+    return None
 
 
-def _selected(small: nn.Module, names: Iterable[str], wanted: Wanted) -> tuple[nn.Module, dict[str, Tensor]]:
-    """The network with dense layers that read only what they use, and what each reads, of those that read not all."""
-    names = list(names)
-    trial, found = _select(copy.deepcopy(small), names)
-    if not found or wanted.equals(trial):
-        return trial, found
-    selected: dict[str, Tensor] = {}
-    for name in found:  # some layer's weight is used by others than itself
-        trial, found = _select(copy.deepcopy(small), [name])
+def _check_folded(
+    net: nn.Module, threshold: float | None, masks: Mapping[str, Tensor | None], plain: nn.Module, wanted: Wanted
+) -> None:
+    """Raise an UnsupportedModuleError, with the first layer at fault, where folding alone gives another network."""
+    difference = wanted.difference(plain)
+    if difference <= wanted.tolerance:
+        return
+
+    def masked() -> nn.Module:
+        return _of_dtypes(_masked(net, threshold), _dtypes(plain))
+
+    wanted.check_repeats(masked())
+    at_fault = "the network"
+    for name, mask in masks.items():
+        trial = masked()
+        fold(trial.get_submodule(name), mask)
+        if not wanted.equals(trial):
+            at_fault = name
+            break
+    raise UnsupportedModuleError(
+        f"{at_fault}: with E[π] folded into its weight the network computes something else than with its gate, by "
+        f"{difference:.1e} of its largest output, as where a weight is used outside of its layer's forward; "
+        f"insert_dropout(net, exclude=[{at_fault!r}]) leaves it without a gate"
+    )
+
+
+def _largest_removal(plain: nn.Module, units: Units, wanted: Wanted, round_to: int) -> tuple[Removal, list[str]]:
+    """The most that can go, and the parameters whose slices cannot though nothing needs them."""
+    allowed, at_fault = largest_removal(units, lambda some: wanted.equals(without(plain, units.decide(some, round_to))))
+    return units.decide(allowed, round_to), at_fault
+
+
+def _select_some(
+    small: nn.Module, names: Iterable[str], wanted: Wanted, round_to: int
+) -> tuple[nn.Module, dict[str, Tensor]]:
+    """The selections that leave the network what it is: not of a layer whose weight others use than itself."""
+    trial, possible = _select(copy.deepcopy(small), names, round_to)
+    if wanted.equals(trial):
+        return trial, possible
+    selections: dict[str, Tensor] = {}
+    for name in possible:
+        trial, found = _select(copy.deepcopy(small), [name], round_to)
         if wanted.equals(trial):
-            small, selected = trial, selected | found
-    return small, selected
+            small, selections = trial, selections | found
+    return small, selections
 
 
-def _select(net: nn.Module, names: Iterable[str]) -> tuple[nn.Module, dict[str, Tensor]]:
+def _select(net: nn.Module, names: Iterable[str], round_to: int) -> tuple[nn.Module, dict[str, Tensor]]:
     found: dict[str, Tensor] = {}
     for name in names:
-        net = select_inputs(net, name)
+        net = select_inputs(net, name, round_to)
         if isinstance(layer := net.get_submodule(name), nn.Sequential) and isinstance(layer[0], SelectUnits):
             found[name] = layer[0].indices
     return net, found

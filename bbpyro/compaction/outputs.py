@@ -1,5 +1,7 @@
 """What a network computes, and whether another one computes the same."""
 
+import warnings
+
 import torch
 from torch import Tensor, nn
 
@@ -18,7 +20,7 @@ class Wanted:
         tolerance: of the largest number of each output.
 
     Raises:
-        UnsupportedModuleError: its output has no tensor of real numbers, or is random.
+        UnsupportedModuleError: its output has no tensor of real numbers.
     """
 
     def __init__(self, net: nn.Module, example: Nest, tolerance: float) -> None:
@@ -26,26 +28,35 @@ class Wanted:
         outputs = list(tensors_of(call(net, example)))
         if not any(output.is_floating_point() for output in outputs):
             raise UnsupportedModuleError("the network's output has no tensor of real numbers")
-        if not all(map(torch.equal, outputs, tensors_of(call(net, example)))):
-            raise UnsupportedModuleError("the network's forward is random, in evaluation mode too")
         self.inputs, self.outputs = [example], [outputs]
-        for scale in (1.0, 10.0):
-            noise = _noise_like(example, scale)
-            try:
-                outputs = list(tensors_of(call(net, noise)))
-            except _WHAT_A_NETWORK_RAISES:  # a network may refuse what is no data
-                continue
-            if all(bool(output.isfinite().all()) for output in outputs):
-                self.inputs.append(noise)
-                self.outputs.append(outputs)
+        noise = _noise_like(example)
+        try:
+            outputs = list(tensors_of(call(net, noise)))
+        except _WHAT_A_NETWORK_RAISES:  # a network may refuse what is no data
+            return
+        if all(bool(output.isfinite().all()) for output in outputs):
+            self.inputs.append(noise)
+            self.outputs.append(outputs)
 
     def difference(self, net: nn.Module) -> float:
         """The largest difference, as a part of the largest number of its output; inf where the network fails."""
         try:
-            found = [list(tensors_of(call(net, x))) for x in self.inputs]
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of what is only tried
+                found = [list(tensors_of(call(net, x))) for x in self.inputs]
         except _WHAT_A_NETWORK_RAISES:
             return float("inf")
         return max(_distance(*pair) for pair in zip(found, self.outputs, strict=True))
+
+    @property
+    def dtypes(self) -> set[torch.dtype]:
+        """Of the real outputs."""
+        return {output.dtype for output in self.outputs[0] if output.is_floating_point()}
+
+    def check_repeats(self, net: nn.Module) -> None:
+        """Raise an UnsupportedModuleError unless the network itself computes the same again."""
+        if not all(map(torch.equal, self.outputs[0], tensors_of(call(net, self.inputs[0])))):
+            raise UnsupportedModuleError("the network's forward is random, in evaluation mode too")
 
     def equals(self, net: nn.Module) -> bool:
         """Whether another network has these outputs."""
@@ -65,12 +76,14 @@ def _distance(found: list[Tensor], wanted: list[Tensor]) -> float:
     return largest
 
 
-def _noise_like(example: Nest, scale: float) -> Nest:
+def _noise_like(example: Nest) -> Nest:
+    """As many numbers, of all sizes from small to large."""
     generator = torch.Generator("cpu").manual_seed(0)
 
     def noise(leaf: Tensor) -> Tensor:
         if not leaf.is_floating_point():
             return leaf
-        return (scale * torch.randn(leaf.shape, generator=generator, device="cpu")).to(leaf)
+        normal, scale = torch.randn((2, *leaf.shape), generator=generator, device="cpu")
+        return (normal * (2 * scale).exp()).to(leaf)
 
     return map_tensors(noise, example)

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.parameter import is_lazy
 
 from bbpyro.checkpoint import CheckpointError, check_state_dict
@@ -38,6 +39,7 @@ def take_apart(small: nn.Module) -> tuple[dict[str, Tensor], dict[str, Any]]:
         },
         "shared": shared,
         "selections": [name for name, module in small.named_modules() if _is_selection(module)],
+        "num_features": {n: m.num_features for n, m in small.named_modules() if isinstance(m, _NormBase)},
         "extra_states": _extra_states(small),
     }
 
@@ -107,6 +109,9 @@ def rebuild(net: nn.Module, tensors: Mapping[str, Tensor], described: Mapping[st
         net.get_submodule(name).set_extra_state(state)
     for module in net.modules():
         say_sizes(module)
+    for name, count in described["num_features"].items():  # of norms that may hold nothing
+        norm: Any = net.get_submodule(name)
+        norm.num_features = count
     check_state_dict(source, placed, every_tensor(net))
     for name, tensor in every_tensor(net).items():
         if tensor is not placed[name]:

@@ -30,12 +30,19 @@ class SelectUnits(nn.Module):
         return f"{len(self.indices)} units"
 
 
-def select_inputs(net: nn.Module, name: str) -> nn.Module:
-    """The network with dense layer `name` without its dead inputs, where it has some, as :func:`read_only` says."""
+def select_inputs(net: nn.Module, name: str, round_to: int = 1) -> nn.Module:
+    """The network with dense layer `name` without its dead inputs, and a selection of the others in front of it.
+
+    A multiple of `round_to` inputs stays, where there are as many. The rest is as :func:`read_only` says.
+    """
     linear = net.get_submodule(name)
-    if not isinstance(linear, nn.Linear) or not bool((dead := (linear.weight == 0).all(0)).any()):
+    if not isinstance(linear, nn.Linear):
         return net
-    kept = (~dead).nonzero()[:, 0] if not bool(dead.all()) else torch.zeros_like(dead, dtype=torch.int64)[:1]
+    dead = (linear.weight == 0).all(0)
+    num_kept = max(1, -(-int((~dead).sum()) // round_to) * round_to)
+    if num_kept >= len(dead):
+        return net
+    kept = dead.to(torch.int8).argsort(stable=True)[:num_kept].sort().values
     return read_only(net, linear, kept)
 
 

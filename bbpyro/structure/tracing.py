@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from bbpyro.nests import Nest, tensors_of
 from bbpyro.structure import products
@@ -25,7 +26,7 @@ class Trace(TorchDispatchMode):
     def __init__(self, units: Units) -> None:
         super().__init__()
         self.units = units
-        self._followed: dict[int, tuple[Tensor, Followed]] = {}  # holds the tensors, so that no id is given twice
+        self._followed = WeakTensorKeyDictionary()
         self._parameters = {tensor.untyped_storage().data_ptr(): name for name, tensor in units.tensors.items()}
         self._tried: dict[Any, tuple[int, ...] | None] = {}
 
@@ -64,12 +65,11 @@ class Trace(TorchDispatchMode):
 
     def find(self, leaf: Any) -> Followed | None:
         """What is known of a tensor, if it comes of the data."""
-        found = self._followed.get(id(leaf))
-        return None if found is None else found[1]
+        return self._followed.get(leaf) if isinstance(leaf, Tensor) else None
 
     def parameter_of(self, leaf: Any) -> str | None:
         """The name of the parameter or buffer that a tensor is, or is a view of."""
-        if not isinstance(leaf, Tensor) or not leaf.is_floating_point() or id(leaf) in self._followed:
+        if not isinstance(leaf, Tensor) or not leaf.is_floating_point() or leaf in self._followed:
             return None
         return self._parameters.get(leaf.untyped_storage().data_ptr()) if leaf.numel() else None
 
@@ -85,7 +85,7 @@ class Trace(TorchDispatchMode):
         return found
 
     def _note(self, tensor: Tensor, followed: Followed) -> None:
-        self._followed[id(tensor)] = (tensor, followed)
+        self._followed[tensor] = followed
 
     def stick_parameter(self, name: str, reason: str) -> None:
         """Nothing of a parameter can be removed."""

@@ -1,0 +1,193 @@
+"""The structure of small networks that hang together as real ones do, found by running them."""
+
+import hypothesis
+import hypothesis.strategies as st
+import pytest
+import torch
+from small_networks import NETWORKS, call
+from torch import Tensor, nn
+
+import bbpyro
+from bbpyro.compaction import SelectUnits, compact
+from bbpyro.nests import map_tensors, tensors_of
+
+LAYER_NORM = "layer_norm mixes them"
+# The gates whose dead units, every other one, cannot all go or be left out, and why.
+STAY = {
+    "convnext block": {"enter": {LAYER_NORM: 3}, "depthwise": {LAYER_NORM: 3}},
+    "roll and flip": {"hidden": {"another layer uses it": 4}},  # each is added to a mirror image that is alive
+    "transformer encoder": {"layer.linear1": {LAYER_NORM: 4}},  # torch looks at its weight, so none is selected
+}
+
+
+def with_dead(net: nn.Module, dead: dict[str, Tensor] | None = None) -> bbpyro.BetaBernoulliNetwork:
+    """A gated network of which the units given, or every other one, are dead."""
+    bnn = bbpyro.BetaBernoulliNetwork(bbpyro.insert_dropout(net), num_data=10).eval()
+    with torch.no_grad():
+        for name, gate in bnn.gates.items():
+            gate.unconstrained_concentration1.uniform_(-1, 3)
+            mask = torch.arange(gate.num_features) % 2 == 0 if dead is None else dead[name]
+            gate.unconstrained_concentration1[mask] = -12.0
+    return bnn
+
+
+def difference(small: nn.Module, bnn: bbpyro.BetaBernoulliNetwork, example) -> float:
+    """The largest, as a part of the largest number of its output."""
+    with torch.no_grad():
+        pairs = zip(tensors_of(call(small, example)), tensors_of(call(bnn.net, example)), strict=True)
+        return max(float((found - wanted).abs().max() / wanted.abs().max()) for found, wanted in pairs)
+
+
+def new_data(example):
+    """Others than those that the units were followed by."""
+    return map_tensors(lambda x: torch.randn_like(x) if x.is_floating_point() else x.flip(0), example)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_dead_unit_goes_or_is_left_out_unless_there_is_a_reason(name: str) -> None:
+    torch.manual_seed(0)
+    make, make_example = NETWORKS[name]
+    net, example = make(), make_example()
+    bnn = with_dead(net)
+    small = compact(bnn, example)
+    assert difference(small, bnn, example) < 1e-6
+    assert difference(small, bnn, new_data(example)) < 1e-6
+    gates = small.compaction.gates
+    assert {gate: dict(report.reasons) for gate, report in gates.items() if report.reasons} == STAY.get(name, {})
+    assert all(report.removed + report.left_out >= report.dead for gate, report in gates.items() if not report.reasons)
+    sizes = [sum(p.numel() for p in n.parameters()) for n in (small, net)]
+    assert sizes[0] < 0.82 * sizes[1]
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@hypothesis.settings(deadline=None, max_examples=8)
+@hypothesis.given(data=st.data())
+def test_whatever_units_are_dead_the_network_computes_the_same_in_double_precision(name: str, data) -> None:
+    make, make_example = NETWORKS[name]
+    torch.manual_seed(data.draw(st.integers(0, 2**31)))
+    net = make().double()
+    gates = bbpyro.BetaBernoulliNetwork(bbpyro.insert_dropout(net), num_data=10).gates
+    share = data.draw(st.sampled_from([0.2, 0.5, 0.8, 1.0]))
+    bnn = with_dead(net, {name: torch.rand(gate.num_features) < share for name, gate in gates.items()})
+    example = map_tensors(lambda x: x.double() if x.is_floating_point() else x, make_example())
+    small = compact(bnn, example)
+    assert difference(small, bnn, new_data(example)) < 1e-9
+
+
+# --- operations, each tried rather than listed -------------------------------------------------------------
+
+KEEPING = {  # a dead channel in, a dead channel out
+    "abs": torch.abs,
+    "celu": nn.functional.celu,
+    "channel dropout": nn.Dropout2d(),
+    "clone": torch.clone,
+    "cosine minus one": lambda x: x.cos() - 1,
+    "crop": lambda x: x[..., 1:-1, :],
+    "cumulative sum over rows": lambda x: x.cumsum(2),
+    "erf": torch.erf,
+    "expand and mean": lambda x: x[:, :, None].expand(-1, -1, 3, -1, -1).mean(2),
+    "fractional power": lambda x: x.abs() ** 0.3,
+    "hardswish": nn.functional.hardswish,
+    "instance norm": nn.InstanceNorm2d(6),
+    "leaky relu in place": lambda x: nn.functional.leaky_relu_(x.clone(), 0.1),
+    "local maximum": nn.MaxPool2d(3, 1, 1),
+    "logsumexp over pixels, less its own": lambda x: x - x.logsumexp((2, 3), keepdim=True),
+    "maximum with half": lambda x: torch.maximum(x, x / 2),
+    "permute and back": lambda x: x.permute(0, 2, 3, 1).contiguous().sin().permute(0, 3, 1, 2),
+    "reflection": nn.ReflectionPad2d(1),
+    "repeat": lambda x: x.repeat(1, 1, 2, 1),
+    "roll over pixels": lambda x: x.roll((1, 1), (2, 3)),
+    "selu": nn.functional.selu,
+    "sign times square root": lambda x: x.sign() * x.abs().sqrt(),
+    "soft shrinkage": nn.functional.softshrink,
+    "softmax over pixels": lambda x: x.flatten(2).softmax(-1).view_as(x) * x,
+    "sorted pixels": lambda x: x.flatten(2).sort(-1).values,
+    "stack and unbind": lambda x: torch.stack([x, -x]).unbind(0)[1],
+    "take every other pixel": lambda x: x[:, :, ::2, 1::2],
+    "tanh of itself times itself": lambda x: x * x.tanh(),
+    "top two pixels": lambda x: x.flatten(2).topk(2, -1).values,
+    "unfold": lambda x: x.unfold(2, 2, 1).amax(-1),
+    "upsample": nn.Upsample(scale_factor=2, mode="bilinear"),
+    "where": lambda x: torch.where(x > 0, x, 0.1 * x),
+    "write into a part": lambda x: _written(x),
+}
+MIXING = {
+    "layer norm": lambda x: nn.functional.layer_norm(x, x.shape[1:]),
+    "maximum over channels": lambda x: x - x.amax(1, keepdim=True),
+    "softmax over channels": lambda x: x.softmax(1),
+    "group norm": nn.GroupNorm(2, 6),
+    "cumulative sum over channels": lambda x: x.cumsum(1),
+    "normalised over channels": lambda x: nn.functional.normalize(x, dim=1),
+}
+
+
+def _written(x: Tensor) -> Tensor:
+    y = torch.zeros_like(x)
+    y[..., 1:] = x[..., :-1]
+    y[..., :1].add_(x[..., :1])
+    return y
+
+
+class Between(nn.Module):
+    def __init__(self, operation) -> None:
+        super().__init__()
+        self.enter, self.operation, self.leave = nn.Conv2d(2, 6, 3), operation, nn.LazyLinear(3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.leave(self.operation(self.enter(x)).flatten(1))
+
+
+def dead_channels(operation) -> tuple[nn.Module, bbpyro.BetaBernoulliNetwork, Tensor]:
+    net, x = Between(operation), torch.randn(3, 2, 8, 8)
+    net.eval()(x)
+    dead = {"enter.gate": torch.tensor([True, False, True, True, False, False])}
+    dead["leave.gate"] = torch.zeros(net.leave.in_features, dtype=torch.bool)
+    bnn = with_dead(net, dead)
+    return compact(bnn, x), bnn, x
+
+
+@pytest.mark.parametrize("operation", KEEPING.values(), ids=KEEPING)
+def test_a_dead_channel_passes_an_operation_that_keeps_channels_apart(operation) -> None:
+    small, bnn, x = dead_channels(operation)
+    assert difference(small, bnn, new_data(x)) < 1e-6
+    assert small.get_submodule("enter").out_channels == 3
+    assert small.get_submodule("leave").in_features == bnn.net.get_submodule("leave").in_features // 2
+
+
+@pytest.mark.parametrize("operation", MIXING.values(), ids=MIXING)
+def test_a_dead_channel_stays_before_an_operation_that_mixes_channels(operation) -> None:
+    small, bnn, x = dead_channels(operation)
+    assert difference(small, bnn, new_data(x)) < 1e-6
+    assert small.get_submodule("enter").out_channels == 6
+    (reason,) = small.compaction.gates["enter"].reasons
+    assert "mixes them" in reason
+
+
+def test_a_number_of_units_that_is_written_in_forward_keeps_that_layer_alone() -> None:
+    class Written(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.c = nn.Linear(4, 6), nn.Linear(6, 8), nn.Linear(8, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.c(self.b(self.a(x).relu()).reshape(len(x), 8).relu())
+
+    bnn, x = with_dead(Written()), torch.randn(3, 4)
+    small = compact(bnn, x)
+    assert difference(small, bnn, new_data(x)) < 1e-6
+    assert small.get_submodule("a.linear").out_features == 3 and small.get_submodule("b").out_features == 8
+    assert isinstance(small.get_submodule("c.select"), SelectUnits)
+
+
+def test_numbers_of_units_are_rounded_up_and_the_report_says_so() -> None:
+    net = nn.Sequential(nn.Linear(5, 20), nn.ReLU(), nn.Linear(20, 10), nn.ReLU(), nn.Linear(10, 2))
+    dead = {"0.gate": torch.arange(5) < 2, "2.gate": torch.arange(20) < 9, "4.gate": torch.arange(10) < 5}
+    bnn, x = with_dead(net, dead), torch.randn(3, 5)
+    small = compact(bnn, x, round_to=4)
+    assert difference(small, bnn, new_data(x)) < 1e-6
+    assert [layer.in_features for layer in small.modules() if isinstance(layer, nn.Linear)] == [4, 12, 8]
+    assert dict(small.compaction.gates["2"].reasons) == {
+        "some must stay: one of a layer, or for equal or round numbers": 1
+    }
+    with pytest.raises(ValueError, match="round_to is 0, wanted 1 or more"):
+        compact(bnn, x, round_to=0)
