@@ -24,6 +24,7 @@ from bbpyro.denormals import zero_denormal
 from bbpyro.nests import Nest, arguments, first, leaves, map_tensors, tensors_of
 
 COMPACT = "compact.safetensors"
+ONNX_WANTS = "ONNX wants packages that are not installed: pip install onnx onnxruntime onnxscript"
 
 # What an architecture may be made of: layers whose constructor's arguments are also their attributes.
 _LAYERS: dict[str, type[nn.Module]] = {
@@ -183,11 +184,15 @@ def _exported(net: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
         try:
             exported = export(strict=True)  # reads the code of forward, where len(x) then is no constant
         except Exception:
-            reason = str(error).strip().partition("\n")[0].partition(". ")[0]
-            raise UnsupportedModuleError(f"torch.export does not take this network ({reason})") from error
+            raise UnsupportedModuleError(f"torch.export does not take this network ({_first(error)})") from error
     for node in exported.graph.nodes:
         node.meta.pop("stack_trace", None)
     return exported
+
+
+def _first(error: Exception) -> str:
+    """The first sentence of an error, of many lines perhaps."""
+    return str(error).strip().partition("\n")[0].partition(". ")[0] or type(error).__name__
 
 
 def has_onnx() -> bool:
@@ -212,7 +217,7 @@ def to_onnx(net: nn.Module, example_input: Nest) -> bytes:
             and types.
 
     Raises:
-        UnsupportedModuleError: torch.export does not take the network.
+        UnsupportedModuleError: torch.export or torch.onnx.export does not take the network.
         ValueError: the extra `onnx` is not installed, or the example is not of tensors `[N, ...]`.
     """
     require_onnx()
@@ -224,14 +229,17 @@ def to_onnx(net: nn.Module, example_input: Nest) -> bytes:
         # Torch's exporter deprecates what torch's own export made; nobody here can change either.
         warnings.filterwarnings("ignore", message=".*treespec, LeafSpec", category=FutureWarning)
         warnings.filterwarnings("ignore", message=".*axis name: batch will not be used", category=UserWarning)  # twice
-        program: Any = torch.onnx.export(
-            exported,
-            dynamo=True,
-            dynamic_shapes=_any_batch(net, args, kwargs, "batch"),  # here for its name
-            input_names=_input_names(net, args, kwargs),
-            output_names=list(outputs),
-            verbose=False,
-        )
+        try:
+            program: Any = torch.onnx.export(
+                exported,
+                dynamo=True,
+                dynamic_shapes=_any_batch(net, args, kwargs, "batch"),  # here for its name
+                input_names=_input_names(net, args, kwargs),
+                output_names=list(outputs),
+                verbose=False,
+            )
+        except Exception as error:  # of any class
+            raise UnsupportedModuleError(f"torch.onnx.export does not take this network ({_first(error)})") from error
     proto = program.model_proto
     for node in (*proto.graph.node, *proto.graph.input, *proto.graph.output, *proto.graph.value_info):
         del node.metadata_props[:]  # stack traces, with the paths of this machine
@@ -324,7 +332,7 @@ def _by_input(x: Nest, inputs: list[str]) -> dict[str, Tensor]:
 def require_onnx() -> None:
     """Raise a ValueError unless the extra `onnx` is installed."""
     if not has_onnx():
-        raise ValueError("ONNX wants packages that are not installed: pip install onnx onnxruntime onnxscript")
+        raise ValueError(ONNX_WANTS)
 
 
 class _UnknownLayerError(Exception):
