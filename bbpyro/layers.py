@@ -1,9 +1,7 @@
-"""The layer that multiplies by z, and how to put it into a network."""
+"""The layer that multiplies by z, and what is in a network that has some."""
 
-import copy
-import fnmatch
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,14 +10,12 @@ from pyro.distributions.torch_distribution import TorchDistribution
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
-from torch.nn.utils import parametrize
 
-from bbpyro.denormals import zero_denormal
 from bbpyro.distributions import Kumaraswamy
 
 MIN_CONCENTRATION = 1e-6
 MIN_START = 1e-5  # of the keep probability at which training starts, and of what it lacks to 1
-_CONCENTRATION1 = math.log1p(math.exp(-1.0))  # where the source starts: softplus(-1)
+CONCENTRATION1 = math.log1p(math.exp(-1.0))  # where the source starts: softplus(-1)
 
 
 def kumaraswamy(concentration1: Tensor, concentration0: Tensor) -> Kumaraswamy:
@@ -60,7 +56,7 @@ class BetaBernoulliDropout(nn.Module):
         self,
         num_features: int,
         threshold: float = 1e-3,
-        concentration1: float = _CONCENTRATION1,
+        concentration1: float = CONCENTRATION1,
         concentration0: float = 1.0,
         dim: int = -1,
     ) -> None:
@@ -172,10 +168,11 @@ def check_modules(net: nn.Module) -> None:
     if not gates_of(net):
         raise ValueError("net: it has no BetaBernoulliDropout gate; make one with bbpyro.insert_dropout(net)")
     for name, module in net.named_modules():
-        _check_module(name, module)
+        check_module(name, module)
 
 
-def _check_module(name: str, module: nn.Module) -> None:
+def check_module(name: str, module: nn.Module) -> None:
+    """Raise a ValueError where a module cannot be in a BetaBernoulliNetwork."""
     if isinstance(module, PyroModule):
         raise ValueError(
             f"net: its layer {name!r} is a PyroModule, which makes sites of its own of the weights, as bbpyro's model "
@@ -194,139 +191,6 @@ def _check_module(name: str, module: nn.Module) -> None:
 def _torch_name(module: nn.Module) -> str:
     kinds = [kind for kind in type(module).__mro__ if kind.__module__.startswith("torch.nn")]
     return kinds[0].__name__ if kinds else "Module"
-
-
-_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
-
-
-def insert_dropout(
-    net: nn.Module,
-    threshold: float = 1e-3,
-    *,
-    only: Sequence[str] = ("*",),
-    exclude: Sequence[str] = (),
-    initial_keep_probability: float | None = None,
-) -> nn.Module:
-    """A copy of `net` with a gate on the input of each `nn.Linear`, and on the output channels of each convolution.
-
-    The gate of a dense layer `fc1` is the submodule `fc1.gate` and acts on its input. That of a convolution acts on
-    its output, or, where the next layer in the order of definition is a batch norm of its channels, on the output of
-    that, `bn1.gate`; before the activation, which for ReLU (and max pooling after it) is the same as after. A
-    convolution that is the last layer is left alone: its channels are the answer. Weights keep their names and any
-    forward() works. Subclasses, transposed convolutions and other layers are left alone.
-
-    Args:
-        net: any module with at least one `nn.Linear`, `nn.Conv1d`, `nn.Conv2d` or `nn.Conv3d`.
-        threshold: a unit is kept when E[π] > threshold.
-        only: names of the layers to gate, with * for any characters.
-        exclude: names of layers not to gate.
-        initial_keep_probability: E[π] where training starts, from 1e-5 to 1 - 1e-5, with b = 1; by default the
-            source's, about 0.24. A deep network learns nothing through many layers of that: 0.95, say, is for it.
-
-    Returns:
-        The gated copy, with gates on the same device and of the same dtype as the layer they belong to.
-
-    Raises:
-        ValueError: there is no such layer in `net`, a name is of none, it already has gates, or a number is out of
-            range.
-    """
-    p = initial_keep_probability
-    if p is not None and not MIN_START <= p <= 1 - MIN_START:
-        raise ValueError(f"initial_keep_probability is {p}, wanted a number from {MIN_START} to {1 - MIN_START}")
-    concentration1 = _CONCENTRATION1 if p is None else p / (1 - p)  # a / (1 + a) is the mean where b = 1
-    if gates_of(net):
-        raise ValueError("net: it already has BetaBernoulliDropout gates; insert_dropout wants a plain network")
-    for name, module in net.named_modules():
-        _check_module(name, module)
-    gated = copy.deepcopy(net)
-    zero_denormal(gated.parameters())
-    layers = {name: m for name, m in gated.named_modules() if type(m) in (nn.Linear, *_CONVOLUTIONS, *_BATCH_NORMS)}
-    weighted = [name for name, module in layers.items() if type(module) not in _BATCH_NORMS]
-    only, exclude = ([names] if isinstance(names, str) else list(names) for names in (only, exclude))
-    for argument, patterns in (("only", only), ("exclude", exclude)):
-        for pattern in patterns:
-            if weighted and not fnmatch.filter(weighted, pattern):
-                raise ValueError(f"{argument}: {pattern!r} is none of the layers {', '.join(weighted)}")
-    chosen = [n for n in weighted if _matches(n, only) and not _matches(n, exclude)]
-    places = [_place(layers, name) for name in chosen if name != weighted[-1] or type(layers[name]) is nn.Linear]
-    if weighted and not places:
-        raise ValueError(f"only and exclude leave none of the layers {', '.join(weighted)} that can have a gate")
-    if not places:
-        raise ValueError(
-            f"net: it has no nn.Linear layer to gate, nor a convolution before its last layer{_almost(gated)}"
-        )
-    for place in places:
-        _add_gate(place, threshold, concentration1)
-    for module in gated.modules():
-        if isinstance(module, nn.TransformerEncoder) and gates_of(module):
-            module.use_nested_tensor = False  # which it makes of padded data in evaluation, and a gate has no mask for
-    return gated
-
-
-def _almost(net: nn.Module) -> str:
-    """What there is in place of a layer to gate, and what to do about it."""
-    for name, module in net.named_modules():
-        if parametrize.is_parametrized(module):
-            return (
-                f": the weight of {name!r} is computed anew at each call, by a parametrization such as weight_norm; "
-                "take it off with torch.nn.utils.parametrize.remove_parametrizations(layer, 'weight')"
-            )
-    kinds = (nn.Linear, *_CONVOLUTIONS)
-    near = [
-        f"{n!r} ({type(m).__name__})" for n, m in net.named_modules() if isinstance(m, kinds) and type(m) not in kinds
-    ]
-    reason = f": {', '.join(near)} may use its weight otherwise" if near else ""
-    return f"{reason}; place BetaBernoulliDropout layers by hand"
-
-
-def _matches(name: str, patterns: Sequence[str]) -> bool:
-    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
-
-
-def _place(layers: dict[str, nn.Module], name: str) -> nn.Module:
-    """The module that holds a layer's gate: itself, or the batch norm that follows a convolution."""
-    layer, after = layers[name], list(layers.values())[list(layers).index(name) + 1 :]
-    norms = [isinstance(module, _BATCH_NORMS) for module in after[:2]]
-    if (
-        isinstance(layer, _CONVOLUTIONS) and norms[:1] == [True] and norms != [True, True]
-    ):  # of two, whose is the first?
-        return after[0] if after[0].num_features == layer.out_channels else layer
-    return layer
-
-
-def _add_gate(place: Any, threshold: float, concentration1: float) -> None:
-    if isinstance(place, nn.Linear):
-        gate = BetaBernoulliDropout(place.in_features, threshold, concentration1)
-        place.register_forward_pre_hook(_apply_gate, with_kwargs=True)
-    else:
-        channels = place.num_features if isinstance(place, _BATCH_NORMS) else place.out_channels
-        gate = BetaBernoulliDropout(channels, threshold, concentration1, dim=1)
-        place.register_forward_hook(_gate_output)
-    tensor = next((t for t in (*place.parameters(), *place.buffers()) if t.is_floating_point()), torch.empty(0))
-    place.add_module("gate", gate.to(tensor))
-
-
-def _gate_output(place: nn.Module, args: Any, output: Tensor) -> Tensor:
-    gated: Tensor = place.get_submodule("gate")(output)
-    return gated
-
-
-def _apply_gate(
-    linear: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]
-) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
-    gate = linear.get_submodule("gate")
-    return (gate(args[0] if args else kwargs["input"]),), {}
-
-
-def remove_dropout(place: nn.Module) -> None:
-    """Take the gate that :func:`insert_dropout` made off a layer again, in place."""
-    del place.gate
-    for hooks in (place._forward_pre_hooks, place._forward_hooks):
-        for key, hook in list(hooks.items()):
-            if hook in (_apply_gate, _gate_output):
-                del hooks[key]
-                place._forward_pre_hooks_with_kwargs.pop(key, None)
 
 
 def device_of(net: nn.Module) -> torch.device:

@@ -41,6 +41,7 @@ import subprocess
 import sys
 import time
 import warnings
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -100,9 +101,19 @@ def measure_ours(name: str, tied: dict[str, list[int]], seed: int) -> Ours:
     if small is not None:
         ours.left = sum(parameter.numel() for parameter in small.parameters()) / size
         ours.float32 = difference(small, wanted, unseen)
+        ours.notes += what_stays(small)
         del small
         ours.float64 = in_double(bnn, x, unseen, ours)
     return ours
+
+
+def what_stays(small: Any) -> list[str]:
+    """How many dead units stay as zeros, and why."""
+    why = Counter[str]()
+    for report in small.compaction.gates.values():
+        why.update(report.reasons)
+    dead = sum(report.dead for report in small.compaction.gates.values())
+    return [f"{count:,} of {dead:,} dead units stay: {reason}" for reason, count in why.most_common()]
 
 
 def measure_theirs(name: str, seed: int) -> Theirs:

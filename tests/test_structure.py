@@ -191,3 +191,38 @@ def test_numbers_of_units_are_rounded_up_and_the_report_says_so() -> None:
     }
     with pytest.raises(ValueError, match="round_to is 0, wanted 1 or more"):
         compact(bnn, x, round_to=0)
+
+
+def test_a_network_that_makes_single_precision_itself_is_compacted_in_it() -> None:
+    class Single(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 6), nn.Linear(6, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.b(self.a(x).float().relu())
+
+    bnn, x = with_dead(Single()), torch.randn(3, 4)
+    small = compact(bnn, x)
+    assert difference(small, bnn, new_data(x)) < 1e-6
+    assert small.get_submodule("b").in_features == 3
+
+
+def test_a_layer_that_is_used_twice_leaves_a_constant_to_neither_bias() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.c = nn.Linear(4, 5), nn.Linear(5, 5), nn.Linear(5, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.c(self.b(torch.sigmoid(self.b(torch.sigmoid(self.a(x))))))
+
+    net = bbpyro.insert_dropout(Twice(), only=["a", "c"])
+    bnn = bbpyro.BetaBernoulliNetwork(net, num_data=10).eval()
+    with torch.no_grad():
+        net.a.weight[2], net.a.bias[2] = 0, 0  # sigmoid makes a half of it, and only its first use reads that
+        bnn.gates["c.gate"].unconstrained_concentration1[1] = -12
+    x = torch.randn(3, 4)
+    small = compact(bnn, x)
+    assert difference(small, bnn, new_data(x)) < 1e-6
+    assert small.get_submodule("b").weight.shape == (5, 5)

@@ -175,7 +175,9 @@ def _wanted(masked: nn.Module, example: Nest) -> tuple[dict[str, Tensor | None],
 
 def _in_double(masked: nn.Module, example: Nest) -> Wanted | None:
     dtypes = _dtypes(masked)
-    masked.double()
+    for name, tensor in (*masked.named_parameters(), *masked.named_buffers()):
+        if tensor.is_floating_point() and not name.endswith("gate.z"):  # which would make doubles of what are none
+            tensor.data = tensor.data.double()
     try:
         wanted = Wanted(masked, map_tensors(lambda x: x.double() if x.is_floating_point() else x, example), _EXACT)
         if wanted.dtypes == {torch.float64}:

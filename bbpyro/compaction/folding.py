@@ -3,12 +3,12 @@
 from typing import Any
 
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils import parametrize
 
 from bbpyro.compaction.errors import UnsupportedModuleError
-from bbpyro.layers import BetaBernoulliDropout, gates_of, remove_dropout
+from bbpyro.insertion import is_norm, remove_dropout
+from bbpyro.layers import BetaBernoulliDropout, gates_of
 
 
 def gated_layers(net: nn.Module) -> dict[str, tuple[nn.Module, BetaBernoulliDropout]]:
@@ -20,8 +20,9 @@ def gated_layers(net: nn.Module) -> dict[str, tuple[nn.Module, BetaBernoulliDrop
     found: dict[str, tuple[nn.Module, BetaBernoulliDropout]] = {}
     for name, layer in net.named_modules():
         gate = layer._modules.get("gate")
-        if isinstance(layer, nn.Linear | _ConvNd | _BatchNorm) and isinstance(gate, BetaBernoulliDropout):
-            if isinstance(layer, _BatchNorm) and layer.weight is None:
+        is_known = isinstance(layer, nn.Linear | _ConvNd) or is_norm(layer)
+        if is_known and isinstance(gate, BetaBernoulliDropout):
+            if layer.weight is None:
                 raise UnsupportedModuleError(f"{name}: a batch norm without weights has nothing to fold E[π] into")
             found[name] = (layer, gate)
     for name, gate in gates_of(net).items():
@@ -38,9 +39,8 @@ def fold(layer: Any, mask: Tensor | None) -> None:
     if isinstance(layer, nn.Linear):
         layer.weight = _times(layer.weight, mask)
         return
-    is_transposed = getattr(layer, "transposed", False)
-    shape = [1, -1] if is_transposed else [-1]
-    layer.weight = _times(layer.weight, mask.reshape(*shape, *[1] * (layer.weight.dim() - len(shape))))
+    dims = layer.weight.dim()
+    layer.weight = _times(layer.weight, mask.reshape(-1, *[1] * (dims - 1)))
     if layer.bias is not None:
         layer.bias = _times(layer.bias, mask)
 
@@ -68,6 +68,7 @@ def plainly_parametrized(net: nn.Module) -> None:
                 module.register_parameter(name, nn.Parameter(tensor.clone()))
 
 
-def _times(parameter: Tensor, mask: Tensor) -> nn.Parameter:
-    """A parameter of this layer alone, for another layer may share the one that was there."""
-    return nn.Parameter(parameter * mask, parameter.requires_grad)
+def _times(tensor: Tensor, mask: Tensor) -> Tensor:
+    """A parameter of this layer alone, for another layer may share the one that was there; or a buffer."""
+    product = tensor * mask
+    return nn.Parameter(product, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else product

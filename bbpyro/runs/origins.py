@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from bbpyro import checkpoint, data, posterior, training
 from bbpyro.checks import check_batch_norm
-from bbpyro.layers import insert_dropout
+from bbpyro.insertion import insert_dropout
 from bbpyro.likelihoods import Categorical
 from bbpyro.model import BetaBernoulliNetwork
 from bbpyro.priors.spelled import is_path

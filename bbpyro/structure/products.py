@@ -190,7 +190,9 @@ def _read(trace: "Trace", units: Tensor, reads: Tensor, needs: Tensor, constant:
     trace.units.tie(units, reads)
     shifts = needs & ~constant.isnan()
     trace.units.need(units[(needs & ~shifts).cpu()])
-    trace.units.shift(reads[shifts.cpu()], constant[shifts].cpu())
+    if bool((reads > 0).all()):
+        constants = zip(reads[shifts.cpu()].tolist(), constant[shifts].tolist(), strict=True)
+        trace.units.read(reads, dict(constants))
     trace.units.stick(reads[units == 0], why)
     trace.units.stick(units[reads == 0], "its reader's weight is used in another shape than it has")
 

@@ -73,7 +73,7 @@ class Units:
         self._stuck: list[tuple[Array, str]] = []
         self._equal: list[list[Array]] = []
         self._grouped: list[GroupedConvolution] = []
-        self._shifts: dict[int, float] = {}
+        self._constants: dict[str, Mapping[int, float]] = {}
 
     def slices(self, name: str, dim: int) -> Array:
         """The numbers of a dimension's slices."""
@@ -101,15 +101,15 @@ class Units:
         """A layer uses these."""
         self._needed.append(np.unique(_array(slices)))
 
-    def shift(self, slices: Tensor, constants: Tensor) -> None:
-        """These columns of a weight read a constant, which its bias can do: needed where it has no bias to take it."""
-        if not len(slices):
-            return
+    def read(self, slices: Tensor, constants: Mapping[int, float]) -> None:
+        """A layer reads by these slices of its weight, some of which read a constant, which its bias can do instead.
+
+        They are needed where it has no bias to do so, or where the weight is used more than once.
+        """
         name, dim = self.owner(int(slices[0]))
-        if name not in self.biases or dim != 1 or any(int(s) in self._shifts for s in slices):
-            self.need(slices)
-        else:
-            self._shifts |= dict(zip(slices.tolist(), constants.tolist(), strict=True))
+        earlier = self._constants.setdefault(name, constants)
+        if earlier is not constants or dim != 1 or name not in self.biases:
+            self.need(np.array([*constants, *earlier], np.int64))
 
     def owner(self, number: int) -> tuple[str, int]:
         """The name and the dimension that a slice is of."""
@@ -167,15 +167,13 @@ class Units:
         return Removal(kept, grouped, self._gone_shifts(gone))
 
     def _gone_shifts(self, gone: np.ndarray) -> dict[str, tuple[Array, np.ndarray]]:
-        found: dict[str, list[tuple[int, float]]] = {}
-        for number, constant in self._shifts.items():
-            if gone[number]:
-                name, dim = self.owner(number)
-                found.setdefault(name, []).append((number - self.first[name, dim], constant))
-        return {
-            name: (np.array([k for k, _ in pairs]), np.array([constant for _, constant in pairs]))
-            for name, pairs in found.items()
-        }
+        found = {}
+        for name, constants in self._constants.items():
+            going = [number for number in constants if gone[number]]
+            if going:
+                columns = np.array(going, np.int64) - self.first[name, 1]
+                found[name] = columns, np.array([constants[number] for number in going])
+        return found
 
     def removable(self, groups: Array) -> np.ndarray:
         """Whether nothing needs a group, and nothing holds it."""

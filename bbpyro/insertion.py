@@ -1,0 +1,192 @@
+"""insert_dropout(): gates for a network of the user's."""
+
+import copy
+import fnmatch
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils import parametrize
+
+from bbpyro.checks import in_eval_mode
+from bbpyro.denormals import zero_denormal
+from bbpyro.layers import CONCENTRATION1, MIN_START, BetaBernoulliDropout, check_module, gates_of
+from bbpyro.nests import Nest
+from bbpyro.structure import follow_units
+
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+
+
+def insert_dropout(
+    net: nn.Module,
+    threshold: float = 1e-3,
+    *,
+    only: Sequence[str] = ("*",),
+    exclude: Sequence[str] = (),
+    initial_keep_probability: float | None = None,
+    tie: str | None = None,
+    example_input: Nest = None,
+) -> nn.Module:
+    """A copy of `net` with a gate on the input of each `nn.Linear`, and on the output channels of each convolution.
+
+    The gate of a dense layer `fc1` is the submodule `fc1.gate` and acts on its input. That of a convolution acts on
+    its output, or, where the next layer in the order of definition is a batch norm of its channels, on the output of
+    that, `bn1.gate`; before the activation, which for ReLU (and max pooling after it) is the same as after. A
+    convolution that is the last layer is left alone: its channels are the answer. Weights keep their names and any
+    forward() works. Subclasses, transposed convolutions and other layers are left alone.
+
+    Args:
+        net: any module with at least one `nn.Linear`, `nn.Conv1d`, `nn.Conv2d` or `nn.Conv3d`.
+        threshold: a unit is kept when E[π] > threshold.
+        only: names of the layers to gate, with * for any characters.
+        exclude: names of layers not to gate.
+        initial_keep_probability: E[π] where training starts, from 1e-5 to 1 - 1e-5, with b = 1; by default the
+            source's, about 0.24. A deep network learns nothing through many layers of that: 0.95, say, is for it.
+        tie: "residual" gives layers one gate whose units can only go together, such as those that are added to each
+            other in the stages of a residual network: what dies there can then be removed. By default each layer has
+            its own.
+        example_input: of two data or more, with which such layers are found, as :func:`bbpyro.compact` takes it.
+
+    Returns:
+        The gated copy, with gates on the same device and of the same dtype as the layer they belong to.
+
+    Raises:
+        ValueError: there is no such layer in `net`, a name is of none, it already has gates, a number is out of range,
+            or `tie` is another word or comes without an `example_input` that the network can take.
+    """
+    if tie not in (None, "residual") or (tie is None) != (example_input is None):
+        raise ValueError(f"tie is {tie!r}, wanted None, or 'residual' together with an example_input")
+    p = initial_keep_probability
+    if p is not None and not MIN_START <= p <= 1 - MIN_START:
+        raise ValueError(f"initial_keep_probability is {p}, wanted a number from {MIN_START} to {1 - MIN_START}")
+    concentration1 = CONCENTRATION1 if p is None else p / (1 - p)  # a / (1 + a) is the mean where b = 1
+    if gates_of(net):
+        raise ValueError("net: it already has BetaBernoulliDropout gates; insert_dropout wants a plain network")
+    for name, module in net.named_modules():
+        check_module(name, module)
+    gated = copy.deepcopy(net)
+    zero_denormal(gated.parameters())
+    layers = {n: m for n, m in gated.named_modules() if type(m) in (nn.Linear, *_CONVOLUTIONS) or is_norm(m)}
+    weighted = [name for name, module in layers.items() if not is_norm(module)]
+    only, exclude = ([names] if isinstance(names, str) else list(names) for names in (only, exclude))
+    for argument, patterns in (("only", only), ("exclude", exclude)):
+        for pattern in patterns:
+            if weighted and not fnmatch.filter(weighted, pattern):
+                raise ValueError(f"{argument}: {pattern!r} is none of the layers {', '.join(weighted)}")
+    chosen = [n for n in weighted if _matches(n, only) and not _matches(n, exclude)]
+    places = [_place(layers, name) for name in chosen if name != weighted[-1] or type(layers[name]) is nn.Linear]
+    if weighted and not places:
+        raise ValueError(f"only and exclude leave none of the layers {', '.join(weighted)} that can have a gate")
+    if not places:
+        raise ValueError(
+            f"net: it has no nn.Linear layer to gate, nor a convolution before its last layer{_almost(gated)}"
+        )
+    for together in _tied(gated, places, example_input) if tie else [[place] for place in places]:
+        _add_gate(together, threshold, concentration1)
+    for module in gated.modules():
+        if isinstance(module, nn.TransformerEncoder) and gates_of(module):
+            module.use_nested_tensor = False  # which it makes of padded data in evaluation, and a gate has no mask for
+    return gated
+
+
+def _almost(net: nn.Module) -> str:
+    """What there is in place of a layer to gate, and what to do about it."""
+    for name, module in net.named_modules():
+        if parametrize.is_parametrized(module):
+            return (
+                f": the weight of {name!r} is computed anew at each call, by a parametrization such as weight_norm; "
+                "take it off with torch.nn.utils.parametrize.remove_parametrizations(layer, 'weight')"
+            )
+    kinds = (nn.Linear, *_CONVOLUTIONS)
+    near = [
+        f"{n!r} ({type(m).__name__})" for n, m in net.named_modules() if isinstance(m, kinds) and type(m) not in kinds
+    ]
+    reason = f": {', '.join(near)} may use its weight otherwise" if near else ""
+    return f"{reason}; place BetaBernoulliDropout layers by hand"
+
+
+def _matches(name: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def is_norm(module: nn.Module) -> bool:
+    """Whether a module is a batch norm, or a frozen one, which has a batch norm's numbers as buffers."""
+    frozen = {"weight", "bias", "running_mean", "running_var"}
+    return isinstance(module, _BatchNorm) or frozen <= set(module._buffers.keys())
+
+
+def _place(layers: dict[str, nn.Module], name: str) -> nn.Module:
+    """The module that holds a layer's gate: itself, or the batch norm that follows a convolution."""
+    layer, after = layers[name], list(layers.values())[list(layers).index(name) + 1 :][:2]
+    norms = [is_norm(module) for module in after]
+    if (
+        isinstance(layer, _CONVOLUTIONS) and norms[:1] == [True] and norms != [True, True]
+    ):  # of two, whose is the first?
+        return after[0] if _num_units(after[0]) == layer.out_channels else layer
+    return layer
+
+
+def _num_units(place: Any) -> int:
+    """Of a layer's gate."""
+    if isinstance(place, nn.Linear):
+        return place.in_features
+    if isinstance(place, _CONVOLUTIONS):
+        return place.out_channels
+    return place.num_features if isinstance(place, _BatchNorm) else len(place.running_mean)
+
+
+def _tied(net: nn.Module, places: list[nn.Module], example_input: Nest) -> list[list[nn.Module]]:
+    """The places whose units can only go together, one by one; each place is in one list."""
+    names = {module: name for name, module in net.named_modules()}
+    try:
+        with in_eval_mode(net):
+            units = follow_units(net, example_input)
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"example_input: the network cannot take it ({reason}); give one like the data") from error
+    groups = units.groups()
+    together: dict[Any, list[nn.Module]] = {}
+    for place in places:
+        is_dense = isinstance(place, nn.Linear)
+        slices = units.slices(f"{names[place]}.weight".lstrip("."), int(is_dense))
+        together.setdefault((is_dense, *groups[slices]), []).append(place)
+    return list(together.values())
+
+
+def _add_gate(places: Sequence[Any], threshold: float, concentration1: float) -> None:
+    """One gate for all of these places."""
+    place = places[0]
+    is_dense = isinstance(place, nn.Linear)
+    gate = BetaBernoulliDropout(_num_units(place), threshold, concentration1, dim=-1 if is_dense else 1)
+    tensor = next((t for t in (*place.parameters(), *place.buffers()) if t.is_floating_point()), torch.empty(0))
+    gate.to(tensor)
+    for place in places:
+        if is_dense:
+            place.register_forward_pre_hook(_apply_gate, with_kwargs=True)
+        else:
+            place.register_forward_hook(_gate_output)
+        place.add_module("gate", gate)
+
+
+def _gate_output(place: nn.Module, args: Any, output: Tensor) -> Tensor:
+    gated: Tensor = place.get_submodule("gate")(output)
+    return gated
+
+
+def _apply_gate(
+    linear: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]
+) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
+    gate = linear.get_submodule("gate")
+    return (gate(args[0] if args else kwargs["input"]),), {}
+
+
+def remove_dropout(place: nn.Module) -> None:
+    """Take the gate that :func:`insert_dropout` made off a layer again, in place."""
+    del place.gate
+    for hooks in (place._forward_pre_hooks, place._forward_hooks):
+        for key, hook in list(hooks.items()):
+            if hook in (_apply_gate, _gate_output):
+                del hooks[key]
+                place._forward_pre_hooks_with_kwargs.pop(key, None)
