@@ -175,7 +175,7 @@ def _exported(net: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
     shapes = _any_batch(net, args, kwargs, torch.export.Dim("batch"))
 
     def export(strict: bool) -> torch.export.ExportedProgram:
-        with torch.no_grad(), in_eval_mode(net):
+        with torch.no_grad(), in_eval_mode(net), _without_advice(), contextlib.redirect_stderr(io.StringIO()):
             return torch.export.export(net, args, kwargs, dynamic_shapes=shapes, strict=strict)
 
     try:
@@ -278,7 +278,7 @@ def to_int8(onnx_file: bytes) -> bytes:
 
 @contextlib.contextmanager
 def _without_advice() -> Iterator[None]:
-    """No log below errors of those who write ONNX."""
+    """No log below errors of torch and of those who write ONNX."""
     # Torch lists what it lacks without torchvision; ONNX Runtime says to the root logger to prepare the file first.
     disabled = logging.root.manager.disable
     logging.disable(max(disabled, logging.WARNING))
