@@ -1,20 +1,27 @@
+import functools
+import io
 import json
 import subprocess
 import sys
 from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small_networks import NETWORKS, call
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import weight_norm
 
 import bbpyro
 from bbpyro import checkpoint, export
 from bbpyro.checkpoint import CheckpointError
 from bbpyro.compaction import SelectUnits, UnsupportedModuleError
+from bbpyro.nests import rows, tensors_of
 
 
 def dense(widths: list[int], bias: bool, activation: type[nn.Module]) -> nn.Sequential:
@@ -291,6 +298,304 @@ export.to_int8(export.to_onnx(net, torch.rand(2, 6)))
 def test_without_the_extra_onnx_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)  # what an import of it finds, then, is nothing
     net = dense([2, 2], True, nn.ReLU)
-    for call in (lambda: export.to_onnx(net, torch.rand(2, 2)), lambda: export.to_int8(b"")):
+    for attempt in (lambda: export.to_onnx(net, torch.rand(2, 2)), lambda: export.to_int8(b"")):
         with pytest.raises(ValueError, match=r"pip install onnx onnxruntime onnxscript"):
-            call()
+            attempt()
+
+
+# Networks of classes of one's own.
+
+
+def half_dead(net: nn.Module) -> bbpyro.BetaBernoulliNetwork:
+    bnn = bbpyro.BetaBernoulliNetwork(bbpyro.insert_dropout(net), num_data=10)
+    with torch.no_grad():
+        for gate in bnn.gates.values():
+            gate.unconstrained_concentration1[::2] = -20
+    return bnn
+
+
+@functools.cache
+def compacted(name: str) -> tuple[nn.Module, Any]:
+    torch.manual_seed(0)
+    make, example = NETWORKS[name]
+    x = example()
+    return bbpyro.compact(half_dead(make()), x), x
+
+
+@torch.no_grad()
+def assert_same(found: Callable[..., Any], wanted: nn.Module, x: Any, tolerance: float = 0.0) -> None:
+    """The same outputs for these data, and for one of them."""
+    for some in (x, rows(x, slice(1))):
+        for one, other in zip(tensors_of(found(some)), tensors_of(call(wanted, some)), strict=True):
+            torch.testing.assert_close(one, other, rtol=tolerance, atol=tolerance)
+
+
+def assert_comes_back(small: nn.Module, anew: nn.Module, path: Path) -> nn.Module:
+    """The network that comes out of a file of it, by its class built anew, which stays as it is."""
+    before = {name: tensor.clone() for name, tensor in anew.state_dict().items() if tensor.device.type != "meta"}
+    bbpyro.save_compact(small, path)
+    loaded = bbpyro.load_compact(path, net=anew)
+    assert not loaded.training and repr(loaded) == repr(small)
+    assert {name: tuple(p.shape) for name, p in loaded.named_parameters()} == {
+        name: tuple(p.shape) for name, p in small.named_parameters()
+    }
+    for name, tensor in before.items():
+        torch.testing.assert_close(anew.state_dict()[name], tensor, rtol=0, atol=0)
+    assert str(loaded.compaction) == str(small.compaction) and loaded.compaction.shapes == small.compaction.shapes
+    for name, dims in small.compaction.kept.items():
+        for dim, kept in dims.items():
+            assert torch.equal(loaded.compaction.kept[name][dim], kept)
+    return loaded
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_compact_network_comes_back_in_its_class_built_anew(name: str, tmp_path: Path) -> None:
+    small, x = compacted(name)
+    torch.manual_seed(1)
+    loaded = assert_comes_back(small, NETWORKS[name][0](), tmp_path / "net")
+    assert_same(lambda some: call(loaded, some), small, x)
+
+
+NOT_EXPORTED = {"dataclass output": "Answer'> in output, which is not a known type"}
+
+
+@of_older_torch
+@pytest.mark.parametrize("name", NETWORKS.keys() - NOT_EXPORTED)
+def test_a_compact_network_goes_into_pt2_and_takes_any_batch(name: str) -> None:
+    small, x = compacted(name)
+    again = torch.export.load(io.BytesIO(export.to_pt2(small, rows(x, slice(1))))).module()
+    assert_same(lambda some: call(again, some), small, x, 1e-6)
+
+
+@pytest.mark.parametrize("name", NOT_EXPORTED)
+def test_what_torch_cannot_export_says_why(name: str) -> None:
+    small, x = compacted(name)
+    for to_file in (export.to_pt2, export.to_onnx):
+        with pytest.raises(UnsupportedModuleError, match=rf"^torch.export does not take .*{NOT_EXPORTED[name]}\)$"):
+            to_file(small, x)
+
+
+@pytest.mark.parametrize(
+    ("name", "inputs", "outputs"),
+    [
+        ("patches", ["x"], ["output"]),  # its forward asks for len(x)
+        ("grouped convolution", ["x"], ["output"]),
+        ("tokens", ["x"], ["output"]),
+        ("two inputs", ["x", "context"], ["output"]),
+        ("keyword inputs", ["x", "context"], ["output"]),
+        ("tuple output", ["x"], ["output[0]", "output[1]"]),
+        ("dict output", ["x"], ["logits", "hidden"]),
+    ],
+)
+def test_a_compact_network_goes_into_onnx_and_takes_any_batch(name: str, inputs: list[str], outputs: list[str]) -> None:
+    import onnx
+
+    small, x = compacted(name)
+    content = export.to_onnx(small, x)
+    graph = onnx.load_from_string(content).graph
+    assert [one.name for one in graph.input] == inputs and [one.name for one in graph.output] == outputs
+    for one in (*graph.input, *graph.output):
+        assert one.type.tensor_type.shape.dim[0].dim_param == "batch"
+    network = export.onnx_network(content)
+    assert_same(network, small, x, 1e-5)
+    kind = type(call(small, x))
+    assert isinstance(network(x), Tensor if kind is Tensor else kind)
+    if isinstance(x, dict):
+        assert_same(network, small, dict(reversed(x.items())), 1e-5)
+
+
+class Batch(nn.Module):
+    """Takes its dict whole."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.out = nn.Linear(4, 6), nn.Linear(3, 6), nn.Linear(6, 2)
+
+    def forward(self, batch: dict[str, Any]) -> dict[str, Any]:
+        h = (self.a(batch["a"]) + self.b(batch["more"][0])).relu()
+        return {"logits": self.out(h), "parts": (h, batch["a"])}
+
+
+def test_onnx_has_the_places_of_what_is_nested() -> None:
+    torch.manual_seed(0)
+    net, x = Batch().eval(), {"a": torch.randn(3, 4), "more": (torch.randn(3, 3),)}
+    network = export.onnx_network(export.to_onnx(net, x))
+    found, wanted = network(dict(reversed(x.items()))), net(x)
+    assert list(found) == ["logits", "parts[0]", "parts[1]"]
+    torch.testing.assert_close(found["logits"], wanted["logits"])
+    torch.testing.assert_close(found["parts[0]"], wanted["parts"][0])
+    with pytest.raises(ValueError, match=r"^x has the tensors a, wanted a, more\[0\]$"):
+        network({"a": x["a"]})
+
+
+class Lazy(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.norm, self.b = nn.LazyLinear(8), nn.BatchNorm1d(8), nn.LazyLinear(3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(self.norm(self.a(x)).relu())
+
+
+class Parametrized(nn.Module):
+    """With what else a module may have: a buffer that no state_dict has, a state of its own, a layer of no bias."""
+
+    offset: Tensor
+
+    def __init__(self, scale: float = 1.0) -> None:
+        super().__init__()
+        self.a, self.b = weight_norm(nn.Linear(4, 8)), nn.Linear(8, 3, bias=False)
+        self.register_buffer("offset", torch.randn(8), persistent=False)
+        self.scale = scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.scale * self.b((self.a(x) + self.offset).relu())
+
+    def get_extra_state(self) -> Any:
+        return {"scale": self.scale}
+
+    def set_extra_state(self, state: Any) -> None:
+        self.scale = state["scale"]
+
+
+@pytest.mark.parametrize(
+    ("net", "make"),
+    [(Lazy, Lazy), (functools.partial(Parametrized, 3.0), Parametrized), (functools.partial(nn.Linear, 4, 3),) * 2],
+)
+def test_a_class_may_have_whatever_torch_has(net: Callable[[], Any], make: Callable[[], Any], tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    given, x = net(), torch.randn(5, 4)
+    given(x)
+    small = bbpyro.compact(half_dead(given), x)
+    bbpyro.save_compact(small, tmp_path / "net")
+    assert_same(bbpyro.load_compact(tmp_path / "net", net=make()), small, x)
+
+
+def test_a_state_that_json_does_not_hold_is_refused(tmp_path: Path) -> None:
+    small = bbpyro.compact(half_dead(Parametrized(torch.tensor(2.0))), torch.randn(5, 4))
+    with pytest.raises(UnsupportedModuleError, match="^the network: JSON does not hold its extra state"):
+        bbpyro.save_compact(small, tmp_path / "net")
+
+
+def test_a_class_may_be_built_without_memory_or_of_another_precision(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    x = {"a": torch.randn(5, 4), "more": (torch.randn(5, 3),)}
+    small = bbpyro.compact(half_dead(Batch()), (x,))
+    with torch.device("meta"):
+        net = Batch()
+    loaded = assert_comes_back(small, net, tmp_path / "net")
+    assert {p.device.type for p in loaded.parameters()} == {"cpu"} and next(net.parameters()).is_meta
+    for name, wanted in small(x).items():
+        assert all(map(torch.equal, tensors_of(loaded(x)[name]), tensors_of(wanted)))
+    frozen = Batch().double()
+    frozen.b.requires_grad_(False)
+    loaded = assert_comes_back(small, frozen, tmp_path / "net")
+    assert {p.dtype for p in loaded.parameters()} == {torch.float32}  # as it was saved
+    assert all(p.requires_grad == (".b." not in f".{n}") for n, p in loaded.named_parameters())
+
+
+def test_what_is_compacted_again_comes_back_too(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    make, example = NETWORKS["two inputs"]
+    net, x = make(), example()
+    smaller = bbpyro.compact(half_dead(bbpyro.compact(half_dead(net), x)), x)
+    loaded = assert_comes_back(smaller, make(), tmp_path / "net")
+    assert_same(lambda some: call(loaded, some), smaller, x)
+    assert dict(loaded.compaction.shapes) == {name: tuple(p.shape) for name, p in net.named_parameters()}
+
+
+def test_standard_layers_come_back_with_and_without_their_class(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    shared = nn.Linear(8, 8)
+    layers = [nn.Linear(4, 8), nn.ReLU(), shared, nn.ReLU(), shared, nn.ReLU(), nn.Linear(8, 3)]
+    small, x = bbpyro.compact(half_dead(nn.Sequential(*layers))), torch.randn(5, 4)
+    assert_same(assert_comes_back(small, nn.Sequential(*layers), tmp_path / "net"), small, x)
+    loaded = bbpyro.load_compact(tmp_path / "net")
+    assert_same(loaded, small, x)
+    assert str(loaded.compaction) == str(small.compaction)
+
+
+class Normed(nn.Module):
+    """A norm that holds nothing, and yet has a number of channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.norm, self.b = nn.Conv2d(2, 6, 3), nn.InstanceNorm2d(6), nn.Conv2d(6, 3, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(self.norm(self.a(x)).relu()).mean((2, 3))
+
+
+def test_a_norm_that_holds_nothing_says_how_many_channels_it_has(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(5, 2, 8, 8)
+    small = bbpyro.compact(half_dead(Normed()), x)
+    loaded = assert_comes_back(small, Normed(), tmp_path / "net")
+    assert_same(loaded, small, x)
+    assert loaded.norm.num_features == loaded.a.out_channels == 3
+
+
+class TwoHeads(nn.Module):
+    def __init__(self, width: int = 8, bias: bool = True, more: bool = False) -> None:
+        super().__init__()
+        self.enter, self.leave = nn.Linear(4, width), nn.Linear(width, 3, bias)
+        self.more = nn.Linear(2, 2) if more else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x[:, :3] + self.leave(self.enter(x).relu())
+
+
+def saved_own(tmp_path: Path) -> Path:
+    bbpyro.save_compact(bbpyro.compact(half_dead(TwoHeads()), torch.randn(5, 4)), tmp_path / "net")
+    return tmp_path / "net"
+
+
+@pytest.mark.parametrize(
+    ("net", "error", "message"),
+    [
+        (None, CheckpointError, r"is of the class TwoHeads, whose forward no file holds: .* net=TwoHeads\(\)$"),
+        (TwoHeads, TypeError, "^net is <class .*TwoHeads'>, wanted an nn.Module: your class built anew"),
+        (TwoHeads(9), CheckpointError, r"'enter.weight' has shape \(8, 4\), this network wants \(9, 4\)"),
+        (TwoHeads(7), CheckpointError, r"'enter.weight' has shape \(8, 4\), this network wants \(7, 4\)"),
+        (TwoHeads(bias=False), CheckpointError, "has a tensor 'leave.bias' that this network has not"),
+        (TwoHeads(more=True), CheckpointError, "has no tensor 'more.weight'; it is of another network"),
+        (half_dead(TwoHeads()).net, CheckpointError, "has no tensor 'enter.gate.unconstrained_concentration"),
+    ],
+)
+def test_a_network_that_does_not_fit_is_refused(net: Any, error: type[Exception], message: str, tmp_path: Path) -> None:
+    path = saved_own(tmp_path)
+    with pytest.raises(error, match=message) as raised:
+        bbpyro.load_compact(path, net=net)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_file_that_says_nothing_of_another_network_takes_none(tmp_path: Path) -> None:
+    path = saved(tmp_path)
+    with pytest.raises(CheckpointError, match="says nothing of another network .* without net$"):
+        bbpyro.load_compact(path, net=dense([4, 3, 2], True, nn.ReLU))
+
+
+@pytest.mark.parametrize("damage", ["half", "a bit", "selection", "tensor", "kept", "name", "shared"])
+def test_a_damaged_file_of_a_class_is_refused(damage: str, tmp_path: Path) -> None:
+    path = saved_own(tmp_path)
+    content = bytearray(path.read_bytes())
+    tensors, meta = checkpoint.load(path)
+    if damage == "half":
+        path.write_bytes(content[: len(content) // 2])
+    elif damage == "a bit":
+        content[-3] ^= 1
+        path.write_bytes(content)
+    else:  # made so, with a digest that fits
+        if damage == "selection":
+            tensors["enter.select.indices"] += 100
+        elif damage == "tensor":
+            del tensors["enter.linear.weight"]
+        elif damage == "name":
+            tensors["__class__"] = torch.zeros(2)
+        elif damage == "kept":
+            meta["compaction"]["kept"] = {"enter.weight": {"0": "all"}}
+        else:
+            meta["shared"] = {"enter.linear.weight": "nowhere"}
+        checkpoint.save(path, tensors, meta)
+    with pytest.raises(CheckpointError):
+        bbpyro.load_compact(path, net=TwoHeads())

@@ -17,7 +17,7 @@ import bbpyro
 from bbpyro import data, runs, studies
 from bbpyro.checkpoint import CheckpointError
 from bbpyro.cli import main
-from bbpyro.runs import TrainConfig
+from bbpyro.runs import TrainConfig, networks
 from bbpyro.studies import StudyConfig, task
 
 MINE = """
@@ -35,6 +35,13 @@ class Net(nn.Module):
 
     def forward(self, x):
         return self.second(torch.relu(self.first(x.flatten(1))))
+
+class Careful(Net):
+    # What it does depends on the data, which torch.export cannot follow.
+    def forward(self, x):
+        if x.min() < -1:
+            raise ValueError("wanted pixels")
+        return super().forward(x)
 
 def make(shape, num_classes):
     return nn.Sequential(nn.Flatten(), nn.Linear(shape[0] * shape[1], 12), nn.ReLU(), nn.Linear(12, num_classes))
@@ -197,8 +204,34 @@ def test_a_network_is_a_class_an_instance_or_a_function(
     assert runs.score(run, 1) == runs.score(runs.load(tmp_path / "run"), 1)
     capsys.readouterr()
     main(["compact", str(tmp_path / "run")])
-    assert ("no compact.safetensors" in capsys.readouterr().out) == (name != "mine:make")
-    assert (tmp_path / "run" / "compact.pt2").is_file()
+    assert "\nno compact" not in capsys.readouterr().out
+    x = run.dataset.x_test
+    small = torch.export.load(tmp_path / "run" / "compact.pt2").module()
+    anew = networks.make(name, x.shape[1:], 4)
+    torch.testing.assert_close(bbpyro.load_compact(tmp_path / "run", net=anew)(x), small(x))
+    if name == "mine:make":
+        torch.testing.assert_close(bbpyro.load_compact(tmp_path / "run")(x), small(x))
+    else:
+        with pytest.raises(CheckpointError, match=r"is of the class Net, .*net=Net\(\)$"):
+            bbpyro.load_compact(tmp_path / "run")
+
+
+def test_a_network_that_torch_cannot_export_is_compacted_into_the_file_that_can_hold_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "run"
+    flags = "--dataset bars.npz --epochs 1 --pretrain-epochs 1 --batch-size 50 --num-samples 1".split()
+    main(["train", "--network", "mine:Careful", *flags, "--run", str(folder)])
+    capsys.readouterr()
+    main(["compact", str(folder), "--int8"])
+    out, err = capsys.readouterr()
+    assert err == ""  # where torch would print what it has tried
+    for name in ("compact.pt2", "compact.onnx"):
+        assert f"\nno {name}: torch.export does not take this network (" in out and not (folder / name).exists()
+    run = runs.load(folder)
+    small = bbpyro.load_compact(folder, net=networks.make("mine:Careful", (8, 8), 4))
+    with torch.no_grad():
+        torch.testing.assert_close(small(run.dataset.x_test), run.bnn(run.dataset.x_test))
 
 
 @pytest.mark.parametrize(

@@ -56,6 +56,33 @@ def test_the_small_network_is_smaller_and_predicts_the_same(run: Path, printed: 
     assert masked[4:] == small[4:] == onnx[4:] != original[4:]
 
 
+def test_what_went_from_each_layer_is_in_a_table(run: Path, printed: str) -> None:
+    found = {name: cells(printed, name)[0] for name in ("fc1", "fc2", "fc3")}
+    gates = {name.removesuffix(".gate"): gate for name, gate in runs.load(run).bnn.gates.items()}
+    for name, gate in gates.items():
+        units, dead = gate.num_features, int((~gate.kept()).sum())
+        gone = ["0", str(dead)] if name == "fc1" else [str(dead), "0"]  # pixels are there all the same
+        assert found[name] == [name, str(units), str(dead), *gone]
+    assert str(compaction.compact(runs.load(run).bnn).compaction) == str(bbpyro.load_compact(run).compaction)
+
+
+def test_round_numbers_of_units_keep_some_dead_ones(run: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(run, folder)
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        main(["compact", str(folder), "--round-to", "8"])
+    small, loaded = bbpyro.load_compact(folder), runs.load(folder)
+    widths = [layer.out_features for layer in small.modules() if isinstance(layer, torch.nn.Linear)][:2]
+    kept = [int(gate.kept().sum()) for gate in loaded.bnn.gates.values()][1:]
+    assert widths == [-(-count // 8) * 8 for count in kept] != kept
+    for name, width, count in zip(("fc2", "fc3"), widths, kept, strict=True):
+        row = cells(out.getvalue(), name)[0]
+        assert int(row[3]) == int(row[1]) - width and row[5].startswith(f"{width - count}: " if width > count else "")
+    assert max(len(line) for line in out.getvalue().splitlines() if "│" in line or "━" in line) <= 80
+    with torch.no_grad():
+        torch.testing.assert_close(small(loaded.dataset.x_test), loaded.bnn(loaded.dataset.x_test))
+
+
 def test_times_are_ratios_to_the_original(run: Path, printed: str) -> None:
     rows = {name: cells(printed, name)[1][1:] for name in ("original", "mean mask", "compact", "ONNX Runtime")}
     for row in rows.values():
@@ -137,6 +164,7 @@ def test_what_cannot_be_compacted_says_why(run: Path, tmp_path: Path, capsys: py
         ([str(tmp_path / "empty")], "has no checkpoint yet"),
         ([str(tmp_path)], "is no bbpyro run"),
         ([str(run), "--finetune-epochs", "-1"], "finetune_epochs is -1"),
+        ([str(run), "--round-to", "0"], "round_to is 0, wanted 1 or more"),
     ):
         with pytest.raises(SystemExit) as stop:
             main(["compact", *arguments])
@@ -166,8 +194,8 @@ torch.save([net(x), net(x[:1])], {str(tmp_path / "y.pt")!r})
 def test_a_small_network_that_predicts_otherwise_is_not_written(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def broken(bnn, example):
-        small = compaction.compact(bnn, example)
+    def broken(bnn, example, **options):
+        small = compaction.compact(bnn, example, **options)
         with torch.no_grad():
             small.fc3.bias += 1e-3
         return small

@@ -99,6 +99,9 @@ class Compact:
     """Train the small network, plainly, for so many epochs more, at a learning rate of 1e-4."""
     int8: bool = False
     """Write compact-int8.onnx too: weights of eight bits, activations quantised dynamically."""
+    round_to: int = 1
+    """Leave a multiple of so many units in each layer, such as 8: processors may be faster with round numbers, and the
+    dead units that stay for that, as zeros, cost parameters and FLOPs."""
 
 
 @dataclass(frozen=True)
@@ -183,8 +186,9 @@ examples:
 COMPACT = tyro.conf.subcommand(
     "compact",
     description="""Remove the dead units of a run's network, check that it still predicts what the mean mask
-does, write it in forms that need nothing of bbpyro's, and print what each costs and how well it predicts:
-  compact.safetensors   weights and architecture, for bbpyro.load_compact
+does, write it in forms that need nothing of bbpyro's, and print what went from each layer, and what each form costs
+and how well it predicts:
+  compact.safetensors   weights, and the architecture of usual layers, for bbpyro.load_compact
   compact.pt2           torch alone loads it, with torch.export.load
   compact.onnx          ONNX Runtime alone runs it; wants pip install onnx onnxruntime onnxscript
 
@@ -192,6 +196,7 @@ examples:
   bbpyro compact runs/mnist-20260101-120000
   bbpyro compact runs/mnist-20260101-120000 --finetune-epochs 5
   bbpyro compact runs/mnist-20260101-120000 --int8
+  bbpyro compact runs/mnist-20260101-120000 --round-to 8
 """,
 )
 DATA = tyro.conf.subcommand("data", description="List the data sets, or fetch one.")

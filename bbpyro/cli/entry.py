@@ -312,16 +312,18 @@ def _compact(command: Compact) -> None:
         run = runs.load(command.run)
     if not run.is_complete:
         print_line(console, f"{run.folder} is still in training: its network after epoch {len(run.svi_history)}")
-    shrunk = runs.shrink(run, finetune_epochs=command.finetune_epochs, int8=command.int8, console=console)
+    shrunk = runs.shrink(
+        run,
+        finetune_epochs=command.finetune_epochs,
+        int8=command.int8,
+        round_to=command.round_to,
+        console=console,
+    )
     print_shrunk(console, run, shrunk)
     written = ", ".join(f"{name} ({count:,} bytes)" for name, count in shrunk.files.items())
     print_line(console, f"\nwrote {command.run}: {written}")
-    if runs.ARTEFACTS[0] not in shrunk.files:
-        print_line(
-            console, f"no {runs.ARTEFACTS[0]}, which holds torch's usual layers in a row; this network has its own"
-        )
-    if "compact.onnx" not in shrunk.files:
-        print_line(console, "no ONNX, which wants: pip install onnx onnxruntime onnxscript")
+    for name, reason in shrunk.missing.items():
+        print_line(console, f"no {name}: {reason}")
 
 
 def _list_data(command: DataList) -> None:

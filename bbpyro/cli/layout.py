@@ -3,10 +3,10 @@
 import math
 import re
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from rich.cells import cell_len
-from rich.console import Console
+from rich.console import Console, JustifyMethod
 from rich.table import Table
 from rich.text import Text
 
@@ -21,7 +21,13 @@ def print_text(console: Console, text: str) -> None:
         console.print(Text("\n".join(lines)), soft_wrap=True)
 
 
-def print_table(console: Console, title: str, header: Sequence[str], rows: Sequence[Sequence[str] | None]) -> None:
+def print_table(
+    console: Console,
+    title: str,
+    header: Sequence[str],
+    rows: Sequence[Sequence[str] | None],
+    words: Collection[str] = (),
+) -> None:
     """A table under its title; as many as it takes, each with the first column, where it is wider than the terminal.
 
     Args:
@@ -29,6 +35,7 @@ def print_table(console: Console, title: str, header: Sequence[str], rows: Seque
         title: may be empty.
         header: a text a column, broken at spaces where that makes the table narrower.
         rows: a text a column, of several lines perhaps, the second and later of which are ranges; None is a rule.
+        words: headers of columns that hold words in place of numbers and ranges.
     """
     cells = [row for row in rows if row is not None]
     first = max(cell_len(line) for text in (header[0], *(row[0] for row in cells)) for line in text.split("\n"))
@@ -47,13 +54,15 @@ def print_table(console: Console, title: str, header: Sequence[str], rows: Seque
     for columns in _split(widths, room - first):
         table = Table(broken(header[0], first))
         for i in columns:
-            table.add_column(broken(header[1 + i], widths[i]), justify="right")
+            justify: JustifyMethod = "left" if header[1 + i] in words else "right"
+            table.add_column(broken(header[1 + i], widths[i]), justify=justify)
         for row in rows:
             if row is None:
                 table.add_section()
             else:
                 name = Text("\n".join(broken(line, first) for line in row[0].split("\n")))
-                table.add_row(name, *(_cell(broken(row[1 + i], widths[i])) for i in columns))
+                cells_of = ((header[1 + i] in words, broken(row[1 + i], widths[i])) for i in columns)
+                table.add_row(name, *(Text(text) if is_words else _cell(text) for is_words, text in cells_of))
         console.print(table)
 
 

@@ -9,10 +9,12 @@ from typing import Any
 from rich.console import Console
 
 from bbpyro import data, posterior, runs, studies
-from bbpyro.cli.layout import print_table, print_text
+from bbpyro.cli.layout import broken, print_table, print_text
+from bbpyro.compaction import Compaction
 from bbpyro.plots.marks import MARKS
 
 _EMPTIED = MARKS["emptied"][0]
+_REASON = 22  # columns, with which the table of a compaction fits a terminal
 
 
 class EpochPrinter:
@@ -185,6 +187,7 @@ def print_shrunk(console: Console, run: runs.Run, shrunk: runs.Shrunk) -> None:
     else:
         kept = "units kept: " + ", ".join(f"{posterior.place_of(g, sides[g])} {count}" for g, count in each.items())
     print_text(console, f"{kept}\n")
+    _print_compaction(console, shrunk.compaction)
     first = shrunk.rows["original"]
     assert first.size and first.file_bytes
     scored = f"{run.config.scored_on} data ({len(run.dataset.y_test):,})"
@@ -216,6 +219,23 @@ def print_shrunk(console: Console, run: runs.Run, shrunk: runs.Shrunk) -> None:
     )
     if any(not gate.kept().any() for gate in run.bnn.gates.values()):
         print_text(console, "warning: a layer lost all its units, so this network answers the same to every input")
+
+
+def _print_compaction(console: Console, report: Compaction) -> None:
+    """What became of each layer's units, and why dead ones stay, where some do."""
+    why = "dead ones that stay"
+    header = ["layer", "units", "dead", "removed", "left out", why]
+    rows = []
+    for name, gate in report.gates.items():
+        numbers = (gate.units, gate.dead, gate.removed, gate.left_out)
+        reasons = "\n".join(broken(f"{count}: {reason}", _REASON) for reason, count in gate.reasons.items())
+        rows.append([name or "the network", *map(str, numbers), reasons])
+    if not any(row[-1] for row in rows):
+        header, rows = header[:-1], [row[:-1] for row in rows]
+    print_table(console, "units by layer", header, rows, words={why})
+    if any(gate.left_out for gate in report.gates.values()):
+        print_text(console, "left out: the layer does not read them; they are there for others, or in the input")
+    console.print()
 
 
 def _saved(before: float, after: float | None, form: str = ",") -> str:

@@ -2,6 +2,7 @@
 
 from bbpyro.compaction.compact import TOLERANCE, compact
 from bbpyro.compaction.errors import UnsupportedModuleError
+from bbpyro.compaction.rebuilding import read_compaction, rebuild, take_apart
 from bbpyro.compaction.report import Compaction, GateReport
 from bbpyro.compaction.selection import SelectUnits
 from bbpyro.compaction.size import Size, measure
@@ -15,4 +16,7 @@ __all__ = [
     "UnsupportedModuleError",
     "compact",
     "measure",
+    "read_compaction",
+    "rebuild",
+    "take_apart",
 ]

@@ -12,7 +12,7 @@ from bbpyro.checks import check_device, check_nest, in_eval_mode, wrong_dtype
 from bbpyro.compaction.errors import UnsupportedModuleError
 from bbpyro.compaction.folding import check_weights, fold, gated_layers, plainly_parametrized
 from bbpyro.compaction.outputs import Wanted
-from bbpyro.compaction.report import Compaction, kept_indices, report_gates
+from bbpyro.compaction.report import Compaction, built_shapes, kept_indices, report_gates
 from bbpyro.compaction.selection import SelectUnits, select_inputs
 from bbpyro.denormals import zero_denormal
 from bbpyro.exclusive import one_at_a_time
@@ -81,7 +81,8 @@ def compact(
         _check_folded(bnn.net, threshold, masks, plain, wanted)
         removal, at_fault = _largest_removal(plain, units, wanted, round_to)
         small, selections = _select_some(without(plain, removal), masks, wanted, round_to)
-    report = Compaction(report_gates(masks, units, removal, selections, at_fault), kept_indices(removal))
+    gates = report_gates(masks, units, removal, selections, at_fault)
+    report = Compaction(gates, kept_indices(removal), built_shapes(plain))
     small = _of_dtypes(_say_features(small.eval(), wanted.inputs[0]), _dtypes(bnn.net))
     object.__setattr__(small, "compaction", report)
     return small

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from bbpyro.structure.units import Array, Removal, Units
 
@@ -38,10 +38,12 @@ class Compaction:
         gates: by name of the layer that has the gate.
         kept: by name of a parameter or buffer, and by dimension, the indices of the original that are left, int64;
             whatever is not there is whole. Those of a grouped convolution's inputs are `[groups, kept]`.
+        shapes: by name of a parameter or buffer, its shape in the network as it was built, before any compaction.
     """
 
     gates: Mapping[str, GateReport]
     kept: Mapping[str, Mapping[int, Tensor]] = field(repr=False)
+    shapes: Mapping[str, tuple[int, ...]] = field(repr=False)
 
     def __str__(self) -> str:
         """A table of the gates, as print shows it."""
@@ -110,3 +112,15 @@ def kept_indices(removal: Removal) -> dict[str, dict[int, Tensor]]:
     for name, grouped in removal.grouped.items():
         kept.setdefault(name, {})[1] = torch.from_numpy(grouped)
     return kept
+
+
+def built_shapes(plain: nn.Module) -> Mapping[str, tuple[int, ...]]:
+    """The shapes of all parameters and buffers as the network was built, whether it is compacted already or not."""
+    if isinstance(before := vars(plain).get("compaction"), Compaction):
+        return before.shapes
+    return {name: tuple(tensor.shape) for name, tensor in every_tensor(plain).items()}
+
+
+def every_tensor(net: nn.Module) -> dict[str, Tensor]:
+    """The parameters and buffers, those that are shared by each of their names."""
+    return {**dict(net.named_parameters(remove_duplicate=False)), **dict(net.named_buffers(remove_duplicate=False))}

@@ -33,8 +33,7 @@ class SelectUnits(nn.Module):
 def select_inputs(net: nn.Module, name: str, round_to: int = 1) -> nn.Module:
     """The network with dense layer `name` without its dead inputs, and a selection of the others in front of it.
 
-    A multiple of `round_to` inputs stays, where there are as many. Under every name that the layer has; the network
-    itself is returned, unless it is the layer.
+    A multiple of `round_to` inputs stays, where there are as many. The rest is as :func:`read_only` says.
     """
     linear = net.get_submodule(name)
     if not isinstance(linear, nn.Linear):
@@ -44,6 +43,14 @@ def select_inputs(net: nn.Module, name: str, round_to: int = 1) -> nn.Module:
     if num_kept >= len(dead):
         return net
     kept = dead.to(torch.int8).argsort(stable=True)[:num_kept].sort().values
+    return read_only(net, linear, kept)
+
+
+def read_only(net: nn.Module, linear: nn.Linear, kept: Tensor) -> nn.Module:
+    """The network with only some inputs of a dense layer, and the selection of these in front of it.
+
+    Under every name that the layer has; the network itself is returned, unless it is the layer.
+    """
     selected = nn.Sequential(OrderedDict(select=SelectUnits(kept), linear=_reading(linear, kept)))
     if linear is net:
         return selected

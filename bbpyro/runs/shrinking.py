@@ -7,6 +7,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from bbpyro import checkpoint, export, training
 from bbpyro.checkpoint import CheckpointError
-from bbpyro.compaction import TOLERANCE, Size, UnsupportedModuleError, compact, measure
+from bbpyro.compaction import TOLERANCE, Compaction, Size, UnsupportedModuleError, compact, measure
 from bbpyro.prediction import score
 from bbpyro.runs.config import AUGMENTATIONS
 from bbpyro.runs.limits import MAX_EPOCHS
@@ -56,11 +57,15 @@ class Shrunk:
         network: the small network, fine-tuned if that was asked for.
         rows: by name, "original" the first.
         files: the bytes of those written, by name.
+        missing: why others could not be written, by name.
+        compaction: what was removed, and what was left.
     """
 
     network: nn.Module
     rows: dict[str, Row]
     files: dict[str, int]
+    missing: dict[str, str]
+    compaction: Compaction
 
 
 @dataclass(frozen=True)
@@ -72,63 +77,86 @@ class _Form:
     file: bytes | None = None
 
 
-def shrink(run: Run, *, finetune_epochs: int = 0, int8: bool = False, console: Console | None = None) -> Shrunk:
+def shrink(
+    run: Run, *, finetune_epochs: int = 0, int8: bool = False, round_to: int = 1, console: Console | None = None
+) -> Shrunk:
     """Compact a run's network, check it on the held-out data, write it in every form, and time it.
 
-    Written are compact.safetensors (:func:`bbpyro.load_compact`; not of a network with a forward of its own),
-    compact.pt2 (torch alone) and, where the extra `onnx` is installed, compact.onnx (ONNX Runtime alone); they replace
-    what an earlier call wrote.
+    Written are compact.safetensors (:func:`bbpyro.load_compact`), compact.pt2 (torch alone) and, where the extra `onnx`
+    is installed, compact.onnx (ONNX Runtime alone), the last two of a network that torch can export; they replace what
+    an earlier call wrote.
 
     Args:
         run: the run.
         finetune_epochs: epochs of plain training of the small network, after it was checked.
         int8: write compact-int8.onnx too, with weights of eight bits.
+        round_to: leave a multiple of this many units in each layer, as :func:`bbpyro.compact` does.
         console: where progress is shown.
 
     Raises:
         CheckpointError: the run is still in pretraining.
         UnsupportedModuleError: the network cannot be compacted, or the small one, or ONNX Runtime's, predicts the
             held-out data otherwise; nothing is written then.
-        ValueError: finetune_epochs < 0, `int8` without the extra `onnx`, or a process is training the run.
+        ValueError: finetune_epochs < 0, round_to < 1, `int8` without the extra `onnx`, or a process trains the run.
     """
     if not 0 <= finetune_epochs <= MAX_EPOCHS:
         raise ValueError(f"finetune_epochs is {finetune_epochs}, wanted 0 or more, at most {MAX_EPOCHS:,}")
+    if round_to < 1:
+        raise ValueError(f"round_to is {round_to}, wanted 1 or more")
     if int8:
         export.require_onnx()
     if not run.svi_history:
         raise CheckpointError(f"{run.folder} is still in pretraining: it has nothing to compact yet")
     with hold(run.folder):
-        return _shrink(run, finetune_epochs, int8, console)
+        return _shrink(run, finetune_epochs, int8, round_to, console)
 
 
-def _shrink(run: Run, finetune_epochs: int, int8: bool, console: Console | None) -> Shrunk:
+def _shrink(run: Run, finetune_epochs: int, int8: bool, round_to: int, console: Console | None) -> Shrunk:
     x = run.dataset.x_test
     example = x[torch.arange(2) % len(x)]  # a copy: of a view the whole of x would be in the file
     run = dataclasses.replace(run, bnn=copy.deepcopy(run.bnn).cpu())
     original = plain_network(run.config, run.dataset).eval()
     with _stage(console, "compacting"):
-        small = compact(run.bnn, example)
+        small = compact(run.bnn, example, round_to=round_to)
         _check_equal(small, run.bnn, x, f"{run.folder}: the compact network")
     forms = {"original": _plain(original), "mean mask": _Form(run.bnn), "compact": _plain(small)}
     if finetune_epochs:
         small = _finetuned(run, small, finetune_epochs, console)
         forms["fine-tuned"] = _plain(small)
     with _stage(console, "exporting"):
-        whole = _as_file(small)
-        files = {} if whole is None else {export.COMPACT: whole}
-        files["compact.pt2"] = export.to_pt2(small, example)
-        if export.has_onnx():
-            files["compact.onnx"] = export.to_onnx(small, example)
-            forms["ONNX Runtime"] = _onnx(files["compact.onnx"])
+        files, missing = _files(small, example, int8)
+        for name, form in (("compact.onnx", "ONNX Runtime"), ("compact-int8.onnx", "ONNX Runtime, int8")):
+            if name in files:
+                forms[form] = _Form(export.onnx_network(files[name]), file=files[name])
+        if "ONNX Runtime" in forms:
             _check_equal(forms["ONNX Runtime"].call, small, x, f"{run.folder}: ONNX Runtime's network")
-        if int8:
-            files["compact-int8.onnx"] = export.to_int8(files["compact.onnx"])
-            forms["ONNX Runtime, int8"] = _onnx(files["compact-int8.onnx"])
     _write(run, files)
     seconds = _time({name: form.call for name, form in forms.items()}, x, console)
     with _stage(console, "scoring"):
         rows = {name: _row(name, form, run, seconds[name]) for name, form in forms.items()}
-    return Shrunk(small, rows, {name: len(content) for name, content in files.items()})
+    report: Any = small.compaction
+    return Shrunk(small, rows, {name: len(content) for name, content in files.items()}, missing, report)
+
+
+def _files(small: nn.Module, example: Tensor, int8: bool) -> tuple[dict[str, bytes], dict[str, str]]:
+    """The files that can be made, and why others cannot."""
+    made: dict[str, Callable[[], bytes]] = {
+        export.COMPACT: lambda: export.to_safetensors(small),
+        "compact.pt2": lambda: export.to_pt2(small, example),
+        "compact.onnx": lambda: export.to_onnx(small, example),
+    }
+    files, missing = {}, {}
+    if not export.has_onnx():
+        del made["compact.onnx"]
+        missing["compact.onnx"] = export.ONNX_WANTS
+    for name, make in made.items():
+        try:
+            files[name] = make()
+        except UnsupportedModuleError as error:
+            missing[name] = str(error)
+    if int8 and "compact.onnx" in files:
+        files["compact-int8.onnx"] = export.to_int8(files["compact.onnx"])
+    return files, missing
 
 
 def _stage(console: Console | None, text: str) -> contextlib.AbstractContextManager[object]:
@@ -136,18 +164,10 @@ def _stage(console: Console | None, text: str) -> contextlib.AbstractContextMana
 
 
 def _plain(net: nn.Module) -> _Form:
-    return _Form(net, net, _as_file(net) or checkpoint.serialize(net.state_dict(), {}))
-
-
-def _as_file(net: nn.Module) -> bytes | None:
     try:
-        return export.to_safetensors(net)
-    except UnsupportedModuleError:  # a user's own, whose forward no file of tensors holds
-        return None
-
-
-def _onnx(file: bytes) -> _Form:
-    return _Form(export.onnx_network(file), file=file)
+        return _Form(net, net, export.to_safetensors(net))
+    except UnsupportedModuleError:  # a user's own before compaction, whose forward no file of tensors holds
+        return _Form(net, net, checkpoint.serialize(net.state_dict(), {}))
 
 
 @torch.no_grad()

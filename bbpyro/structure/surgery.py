@@ -48,7 +48,7 @@ def without(net: Net, removal: Removal) -> Net:
         memo[id(tensor)] = nn.Parameter(smaller, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else smaller
     small = copy.deepcopy(net, memo)
     for module in small.modules():
-        _say_sizes(module)
+        say_sizes(module)
     for name, (columns, constants) in removal.shifts.items():
         _add_to_bias(
             small.get_submodule(name.rpartition(".")[0]), owned[name].detach(), columns, constants, removal, name
@@ -79,7 +79,7 @@ def _sliced(tensor: Tensor, name: str, removal: Removal) -> Tensor:
     return tensor
 
 
-def _say_sizes(module: Any) -> None:
+def say_sizes(module: Any) -> None:
     """Have a layer's attributes say the sizes that its parameters have."""
     for kind, say in _SIZES:
         if isinstance(module, kind):
