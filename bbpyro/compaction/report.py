@@ -103,7 +103,7 @@ def report_gates(
 def _why(group: int, reasons: Mapping[int, str], needed: Array) -> str:
     if group in reasons:
         return reasons[group]
-    return "another layer uses it" if needed[group] else "some must stay: one of a layer, or for equal or round numbers"
+    return "another layer uses it" if needed[group] else "last of its layer, or for equal or round numbers"
 
 
 def kept_indices(removal: Removal) -> dict[str, dict[int, Tensor]]:
