@@ -226,3 +226,26 @@ def test_a_layer_that_is_used_twice_leaves_a_constant_to_neither_bias() -> None:
     small = compact(bnn, x)
     assert difference(small, bnn, new_data(x)) < 1e-6
     assert small.get_submodule("b").weight.shape == (5, 5)
+
+
+RARE = {  # what a few data may not show of an operation
+    "equal to zero": lambda x: (x.relu() == 0).to(x.dtype),
+    "any of two": lambda x: torch.stack([x > 0, x > 1]).any(0).to(x.dtype),
+    "clipped far out": lambda x: x.clamp(min=100.0),
+    "above a brightness": lambda x: (x > 100).to(x.dtype),
+    "difference of two that are zero": lambda x: (x - 1).relu() - (2 * x - 3).relu(),
+}
+
+
+@pytest.mark.parametrize("operation", RARE.values(), ids=RARE)
+def test_what_two_data_do_not_show_is_no_constant(operation) -> None:
+    net = Between(operation).double()
+    net.eval()(x := torch.rand(2, 2, 4, 4).double())
+    with torch.no_grad():
+        net.enter.weight.copy_(torch.rand_like(net.enter.weight) + 0.1)
+        net.enter.bias.fill_(0.1)
+    dead = {"enter.gate": torch.arange(6) < 2, "leave.gate": torch.zeros(net.leave.in_features, dtype=torch.bool)}
+    bnn = with_dead(net, dead)
+    small = compact(bnn, x / 1000)
+    assert max(difference(small, bnn, scale * torch.randn(2, 2, 4, 4).double()) for scale in (1, 10, 1000)) < 1e-9
+    assert small.get_submodule("enter").out_channels == 4

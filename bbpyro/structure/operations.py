@@ -179,14 +179,14 @@ def _changed(call: Call, base: list[Any], at: int, mask: Tensor, i: int) -> Tens
     """Where output i is another one when the argument is, at the mask."""
     changed = torch.zeros(base[i].shape, dtype=torch.bool)
     for fill in _FILLS:
-        changed |= differs(call.again({at: filled(call.saved[at], mask, fill)})[i], base[i]).cpu()
+        found = again_alike(call, {at: filled(call.saved[at], mask, fill)}, base)
+        changed |= True if found is None else differs(found[i], base[i]).cpu()
     return changed
 
 
 def filled(tensor: Tensor, mask: Tensor, fill: float) -> Tensor:
-    """A copy with other numbers at the mask."""
-    if tensor.dtype == torch.bool:
-        return tensor ^ mask.to(tensor.device)
+    """A copy with another number at the mask; of truths, whether that is above 0."""
+    fill = fill > 0 if tensor.dtype == torch.bool else fill
     return torch.where(mask.to(tensor.device), torch.as_tensor(fill, dtype=tensor.dtype, device=tensor.device), tensor)
 
 
@@ -254,21 +254,57 @@ def varying(call: Call, base: list[Any], varies: Mapping[int, Tensor]) -> list[T
     others = [leaf for i, leaf in enumerate(call.saved) if isinstance(leaf, Tensor) and i not in varies]
     if not others and all(bool(mask.all()) for mask in varies.values()):
         return every
-    results = none
-    for scale in (30.0, -30.0, None):
-        replaced = {at: _other(call.saved[at], mask, scale) for at, mask in varies.items()}
-        for i, (one, other) in enumerate(zip(call.again(replaced), base, strict=True)):
+    results = [_of_a_comparison(call, output, varies) for output in base]
+    for fill in _OTHERS:
+        replaced = {
+            at: _other(call.saved[at], varies[at], fill and fill * (1 + k / 8), k) for k, at in enumerate(varies)
+        }
+        found = again_alike(call, replaced, base)
+        if found is None:  # of another shape, as where the data choose what is taken
+            return every
+        for i, (one, other) in enumerate(zip(found, base, strict=True)):
             if isinstance(other, Tensor):
                 results[i] = results[i] | differs(one, other).cpu()
     return results
 
 
-def _other(tensor: Tensor, mask: Tensor, scale: float | None) -> Tensor:
-    """The tensor with other numbers at the mask: all of `scale`, or random."""
-    if scale is not None or tensor.dtype == torch.bool:
-        return filled(tensor, mask, scale or 1.0)
-    noise = torch.randn(tensor.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    return torch.where(mask, noise.to(tensor), tensor)
+_OTHERS = (30.0, -30.0, 3e4, -3e4, 0.0, None)  # of all sizes, as a network may clip its numbers; None: random ones
+
+
+def _of_a_comparison(call: Call, output: Any, varies: Mapping[int, Tensor]) -> Tensor:
+    """What varies of truths or whole numbers made of real ones: all, for no few numbers show what they hang on."""
+    found = torch.zeros(getattr(output, "shape", ()), dtype=torch.bool)
+    if isinstance(output, Tensor) and not output.is_floating_point():
+        for at, mask in varies.items():
+            if call.saved[at].is_floating_point():
+                found = found | (mask.cpu() if _fits(mask, found) else mask.cpu().any())
+    return found
+
+
+def _fits(mask: Tensor, wide: Tensor) -> bool:
+    """Whether a tensor is as wide as another one when it is broadcast."""
+    shape = mask.shape
+    return len(shape) <= wide.dim() and all(
+        a in (1, b) for a, b in zip(shape, wide.shape[wide.dim() - len(shape) :], strict=True)
+    )
+
+
+def again_alike(call: Call, replaced: Mapping[int, Any], base: list[Any]) -> list[Any] | None:
+    """What a call gives with other arguments; None where it fails, or its outputs are of other shapes."""
+    try:
+        found = call.again(replaced)
+    except (RuntimeError, IndexError, ValueError):
+        return None
+    shapes = [[getattr(output, "shape", ()) for output in outputs] for outputs in (found, base)]
+    return found if shapes[0] == shapes[1] else None
+
+
+def _other(tensor: Tensor, mask: Tensor, fill: float | None, seed: int) -> Tensor:
+    """The tensor with other numbers at the mask: all of `fill`, or random."""
+    if fill is not None:
+        return filled(tensor, mask, fill)
+    noise = torch.randn(tensor.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return torch.where(mask, (noise > 0 if tensor.dtype == torch.bool else noise).to(tensor), tensor)
 
 
 _REAL = (torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.bool)
