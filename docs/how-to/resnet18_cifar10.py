@@ -85,7 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     net = resnet18()
     bbpyro.pretrain(
-        net, x, y, num_epochs=options.pretrain_epochs, schedule="cosine", augment=crop_and_flip, on_epoch=report
+        net, x, y, num_epochs=options.pretrain_epochs, schedule="steps", augment=crop_and_flip, on_epoch=report
     )
     print(f"plain: accuracy {accuracy(net, x_test, y_test):.2%}")
 
