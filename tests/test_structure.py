@@ -249,3 +249,121 @@ def test_what_two_data_do_not_show_is_no_constant(operation) -> None:
     small = compact(bnn, x / 1000)
     assert max(difference(small, bnn, scale * torch.randn(2, 2, 4, 4).double()) for scale in (1, 10, 1000)) < 1e-9
     assert small.get_submodule("enter").out_channels == 4
+
+
+NORMS = {
+    "instance norm with statistics": nn.InstanceNorm2d(6, affine=True, track_running_stats=True),
+    "group norm of each channel": nn.GroupNorm(6, 6),
+    "layer norm over pixels, as many as channels": nn.LayerNorm([6, 6]),
+    "random slope": nn.RReLU(),
+    "made empty": lambda x: torch.empty_like(x).copy_(x),
+}
+
+
+@pytest.mark.parametrize("operation", NORMS.values(), ids=NORMS)
+def test_a_dead_channel_passes_a_norm_of_each(operation) -> None:
+    small, bnn, x = dead_channels(operation)
+    assert difference(small, bnn, new_data(x)) < 1e-6
+    assert small.get_submodule("enter").out_channels == 3
+
+
+class Experts(nn.Module):
+    """A mixture of experts, of which a few data reach some only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.router, self.leave = nn.Linear(4, 6), nn.Linear(6, 4), nn.Linear(6, 3)
+        self.experts = nn.ModuleList(nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 6)) for _ in range(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.enter(x).relu()
+        chosen, out = self.router(h).argmax(-1), torch.zeros_like(h)
+        for k, expert in enumerate(self.experts):
+            out[chosen == k] = expert(h[chosen == k])
+        return self.leave(out + h)
+
+
+@pytest.mark.parametrize("num_data", [2, 40])
+def test_an_expert_that_the_example_does_not_reach_keeps_its_units(num_data: int) -> None:
+    torch.manual_seed(1)
+    bnn, x = with_dead(Experts().double()), torch.randn(num_data, 4).double()
+    small = compact(bnn, x)
+    assert difference(small, bnn, torch.randn(500, 4).double()) < 1e-9
+    assert any(gate.removed for gate in small.compaction.gates.values())
+
+
+def test_a_layer_that_only_other_data_are_given_to_gets_its_mask_all_the_same() -> None:
+    class Rare(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.c = nn.Linear(4, 6), nn.Linear(6, 6), nn.Linear(6, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = self.a(x)
+            return self.c(self.b(h) if x.amax() > 1000 else h)
+
+    net = bbpyro.insert_dropout(Rare(), only=["a", "b"])
+    bnn = bbpyro.BetaBernoulliNetwork(net, num_data=10).eval()
+    small = compact(bnn, torch.randn(3, 4))
+    assert difference(small, bnn, 2000 * torch.rand(3, 4) + 1001) < 1e-6
+    assert small.compaction.gates["b"].reasons == {"its gate is never called": 6}
+
+
+def test_what_is_written_into_a_part_of_a_tensor_of_the_networks_own_is_data() -> None:
+    class Filled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.c, self.d = nn.Linear(4, 4), nn.Linear(6, 32), nn.Linear(32, 64), nn.Linear(64, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = torch.zeros(len(x), 6, dtype=x.dtype)
+            h[:, 1:5] = self.a(x)
+            return self.d(self.c(self.b(h).relu()).relu())
+
+    for seed in range(5):
+        torch.manual_seed(seed)
+        net = bbpyro.insert_dropout(Filled().double(), only=["d"])
+        bnn, x = bbpyro.BetaBernoulliNetwork(net, num_data=10).eval(), torch.randn(2, 4).double()
+        with torch.no_grad():
+            bnn.gates["d.gate"].unconstrained_concentration1[:10] = -12
+        small = compact(bnn, x)
+        assert difference(small, bnn, torch.randn(100, 4).double()) < 1e-9
+        assert small.get_submodule("d").in_features == 54
+
+
+@pytest.mark.parametrize("first", [torch.arange(0.5, 12.5).double()[3:9], torch.ones(1).double().expand(6)])
+def test_buffers_that_are_parts_of_one_tensor_are_told_apart(first: Tensor) -> None:
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.c = nn.Linear(4, 6), nn.Linear(6, 6), nn.Linear(6, 3)
+            self.register_buffer("first", first)
+            self.register_buffer("second", torch.as_strided(first, (6,), first.stride(), 0))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.c((self.b((self.a(x) * self.first).relu()) * self.second).relu())
+
+    bnn, x = with_dead(Scaled().double()), torch.randn(3, 4).double()
+    small = compact(bnn, x)
+    assert difference(small, bnn, new_data(x)) < 1e-9
+    assert small.get_submodule("b").weight.shape == (3, 3)
+    assert small.first.shape == small.second.shape == (3,)
+
+
+@pytest.mark.parametrize("groups", [2, 6])
+def test_a_transposed_convolution_in_groups_holds_its_channels(groups: int) -> None:
+    net = nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.ConvTranspose2d(6, 12, 3, 2, output_padding=1, groups=groups))
+    bnn, x = with_dead(net.append(nn.Conv2d(12, 2, 1)).double()), torch.randn(2, 3, 8, 8).double()
+    small = compact(bnn, x)
+    assert difference(small, bnn, new_data(x)) < 1e-9
+    assert small.compaction.gates["0"].reasons == {"a convolution in groups holds them": 3}
+
+
+def test_a_batch_norm_without_weights_is_given_its_mask_as_one() -> None:
+    norm = nn.BatchNorm2d(6, affine=False)
+    net = nn.Sequential(nn.Conv2d(3, 6, 3), norm, nn.ReLU(), nn.Conv2d(6, 2, 1))
+    bnn, x = with_dead(net), torch.randn(3, 3, 8, 8)
+    small = compact(bnn, x)
+    assert difference(small, bnn, new_data(x)) < 1e-6
+    assert small.get_submodule("0").out_channels == small.get_submodule("1").num_features == 3
+    assert norm.weight is None and bnn.net.get_submodule("1").weight is None

@@ -10,7 +10,7 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from bbpyro.checks import check_device, check_nest, in_eval_mode, wrong_dtype
 from bbpyro.compaction.errors import UnsupportedModuleError
-from bbpyro.compaction.folding import check_weights, fold, gated_layers, plainly_parametrized
+from bbpyro.compaction.folding import check_weights, fold, gated_layers, multiply, plainly_parametrized
 from bbpyro.compaction.outputs import Wanted
 from bbpyro.compaction.report import Compaction, built_shapes, kept_indices, report_gates
 from bbpyro.compaction.selection import SelectUnits, select_inputs
@@ -18,13 +18,14 @@ from bbpyro.denormals import zero_denormal
 from bbpyro.exclusive import one_at_a_time
 from bbpyro.layers import gates_of
 from bbpyro.model import BetaBernoulliNetwork
-from bbpyro.nests import Nest, call, map_tensors, rows, tensors_of
+from bbpyro.nests import Nest, call, map_tensors, num_rows, rows, tensors_of
 from bbpyro.structure import Removal, Units, follow_units, largest_removal, without
 
 TOLERANCE = 1e-5  # of the largest output, in float32
 _EXACT = 1e-9  # of the largest output, in float64
 _MOST_ROUNDING = 1e-3
 _NUM_FOLLOWED = 2  # data by which units are followed
+_MOST_FOLLOWED = 64  # where those two are not given to every layer, as to the experts of a mixture
 
 
 @one_at_a_time
@@ -69,12 +70,18 @@ def compact(
     example = _example(bnn, example_input)
     plain = _masked(bnn.net, threshold)
     masks, wanted = _wanted(plain, example)
+    every_mask = {name: gate.z for name, (_, gate) in gated_layers(plain).items()}
     for name in masks:
         fold(plain.get_submodule(name), masks[name])
     zero_denormal(plain.parameters())
     if wanted.tolerance > _EXACT:  # what folding alone changes, by rounding, is not to be told from what removing does
         wanted.tolerance = min(max(TOLERANCE, 3 * wanted.difference(plain)), _MOST_ROUNDING)
     units = follow_units(plain, rows(wanted.inputs[0], slice(_NUM_FOLLOWED)))
+    if units.is_partial and num_rows(example) > _NUM_FOLLOWED:
+        units = follow_units(plain, rows(wanted.inputs[0], slice(_MOST_FOLLOWED)))
+    for name, mask in every_mask.items():
+        if mask is not None and masks[name] is None and f"{name}.weight".lstrip(".") in units.unread:
+            multiply(plain.get_submodule(name), mask)  # of a layer that only other data are given to
     removal, at_fault = units.decide(round_to=round_to), list[str]()
     small, selections = _select(without(plain, removal), masks, round_to)
     if not wanted.equals(small):

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils import parametrize
@@ -22,8 +23,8 @@ def gated_layers(net: nn.Module) -> dict[str, tuple[nn.Module, BetaBernoulliDrop
         gate = layer._modules.get("gate")
         is_known = isinstance(layer, nn.Linear | _ConvNd) or is_norm(layer)
         if is_known and isinstance(gate, BetaBernoulliDropout):
-            if layer.weight is None:
-                raise UnsupportedModuleError(f"{name}: a batch norm without weights has nothing to fold E[π] into")
+            if layer.weight is None and layer.running_mean is None:
+                raise UnsupportedModuleError(f"{name}: a batch norm that holds nothing has nothing to fold E[π] into")
             found[name] = (layer, gate)
     for name, gate in gates_of(net).items():
         if not any(gate is known for _, known in found.values()):
@@ -34,10 +35,18 @@ def gated_layers(net: nn.Module) -> dict[str, tuple[nn.Module, BetaBernoulliDrop
 def fold(layer: Any, mask: Tensor | None) -> None:
     """Multiply a layer's weights by the mask of its gate, if it has one, and take the gate off, in place."""
     remove_dropout(layer)
-    if mask is None:
-        return
+    if mask is not None:
+        multiply(layer, mask)
+
+
+def multiply(layer: Any, mask: Tensor) -> None:
+    """Multiply a layer's weights by a mask of the units of its gate, in place."""
     if isinstance(layer, nn.Linear):
         layer.weight = _times(layer.weight, mask)
+        return
+    if layer.weight is None:  # a batch norm without
+        layer.affine, layer.weight = True, nn.Parameter(mask.to(layer.running_mean, copy=True))
+        layer.bias = nn.Parameter(torch.zeros_like(layer.weight))
         return
     dims = layer.weight.dim()
     layer.weight = _times(layer.weight, mask.reshape(-1, *[1] * (dims - 1)))

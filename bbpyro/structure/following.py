@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from bbpyro.nests import Nest, call, tensors_of
-from bbpyro.structure.surgery import named_tensors, weights_with_bias
+from bbpyro.structure.surgery import named_tensors, own_storages, weights_with_bias
 from bbpyro.structure.tracing import Trace
 from bbpyro.structure.units import Array, Units
 
@@ -16,10 +16,13 @@ from bbpyro.structure.units import Array, Units
 def follow_units(net: nn.Module, inputs: Nest) -> Units:
     """What is tied, needed and held in a network, in evaluation mode, as it is run once.
 
+    Those of its parameters and buffers that lie in the memory of others are given one of their own.
+
     Args:
         net: the network, plain or with gates whose z is fixed.
         inputs: of a few data.
     """
+    own_storages(net)
     units = Units(named_tensors(net), weights_with_bias(net))
     fast_path = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)  # it hides what attention is made of
@@ -33,6 +36,7 @@ def follow_units(net: nn.Module, inputs: Nest) -> Units:
             trace.end(list(tensors_of(output)))
     finally:
         torch.backends.mha.set_fastpath_enabled(fast_path)
+    units.is_partial = units.is_partial or bool(units.unread)
     return units
 
 

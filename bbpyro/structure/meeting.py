@@ -37,7 +37,7 @@ class Meeting:
         self._dims = {i: varying_dims(f.units) for i, f in data.items()}
         self._moved: list[Tensor] | None = None
         self._places = {i: self._where(i, dims) for i, dims in self._dims.items() if dims}
-        if any(places[0] is None for places in self._places.values()):
+        if any(places[0] is None for places in self._places.values()) or not data and self._repeats():
             self._moved = moved(call, base, self._every_label())
 
     def units_of(self, k: int) -> tuple[Tensor, str]:
@@ -60,6 +60,11 @@ class Meeting:
 
     def _why(self) -> str:
         return next((f.why for f in self._data.values() if f.why), "")
+
+    def _repeats(self) -> bool:
+        """Whether an operation on parameters alone mixes their slices, or only moves them."""
+        labels = {i: found[0] for i, found in self._parameters.items() if len(found) == 1}
+        return any(self._where(i, varying_dims(label))[0] is None for i, label in labels.items())
 
     def _where(self, at: int, dims: tuple[int, ...]) -> list[tuple[int, ...] | None]:
         return where_units_go(self._call, self._base, at, dims, self._tried)
@@ -85,7 +90,7 @@ class Meeting:
             if (at := places[k]) is None:
                 self._units.stick(self._data[i].units, f"{self._name} mixes them")
                 mixed = True
-            else:
+            elif at:
                 units = self._tied(units, _placed(self._data[i].units, at, output))
         return units, mixed
 
@@ -101,7 +106,7 @@ class Meeting:
                 at = self._where(i, varying_dims(label))[k]
                 if at is None:
                     self._units.stick(label, f"{self._name} mixes them")
-                elif not dims and len(candidates) == 1 or set(at) & set(dims):
+                elif at and not dims and len(candidates) == 1 or set(at) & set(dims):
                     units = self._tied(units, _placed(label, at, output))
         return units
 
@@ -116,7 +121,7 @@ class Meeting:
             if not dims or any(d < shift or shape[d - shift] != units.shape[d] for d in dims):
                 continue
             places = self._places[i][k] if i in self._places else None
-            mine = torch.zeros_like(units) if places is None else _placed(f.units, places, units)
+            mine = torch.zeros_like(units) if not places else _placed(f.units, places, units)
             why = f"{self._name} mixes them" if places is None and self._dims[i] else f.why
             self._units.stick(units[(mine == 0) & (units > 0)], why)
 

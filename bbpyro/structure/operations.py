@@ -114,6 +114,8 @@ def where_units_go(
 ) -> list[tuple[int, ...] | None]:
     """The dimensions of each output along which it keeps the units of an argument apart; None where it mixes them.
 
+    None at all, (), where the output does not hang on them.
+
     Args:
         call: the call.
         base: its outputs.
@@ -131,7 +133,7 @@ def where_units_go(
             tried[key] = _try_dims(call, base, at, dims, i)
         places = tried[key]
         sizes = [call.saved[at].shape[d] for d in dims]
-        if places is not None and [output.shape[d] for d in places] != sizes:
+        if places and [output.shape[d] for d in places] != sizes:
             places = _try_dims(call, base, at, dims, i)
         found.append(places)
     return found
@@ -152,7 +154,11 @@ def _try_dims(call: Call, base: list[Any], at: int, dims: tuple[int, ...], i: in
     argument, output = call.saved[at], base[i]
     sizes = [argument.shape[d] for d in dims]
     changes = [(mask, _changed(call, base, at, spread(mask, dims, argument.shape), i)) for mask in _masks(sizes)]
-    for places in _placements(sizes, output.shape, output.dim() - argument.dim(), dims):
+    possible = _placements(sizes, output.shape, output.dim() - argument.dim(), dims)
+    usual = tuple(d + output.dim() - argument.dim() for d in dims)
+    if usual not in possible and not any(bool(changed.any()) for _, changed in changes):
+        return ()
+    for places in possible:
         if all(not bool((changed & ~spread(mask, places, output.shape)).any()) for mask, changed in changes):
             return places
     return None

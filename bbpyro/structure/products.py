@@ -128,10 +128,11 @@ def _read_grouped(
     reads, makes = slices
     name = trace.parameter_of(call.leaves[1])
     is_whole = name is not None and call.leaves[1].shape == trace.units.tensors[name].shape
-    if name is None or not is_whole or _convolution_options(call)[0] or bool((units == 0).any()):
+    is_transposed = _convolution_options(call)[0]
+    if name is None or not is_whole or is_transposed or bool((units == 0).any()):
         for held in (units, reads, makes):
-            trace.units.stick(held, f"a convolution in groups holds them: {why}")
-        return makes
+            trace.units.stick(held, "a convolution in groups holds them" + (f": {why}" if why else ""))
+        return makes.new_zeros(groups * len(makes)) if is_transposed else makes
     trace.units.stick(reads, "a convolution in groups reads them")  # of all groups at once: they are sliced by group
     used = (call.leaves[1] != 0).reshape(groups, -1, *call.leaves[1].shape[1:]).transpose(1, 2).flatten(2).any(2)
     trace.units.need(units[(used.flatten() & alive).cpu()])

@@ -20,7 +20,23 @@ Net = TypeVar("Net", bound=nn.Module)
 def named_tensors(net: nn.Module) -> dict[str, Tensor]:
     """The parameters and buffers of real numbers, each once."""
     tensors = {**dict(net.named_parameters()), **dict(net.named_buffers())}
-    return {name: tensor.detach() for name, tensor in tensors.items() if tensor.is_floating_point()}
+    return {name: tensor.detach() for name, tensor in tensors.items() if _is_sliced(tensor)}
+
+
+def _is_sliced(tensor: Tensor) -> bool:
+    return tensor.is_floating_point() and tensor.layout is torch.strided
+
+
+def own_storages(net: nn.Module) -> None:
+    """Give each parameter and buffer that is a part of a larger tensor a storage that is its alone, in place."""
+    for tensor in (*net.parameters(), *net.buffers()):
+        if _is_sliced(tensor) and not _is_alone(tensor):
+            tensor.data = tensor.data.clone(memory_format=torch.contiguous_format)
+
+
+def _is_alone(tensor: Tensor) -> bool:
+    is_whole = tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
+    return is_whole and all(size < 2 or stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
 
 
 def weights_with_bias(net: nn.Module) -> set[str]:
@@ -104,6 +120,13 @@ def _norm(layer: Any) -> None:
     layer.num_features = layer.num_features if numbers is None else len(numbers)
 
 
+def _group_norm(layer: Any) -> None:
+    if layer.weight is not None:
+        is_of_each = layer.num_groups == layer.num_channels
+        layer.num_channels = len(layer.weight)
+        layer.num_groups = layer.num_channels if is_of_each else layer.num_groups
+
+
 def _embedding(layer: Any) -> None:
     layer.embedding_dim = layer.weight.shape[1]
 
@@ -117,6 +140,7 @@ _SIZES: list[tuple[Any, Callable[[Any], None]]] = [
     (nn.Linear, _linear),
     (_ConvNd, _convolution),
     (_BatchNorm | _InstanceNorm, _norm),
+    (nn.GroupNorm, _group_norm),
     (nn.Embedding, _embedding),
     (nn.PReLU, _prelu),
 ]

@@ -15,6 +15,12 @@ from bbpyro.structure.meeting import Meeting
 from bbpyro.structure.operations import Call, is_view, outputs_of, spread, squeezed, varying, varying_dims
 from bbpyro.structure.units import Units
 
+_DEFINED = {  # in place of those that give whatever was in memory
+    torch.ops.aten.empty_like.default: torch.ops.aten.zeros_like.default,
+    torch.ops.aten.new_empty.default: torch.ops.aten.new_zeros.default,
+}
+_EMPTY = "the example leaves nothing for an operation on them"
+
 
 class Trace(TorchDispatchMode):
     """Follows units while a network runs under it.
@@ -29,6 +35,7 @@ class Trace(TorchDispatchMode):
         self._followed = WeakTensorKeyDictionary()
         self._parameters = {tensor.untyped_storage().data_ptr(): name for name, tensor in units.tensors.items()}
         self._tried: dict[Any, tuple[int, ...] | None] = {}
+        units.unread = set(units.tensors)
 
     def follow_inputs(self, inputs: Nest) -> None:
         """The network's inputs: data that belong to no unit."""
@@ -46,17 +53,25 @@ class Trace(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """One operation of the network."""
-        call = Call(func, args, kwargs or {})
+        call = Call(_DEFINED.get(func, func), args, kwargs or {})
         data = {i: f for i, leaf in enumerate(call.leaves) if (f := self.find(leaf)) is not None}
         parameters = {i: n for i, leaf in enumerate(call.leaves) if (n := self.parameter_of(leaf)) is not None}
         result = call.run()
+        self.units.unread -= set() if is_view(func) else set(parameters.values())
         if not data and not (parameters and not is_view(func)):
             return result
         outputs = outputs_of(result)
+        is_empty = any(isinstance(t, Tensor) and not t.numel() for t in (*(call.leaves[i] for i in data), outputs[0]))
+        if is_empty:
+            self._leave(data, parameters)
         if torch.Tag.inplace_view in func.tags:
             self._reshape_in_place(call, data)
         elif is_view(func):
             self._view(call, *next(iter(data.items())), outputs)
+        elif is_empty:
+            for output in outputs:
+                if isinstance(output, Tensor):
+                    self._write(call, output, _of_no_unit(output, _EMPTY))
         elif (product := products.find(call, data, self)) is not None:
             self._note_product(product, outputs[0])
         else:
@@ -65,11 +80,18 @@ class Trace(TorchDispatchMode):
 
     def find(self, leaf: Any) -> Followed | None:
         """What is known of a tensor, if it comes of the data."""
-        return self._followed.get(leaf) if isinstance(leaf, Tensor) else None
+        if not isinstance(leaf, Tensor):
+            return None
+        base = leaf._base
+        if leaf not in self._followed and base is not None and base in self._followed:
+            self._note(leaf, _part(self._followed[base], base, leaf))  # of a tensor that came of the data later
+        return self._followed.get(leaf)
 
     def parameter_of(self, leaf: Any) -> str | None:
         """The name of the parameter or buffer that a tensor is, or is a view of."""
         if not isinstance(leaf, Tensor) or not leaf.is_floating_point() or leaf in self._followed:
+            return None
+        if leaf.layout is not torch.strided:
             return None
         return self._parameters.get(leaf.untyped_storage().data_ptr()) if leaf.numel() else None
 
@@ -91,6 +113,15 @@ class Trace(TorchDispatchMode):
         """Nothing of a parameter can be removed."""
         for dim in range(self.units.tensors[name].dim()):
             self.units.stick(self.units.slices(name, dim), reason)
+
+    def _leave(self, data: Mapping[int, Followed], parameters: Mapping[int, str]) -> None:
+        """Nothing can go of what an operation is given that these data give nothing to work on."""
+        self.units.is_partial = True
+        for followed in data.values():
+            if followed.units.numel():
+                self.units.stick(followed.units, _EMPTY)
+        for name in parameters.values():
+            self.stick_parameter(name, _EMPTY)
 
     def _reshape_in_place(self, call: Call, data: Mapping[int, Followed]) -> None:
         at, followed = next(iter(data.items()))
@@ -136,7 +167,15 @@ class Trace(TorchDispatchMode):
         found = [index + self.units.first[name, d] for d, index in indices if self.units.tensors[name].shape[d] > 1]
         return [slices for slices in found if varying_dims(slices)]
 
+    def _follow_own(self, tensor: Tensor) -> None:
+        """A tensor that the network makes itself, and then writes data into a part of."""
+        none = torch.zeros(tensor.shape, dtype=torch.int64, device=tensor.device)
+        varies = _laid_out(none > 0, tensor)
+        self._note(tensor, Followed(_laid_out(none, tensor), varies, "the network makes them itself"))
+
     def _write(self, call: Call, output: Tensor, followed: Followed) -> None:
+        if call.writes and output._base is not None and self.find(output) is None:
+            self._follow_own(output._base)
         known = self.find(output)
         if call.writes and known is not None and known.units.shape == followed.units.shape:
             known.units.copy_(followed.units)  # in place, for other views of it
@@ -156,6 +195,14 @@ def _viewed(call: Call, at: int, known: Tensor) -> list[Tensor]:
 def _laid_out(known: Tensor, tensor: Tensor) -> Tensor:
     """A copy that lies in memory as the tensor does, so that it can be viewed alike."""
     return torch.empty_like(tensor, dtype=known.dtype).copy_(known)
+
+
+def _part(known: Followed, base: Tensor, view: Tensor) -> Followed:
+    """What is known of a view of a tensor."""
+    if known.units.stride() != base.stride():
+        return _of_no_unit(view, known.why)
+    place = (view.shape, view.stride(), view.storage_offset() - base.storage_offset())
+    return Followed(known.units.as_strided(*place), known.varies.as_strided(*place), known.why)
 
 
 def _of_no_unit(tensor: Tensor, why: str) -> Followed:

@@ -53,12 +53,20 @@ class Units:
     Args:
         tensors: the parameters and buffers by name.
         biases: the weights whose layer has a bias, or could.
+
+    Attributes:
+        first: the number of the first slice of each dimension.
+        size: how many numbers there are, with 0.
+        unread: the parameters and buffers that no operation used on these data.
+        is_partial: whether other data could show more: some parameter was not used, or some operation had none.
     """
 
     tensors: Mapping[str, Tensor]
     biases: Collection[str] = ()
     first: dict[tuple[str, int], int] = field(init=False)
     size: int = field(init=False)
+    unread: set[str] = field(init=False, default_factory=set)
+    is_partial: bool = field(init=False, default=False)
 
     def __post_init__(self) -> None:
         self.first, number = {}, 1
