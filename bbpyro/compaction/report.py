@@ -18,7 +18,8 @@ class GateReport:
     Attributes:
         units: how many the gate has.
         dead: how many of them E[π] leaves out.
-        removed: how many are gone, from the layer that makes them and all that read them.
+        removed: how many are gone, from the layer that makes them and all that read them; some of them may be alive
+            by this gate, where another one let go of them.
         left_out: how many more are left out by a selection in front of the layer.
         reasons: why the other dead ones stay, as zeros, and how many for each reason.
     """
