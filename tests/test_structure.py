@@ -307,28 +307,6 @@ def test_a_layer_that_only_other_data_are_given_to_gets_its_mask_all_the_same() 
     assert small.compaction.gates["b"].reasons == {"its gate is never called": 6}
 
 
-def test_what_is_written_into_a_part_of_a_tensor_of_the_networks_own_is_data() -> None:
-    class Filled(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.a, self.b, self.c, self.d = nn.Linear(4, 4), nn.Linear(6, 32), nn.Linear(32, 64), nn.Linear(64, 3)
-
-        def forward(self, x: Tensor) -> Tensor:
-            h = torch.zeros(len(x), 6, dtype=x.dtype)
-            h[:, 1:5] = self.a(x)
-            return self.d(self.c(self.b(h).relu()).relu())
-
-    for seed in range(5):
-        torch.manual_seed(seed)
-        net = bbpyro.insert_dropout(Filled().double(), only=["d"])
-        bnn, x = bbpyro.BetaBernoulliNetwork(net, num_data=10).eval(), torch.randn(2, 4).double()
-        with torch.no_grad():
-            bnn.gates["d.gate"].unconstrained_concentration1[:10] = -12
-        small = compact(bnn, x)
-        assert difference(small, bnn, torch.randn(100, 4).double()) < 1e-9
-        assert small.get_submodule("d").in_features == 54
-
-
 @pytest.mark.parametrize("first", [torch.arange(0.5, 12.5).double()[3:9], torch.ones(1).double().expand(6)])
 def test_buffers_that_are_parts_of_one_tensor_are_told_apart(first: Tensor) -> None:
     class Scaled(nn.Module):
@@ -365,3 +343,100 @@ def test_a_batch_norm_without_weights_is_given_its_mask_as_one() -> None:
     assert difference(small, bnn, new_data(x)) < 1e-6
     assert small.get_submodule("0").out_channels == small.get_submodule("1").num_features == 3
     assert norm.weight is None and bnn.net.get_submodule("1").weight is None
+
+
+class Filled(nn.Module):
+    """Hidden layers on a tensor that the network writes, or makes, of its data by itself."""
+
+    def __init__(self, fill) -> None:
+        super().__init__()
+        self.a, self.b, self.c, self.d = nn.Linear(4, 4), nn.Linear(6, 32), nn.Linear(32, 64), nn.Linear(64, 3)
+        self.fill = fill
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.d(self.c(self.b(self.fill(self.a(x))).relu()).relu())
+
+
+def _in_a_part(h: Tensor) -> Tensor:
+    made = torch.zeros(len(h), 6, dtype=h.dtype)
+    made[:, 1:5] = h
+    return made
+
+
+def _in_views(h: Tensor) -> Tensor:
+    made = torch.empty(len(h), 6, dtype=h.dtype)
+    for part, other in zip(made.chunk(3, 1), (h[:, :2], h[:, 1:3], h[:, 2:]), strict=True):
+        part.copy_(other)
+    return made
+
+
+def _out(h: Tensor) -> Tensor:
+    made = torch.empty(len(h), 6, dtype=h.dtype)
+    torch.cat([h, h[:, :2]], 1, out=made)
+    return made
+
+
+def _of_numbers(h: Tensor) -> Tensor:
+    return torch.tensor([[*row, 0, 1] for row in h.tolist()], dtype=h.dtype)
+
+
+@pytest.mark.parametrize("fill", [_in_a_part, _in_views, _out, _of_numbers])
+def test_a_tensor_of_the_networks_own_that_data_go_into_is_data(fill) -> None:
+    for seed in range(5):
+        torch.manual_seed(seed)
+        net = bbpyro.insert_dropout(Filled(fill).double(), only=["d"])
+        bnn, x = bbpyro.BetaBernoulliNetwork(net, num_data=10).eval(), torch.randn(2, 4).double()
+        with torch.no_grad():
+            bnn.gates["d.gate"].unconstrained_concentration1[:10] = -12
+        small = compact(bnn, x)
+        assert difference(small, bnn, torch.randn(100, 4).double()) < 1e-9
+        assert small.get_submodule("d").in_features == 54
+
+
+def test_a_network_that_takes_as_many_data_as_it_has_nodes() -> None:
+    class Graph(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.c = nn.Linear(4, 6), nn.Linear(6, 6), nn.Linear(6, 3)
+            self.register_buffer("adjacency", (torch.rand(5, 5) > 0.5).double().to_sparse())
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.c(torch.mm(self.adjacency, self.b(self.a(x).relu())).relu())
+
+    bnn, x = with_dead(Graph().double()), torch.randn(5, 4).double()
+    small = compact(bnn, x)
+    assert difference(small, bnn, new_data(x)) < 1e-9
+    assert small.get_submodule("c").in_features == 3
+
+
+def test_numbers_seen_as_complex_ones_stay() -> None:
+    def turned(h: Tensor) -> Tensor:
+        turn = torch.polar(torch.ones(4, dtype=h.dtype), torch.arange(4).to(h))
+        return torch.view_as_real(torch.view_as_complex(h.unflatten(-1, (4, 2))) * turn).flatten(-2)
+
+    class Rotary(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 8), nn.Linear(8, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.b(turned(self.a(x)))
+
+    bnn, x = with_dead(Rotary().double()), torch.randn(5, 4).double()
+    assert difference(compact(bnn, x), bnn, new_data(x)) < 1e-9
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # but what it makes is still about
+def test_a_part_that_is_compiled_is_left_alone() -> None:
+    compiled = torch.jit.trace(nn.Sequential(nn.ReLU(), nn.Sigmoid()), torch.randn(2, 8))
+    bnn, x = with_dead(nn.Sequential(nn.Linear(4, 8), compiled, nn.Linear(8, 3))), torch.randn(5, 4)
+    small = compact(bnn, x)
+    assert difference(small, bnn, new_data(x)) < 1e-6
+    assert small.get_submodule("2").in_features == 4
+
+
+def test_why_the_only_unit_of_a_layer_stays() -> None:
+    net = nn.Sequential(nn.Linear(4, 1), nn.ReLU(), nn.Linear(1, 1), nn.ReLU(), nn.Linear(1, 3))
+    dead = {"0.gate": torch.zeros(4, dtype=torch.bool)} | {f"{k}.gate": torch.tensor([True]) for k in (2, 4)}
+    gates = compact(with_dead(net, dead), torch.randn(5, 4)).compaction.gates
+    assert gates["2"].reasons == gates["4"].reasons == {"it is the only one of its layer": 1}

@@ -76,9 +76,7 @@ def compact(
     zero_denormal(plain.parameters())
     if wanted.tolerance > _EXACT:  # what folding alone changes, by rounding, is not to be told from what removing does
         wanted.tolerance = min(max(TOLERANCE, 3 * wanted.difference(plain)), _MOST_ROUNDING)
-    units = follow_units(plain, rows(wanted.inputs[0], slice(_NUM_FOLLOWED)))
-    if units.is_partial and num_rows(example) > _NUM_FOLLOWED:
-        units = follow_units(plain, rows(wanted.inputs[0], slice(_MOST_FOLLOWED)))
+    units = _follow(plain, wanted.inputs[0])
     for name, mask in every_mask.items():
         if mask is not None and masks[name] is None and f"{name}.weight".lstrip(".") in units.unread:
             multiply(plain.get_submodule(name), mask)  # of a layer that only other data are given to
@@ -135,6 +133,17 @@ def _masked(net: nn.Module, threshold: float | None) -> nn.Module:
         gate.z = gate.mean_mask()
     plainly_parametrized(masked)
     return masked
+
+
+def _follow(plain: nn.Module, example: Nest) -> Units:
+    """The units, by as few data as will do; by all of them where the network takes no fewer, as of a graph's nodes."""
+    try:
+        units = follow_units(plain, rows(example, slice(_NUM_FOLLOWED)))
+        if not units.is_partial or num_rows(example) <= _NUM_FOLLOWED:
+            return units
+        return follow_units(plain, rows(example, slice(_MOST_FOLLOWED)))
+    except (RuntimeError, ValueError, TypeError, IndexError):
+        return follow_units(plain, example)
 
 
 def _dtypes(net: nn.Module) -> dict[str, torch.dtype]:

@@ -20,7 +20,7 @@ def gated_layers(net: nn.Module) -> dict[str, tuple[nn.Module, BetaBernoulliDrop
     """
     found: dict[str, tuple[nn.Module, BetaBernoulliDropout]] = {}
     for name, layer in net.named_modules():
-        gate = layer._modules.get("gate")
+        gate = dict(layer.named_children()).get("gate")  # of compiled ones too
         is_known = isinstance(layer, nn.Linear | _ConvNd) or is_norm(layer)
         if is_known and isinstance(gate, BetaBernoulliDropout):
             if layer.weight is None and layer.running_mean is None:

@@ -10,6 +10,8 @@ from bbpyro.structure.followed import Followed
 from bbpyro.structure.operations import Call, has_numbers, moved, spread, squeezed, varying_dims, where_units_go
 from bbpyro.structure.units import Units
 
+_ALONE = "it is the only one of its layer"
+
 
 class Meeting:
     """What a call of an operation that is neither a view nor a product makes of the units of its arguments.
@@ -59,7 +61,10 @@ class Meeting:
         return self._call.name.removeprefix("native_")
 
     def _why(self) -> str:
-        return next((f.why for f in self._data.values() if f.why), "")
+        if why := next((f.why for f in self._data.values() if f.why), ""):
+            return why
+        is_alone = any(not self._dims[i] and bool((f.units > 0).any()) for i, f in self._data.items())
+        return _ALONE if is_alone else ""
 
     def _repeats(self) -> bool:
         """Whether an operation on parameters alone mixes their slices, or only moves them."""
@@ -115,7 +120,7 @@ class Meeting:
         dims = varying_dims(units)
         for i, f in self._data.items():
             if not self._dims[i] and bool((f.units > 0).any()):
-                self._units.stick(f.units, "it is the only one of its layer")
+                self._units.stick(f.units, _ALONE)
             shape = self._call.saved[i].shape
             shift = units.dim() - len(shape)
             if not dims or any(d < shift or shape[d - shift] != units.shape[d] for d in dims):

@@ -23,7 +23,7 @@ class Call:
     def __init__(self, operation: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
         self.operation, self.args = operation, args
         self.leaves, self._spec = pytree.tree_flatten((tuple(args), dict(kwargs)))
-        self._written = _written_leaves(operation, args, self.leaves)
+        self._written = _written_leaves(operation, args, kwargs, self.leaves)
         self.saved = [leaf.clone() if i in self._written else leaf for i, leaf in enumerate(self.leaves)]
 
     @property
@@ -62,11 +62,11 @@ def outputs_of(result: Any) -> list[Any]:
     return list(result) if isinstance(result, tuple | list) else [result]
 
 
-def _written_leaves(operation: Any, args: Sequence[Any], leaves: Sequence[Any]) -> set[int]:
+def _written_leaves(operation: Any, args: Sequence[Any], kwargs: Mapping[str, Any], leaves: Sequence[Any]) -> set[int]:
     written = [
-        args[i]
+        args[i] if i < len(args) else kwargs.get(argument.name)
         for i, argument in enumerate(operation._schema.arguments)
-        if argument.alias_info is not None and argument.alias_info.is_write and i < len(args)
+        if argument.alias_info is not None and argument.alias_info.is_write
     ]
     return {i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor) and any(leaf is w for w in written)}
 

@@ -23,6 +23,8 @@ _MATRIX = {  # where its bias, its left and its right factor are among the leave
 _CONVOLUTION = torch.ops.aten.convolution.default
 _EMBEDDING = torch.ops.aten.embedding.default
 
+_ANOTHER_SHAPE = "its weight is used in another shape than it has"
+
 
 @dataclass(frozen=True)
 class Product:
@@ -57,6 +59,13 @@ def find(call: Call, data: Mapping[int, Followed], trace: "Trace") -> Product | 
     return None
 
 
+def factors(call: Call) -> tuple[int, ...]:
+    """Where the two that a product is of are among the leaves."""
+    if call.operation is _CONVOLUTION:
+        return 0, 1
+    return _MATRIX[call.operation][1:] if call.operation in _MATRIX else ()
+
+
 def _matrix(
     call: Call,
     data: Mapping[int, Followed],
@@ -79,7 +88,9 @@ def _matrix(
     _read(trace, units, reads, used & _alive(x, followed, summed), constant, followed.why)
     if bias is not None:
         _tie_bias(call, bias, data, trace, makes, made)
-    return Product(makes, made, _varies(call, at, of, bias, followed), "")
+    return Product(
+        makes, made, _varies(call, at, of, bias, followed), "" if bool((makes > 0).all()) else _ANOTHER_SHAPE
+    )
 
 
 def _embedding(call: Call, data: Mapping[int, Followed], trace: "Trace") -> Product:
@@ -157,7 +168,7 @@ def _slices(trace: "Trace", view: Tensor, dim: int, last: bool = False) -> Tenso
     if len(moving) == 1 or not moving and alone:
         d = (moving or alone)[-1 if last else 0]
         return indices[d] + trace.units.first[name, d]
-    trace.stick_parameter(name, "its weight is used in another shape than it has")
+    trace.stick_parameter(name, _ANOTHER_SHAPE)
     return torch.zeros(view.shape[dim], dtype=torch.int64)
 
 

@@ -54,6 +54,7 @@ class Trace(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """One operation of the network."""
         call = Call(_DEFINED.get(func, func), args, kwargs or {})
+        self._doubt(call)
         data = {i: f for i, leaf in enumerate(call.leaves) if (f := self.find(leaf)) is not None}
         parameters = {i: n for i, leaf in enumerate(call.leaves) if (n := self.parameter_of(leaf)) is not None}
         result = call.run()
@@ -77,6 +78,13 @@ class Trace(TorchDispatchMode):
         else:
             self._compute(call, data, parameters, outputs)
         return result
+
+    def _doubt(self, call: Call) -> None:
+        """A tensor that comes of no other may come of the data by another way, as of their Python numbers."""
+        leaves = [call.leaves[i] for i in products.factors(call)]
+        unknown = [leaf for leaf in leaves if not self.parameter_of(leaf) and self.find(leaf) is None]
+        if len(unknown) == 1 < len(leaves):
+            self._note(unknown[0], _of_no_unit(unknown[0], "the network makes them itself"))
 
     def find(self, leaf: Any) -> Followed | None:
         """What is known of a tensor, if it comes of the data."""
@@ -134,10 +142,14 @@ class Trace(TorchDispatchMode):
 
     def _view(self, call: Call, at: int, followed: Followed, outputs: list[Tensor]) -> None:
         """The same view of what is known, so that what is written into it later is seen from everywhere."""
-        views = [
-            Followed(units, varies, followed.why)
-            for units, varies in zip(*(_viewed(call, at, t) for t in (followed.units, followed.varies)), strict=True)
-        ]
+        try:
+            known = [_viewed(call, at, t) for t in (followed.units, followed.varies)]
+        except RuntimeError:  # a view as complex numbers, or of those
+            self.units.stick(followed.units, f"{call.name} mixes them")
+            for output in outputs:
+                self._note(output, _of_no_unit(output, f"{call.name} mixes them"))
+            return
+        views = [Followed(units, varies, followed.why) for units, varies in zip(*known, strict=True)]
         for output, view in zip(outputs, views, strict=True):
             self._note(output, view)
         dims = varying_dims(followed.units)
