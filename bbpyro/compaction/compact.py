@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from bbpyro.checks import check_device, check_nest, in_eval_mode, wrong_dtype
+from bbpyro.checks import check_device, check_nest, wrong_dtype
 from bbpyro.compaction.errors import UnsupportedModuleError
 from bbpyro.compaction.folding import check_weights, fold, gated_layers, multiply, plainly_parametrized
 from bbpyro.compaction.outputs import Wanted
@@ -67,19 +67,9 @@ def compact(
         raise ValueError(f"round_to is {round_to}, wanted 1 or more")
     check_device(bnn)
     check_weights(bnn.net)
-    example = _example(bnn, example_input)
     plain = _masked(bnn.net, threshold)
-    masks, wanted = _wanted(plain, example)
-    every_mask = {name: gate.z for name, (_, gate) in gated_layers(plain).items()}
-    for name in masks:
-        fold(plain.get_submodule(name), masks[name])
-    zero_denormal(plain.parameters())
-    if wanted.tolerance > _EXACT:  # what folding alone changes, by rounding, is not to be told from what removing does
-        wanted.tolerance = min(max(TOLERANCE, 3 * wanted.difference(plain)), _MOST_ROUNDING)
-    units = _follow(plain, wanted.inputs[0])
-    for name, mask in every_mask.items():
-        if mask is not None and masks[name] is None and f"{name}.weight".lstrip(".") in units.unread:
-            multiply(plain.get_submodule(name), mask)  # of a layer that only other data are given to
+    masks, wanted = _wanted(plain, _example(plain, example_input))
+    units = _fold_and_follow(plain, masks, wanted)
     removal, at_fault = units.decide(round_to=round_to), list[str]()
     small, selections = _select(without(plain, removal), masks, round_to)
     if not wanted.equals(small):
@@ -87,42 +77,37 @@ def compact(
         removal, at_fault = _largest_removal(plain, units, wanted, round_to)
         small, selections = _select_some(without(plain, removal), masks, wanted, round_to)
     gates = report_gates(masks, units, removal, selections, at_fault)
-    report = Compaction(gates, kept_indices(removal), built_shapes(plain))
     small = _of_dtypes(_say_features(small.eval(), wanted.inputs[0]), _dtypes(bnn.net))
-    object.__setattr__(small, "compaction", report)
+    object.__setattr__(small, "compaction", Compaction(gates, kept_indices(removal), built_shapes(plain)))
     return small
 
 
-def _example(bnn: BetaBernoulliNetwork, example_input: Nest) -> Nest:
-    parameter = next(iter(bnn.gates.values())).unconstrained_concentration1
+def _example(masked: nn.Module, example_input: Nest) -> Nest:
+    """The example, once the network is seen to take it."""
+    parameter = next(iter(gates_of(masked).values())).unconstrained_concentration1
     if example_input is None:
         example_input = torch.rand(2, len(parameter), device=parameter.device, dtype=parameter.dtype)
     check_nest("example_input", example_input)
     try:
-        with in_eval_mode(bnn):
-            bnn(example_input)
+        call(masked, example_input)
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
         raise ValueError(
-            _wrong_dtype(bnn, example_input)
+            wrong_dtype(masked, example_input, "example_input")
             or f"example_input: the network cannot take one of shape {_shape(example_input)} "
             f"({str(error).splitlines()[0]}); give one like the data, [N, ...]"
         ) from error
     if any(tensor.dtype != parameter.dtype for tensor in tensors_of(example_input)):
-        ungated = copy.deepcopy(bnn.net)
+        ungated = copy.deepcopy(masked)
         for layer, _ in gated_layers(ungated).values():
             fold(layer, None)
-        if wrong := _wrong_dtype(ungated, example_input):  # which gates, whose product with it is of theirs, let pass
+        wrong = wrong_dtype(ungated, example_input, "example_input")
+        if wrong:  # which the gates, whose product with it is of theirs, let pass
             raise ValueError(wrong)
     return example_input
 
 
 def _shape(example: Nest) -> Nest:
     return map_tensors(lambda tensor: tuple(tensor.shape), example)
-
-
-def _wrong_dtype(net: nn.Module, example: Nest) -> str | None:
-    with in_eval_mode(net):
-        return wrong_dtype(net, example, "example_input")
 
 
 def _masked(net: nn.Module, threshold: float | None) -> nn.Module:
@@ -202,6 +187,21 @@ def _in_double(masked: nn.Module, example: Nest) -> Wanted | None:
         pass
     _of_dtypes(masked, dtypes)
     return None
+
+
+def _fold_and_follow(plain: nn.Module, masks: Mapping[str, Tensor | None], wanted: Wanted) -> Units:
+    """Fold the masks in, in place, and follow the units of what is then a plain network."""
+    every_mask = {name: gate.z for name, (_, gate) in gated_layers(plain).items()}
+    for name, mask in masks.items():
+        fold(plain.get_submodule(name), mask)
+    zero_denormal(plain.parameters())
+    if wanted.tolerance > _EXACT:  # what folding alone changes, by rounding, is not to be told from what removing does
+        wanted.tolerance = min(max(TOLERANCE, 3 * wanted.difference(plain)), _MOST_ROUNDING)
+    units = _follow(plain, wanted.inputs[0])
+    for name, mask in every_mask.items():
+        if mask is not None and masks[name] is None and f"{name}.weight".lstrip(".") in units.unread:
+            multiply(plain.get_submodule(name), mask)  # of a layer that only other data are given to
+    return units
 
 
 def _check_folded(
