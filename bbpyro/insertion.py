@@ -56,8 +56,11 @@ def insert_dropout(
         ValueError: there is no such layer in `net`, a name is of none, it already has gates, a number is out of range,
             or `tie` is another word or comes without an `example_input` that the network can take.
     """
-    if tie not in (None, "residual") or (tie is None) != (example_input is None):
-        raise ValueError(f"tie is {tie!r}, wanted None, or 'residual' together with an example_input")
+    if tie not in (None, "residual"):
+        raise ValueError(f"tie is {tie!r}, wanted None or 'residual'")
+    if (tie is None) != (example_input is None):
+        missing = "example_input is missing: tie" if tie else "tie is None: example_input"
+        raise ValueError(f"{missing} wants the other too, as in tie='residual', example_input=x[:2]")
     p = initial_keep_probability
     if p is not None and not MIN_START <= p <= 1 - MIN_START:
         raise ValueError(f"initial_keep_probability is {p}, wanted a number from {MIN_START} to {1 - MIN_START}")

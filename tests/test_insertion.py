@@ -90,9 +90,9 @@ def test_without_an_addition_each_layer_keeps_a_gate_of_its_own() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"tie": "all"}, "tie is 'all', wanted None, or 'residual' together with an example_input"),
-        ({"tie": "residual"}, "tie is 'residual', wanted None, or 'residual' together with an example_input"),
-        ({"example_input": images()}, "tie is None, wanted None, or 'residual' together with an example_input"),
+        ({"tie": "all"}, "tie is 'all', wanted None or 'residual'"),
+        ({"tie": "residual"}, "example_input is missing: tie wants the other too"),
+        ({"example_input": images()}, "tie is None: example_input wants the other too"),
         ({"tie": "residual", "example_input": torch.randn(2, 5)}, "example_input: the network cannot take it"),
     ],
 )

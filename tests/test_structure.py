@@ -186,9 +186,16 @@ def test_numbers_of_units_are_rounded_up_and_the_report_says_so() -> None:
     small = compact(bnn, x, round_to=4)
     assert difference(small, bnn, new_data(x)) < 1e-6
     assert [layer.in_features for layer in small.modules() if isinstance(layer, nn.Linear)] == [4, 12, 8]
-    assert dict(small.compaction.gates["2"].reasons) == {"last of its layer, or for equal or round numbers": 1}
+    assert dict(small.compaction.gates["2"].reasons) == {"for a round number": 1}
     with pytest.raises(ValueError, match="round_to is 0, wanted 1 or more"):
         compact(bnn, x, round_to=0)
+    small = compact(with_dead(net, {name: torch.ones_like(mask) for name, mask in dead.items()}), x, round_to=4)
+    assert [layer.in_features for layer in small.modules() if isinstance(layer, nn.Linear)] == [4, 4, 4]
+
+
+def test_a_network_that_is_no_bnn_is_named() -> None:
+    with pytest.raises(TypeError, match="bnn is a Sequential, wanted a BetaBernoulliNetwork"):
+        compact(bbpyro.insert_dropout(nn.Sequential(nn.Linear(4, 2))), torch.randn(2, 4))
 
 
 def test_a_network_that_makes_single_precision_itself_is_compacted_in_it() -> None:

@@ -43,9 +43,9 @@ def compact(
 
     Args:
         bnn: the network, of gates made by :func:`bbpyro.insert_dropout`.
-        example_input: inputs `[N, ...]`, at least two of them, with which the units are followed and the equality is
-            checked: a tensor, a tuple or list of the network's arguments, or a dict of its keyword arguments. By
-            default random numbers `[2, K]`, K the units of the first gate, if that is of a dense layer.
+        example_input: inputs `[N, ...]`, a few of them, with which the units are followed and the equality is checked:
+            a tensor, a tuple or list of the network's arguments, or a dict of its keyword arguments. By default random
+            numbers `[2, K]`, K the units of the first gate, if that is of a dense layer.
         threshold: a unit is kept when E[π] exceeds it; by default each gate's own.
         round_to: leave a multiple of this many units in each layer, where there are as many, since odd numbers of
             channels can be slow; those that are dead stay as zeros.
@@ -56,11 +56,14 @@ def compact(
         `compaction` is a :class:`bbpyro.compaction.Compaction`: what was removed by layer, what was left, and why.
 
     Raises:
+        TypeError: `bnn` is no BetaBernoulliNetwork, such as a network with gates alone.
         ValueError: the threshold is outside [0, 1), round_to < 1, or the network cannot take the example input.
         UnsupportedModuleError: the network has gates that stand by themselves, its output has no real tensor or is
             random, or E[π] folded into a weight gives another network: by 1e-9 of its largest output in float64, on
             the example and on noise. (What a forward does on other data alone, by an `if`, cannot be seen.)
     """
+    if not isinstance(bnn, BetaBernoulliNetwork):
+        raise TypeError(f"bnn is a {type(bnn).__name__}, wanted a BetaBernoulliNetwork")
     if threshold is not None and not 0 <= threshold < 1:
         raise ValueError(f"threshold is {threshold}, wanted a keep probability in [0, 1)")
     if round_to < 1:
@@ -76,7 +79,7 @@ def compact(
         _check_folded(bnn.net, threshold, masks, plain, wanted)
         removal, at_fault = _largest_removal(plain, units, wanted, round_to)
         small, selections = _select_some(without(plain, removal), masks, wanted, round_to)
-    gates = report_gates(masks, units, removal, selections, at_fault)
+    gates = report_gates(masks, units, removal, selections, at_fault, round_to)
     small = _of_dtypes(_say_features(small.eval(), wanted.inputs[0]), _dtypes(bnn.net))
     object.__setattr__(small, "compaction", Compaction(gates, kept_indices(removal), built_shapes(plain)))
     return small

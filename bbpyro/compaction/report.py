@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bbpyro.structure.units import Array, Removal, Units
+from bbpyro.structure.units import Removal, Units
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Compaction:
     def __str__(self) -> str:
         """A table of the gates, as print shows it."""
         width = max((len(name) for name in self.gates), default=5)
-        lines = [f"{'layer':{width}}  units   dead  removed  left out  of the others"]
+        lines = [f"{'layer':{width}}  units   dead  removed  left out  dead ones that stay"]
         for name, gate in self.gates.items():
             why = "; ".join(f"{count}: {reason}" for reason, count in gate.reasons.items())
             lines.append(
@@ -64,6 +64,7 @@ def report_gates(
     removal: Removal,
     selected: Mapping[str, Tensor],
     at_fault: Sequence[str],
+    round_to: int,
 ) -> dict[str, GateReport]:
     """What became of each gate's units.
 
@@ -73,6 +74,7 @@ def report_gates(
         removal: what was removed.
         selected: by layer, which of its inputs are left by a selection.
         at_fault: the parameters whose slices could not go, though nothing seemed to need them.
+        round_to: what numbers of units were rounded up to.
     """
     groups = units.groups()
     reasons, needed = units.reasons(groups), units.needed(groups)
@@ -88,7 +90,11 @@ def report_gates(
         stays = removal.kept.get(weight, {}).get(dim, np.arange(len(slices)))
         dead = np.zeros(len(slices), bool) if mask is None else (mask == 0).cpu().numpy()
         left = stays if name not in selected else stays[selected[name].cpu().numpy()]
-        why = [_why(int(groups[slices[k]]), reasons, needed) for k in left[dead[left]]]
+        given_back = "for a round number" if round_to > 1 else "last of its layer, or for groups of equal size"
+        known = (
+            {} if name in selected else {int(g): "another layer uses it" for g in groups[slices] if needed[g]} | reasons
+        )
+        why = [known.get(int(groups[slices[k]]), given_back) for k in left[dead[left]]]
         found[name] = GateReport(
             len(slices),
             int(dead.sum()),
@@ -99,12 +105,6 @@ def report_gates(
         if mask is None:
             found[name] = replace(found[name], reasons={"its gate is never called": len(slices)})
     return found
-
-
-def _why(group: int, reasons: Mapping[int, str], needed: Array) -> str:
-    if group in reasons:
-        return reasons[group]
-    return "another layer uses it" if needed[group] else "last of its layer, or for equal or round numbers"
 
 
 def kept_indices(removal: Removal) -> dict[str, dict[int, Tensor]]:

@@ -39,7 +39,7 @@ def select_inputs(net: nn.Module, name: str, round_to: int = 1) -> nn.Module:
     if not isinstance(linear, nn.Linear):
         return net
     dead = (linear.weight == 0).all(0)
-    num_kept = max(1, -(-int((~dead).sum()) // round_to) * round_to)
+    num_kept = -(-max(1, int((~dead).sum())) // round_to) * round_to
     if num_kept >= len(dead):
         return net
     kept = dead.to(torch.int8).argsort(stable=True)[:num_kept].sort().values

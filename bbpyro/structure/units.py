@@ -205,7 +205,7 @@ class Units:
         for slices in dims:
             gone = groups[slices][goes[groups[slices]]]
             stay = len(slices) - len(gone)
-            wanted = min(len(slices), max(1, -(-stay // round_to) * round_to))
+            wanted = min(len(slices), -(-max(1, stay) // round_to) * round_to)
             goes[gone[: wanted - stay]] = False
         for parts in self._equal:
             gone = [groups[part][goes[groups[part]]] for part in parts]

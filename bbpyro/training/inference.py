@@ -131,6 +131,8 @@ def fit(
     check_held_out(bnn, bnn.likelihood, held_out)
     check_batch_norm(bnn, len(y), batch_size)
     starts = kl_starts(bnn, kl_warmup_epochs, kl_start)
+    if kl_warmup_epochs > num_epochs:
+        raise ValueError(f"kl_warmup_epochs is {kl_warmup_epochs}, wanted at most num_epochs, {num_epochs}")
     check_choice("schedule", schedule, SCHEDULES)
     check_choice("elbo", elbo, ELBOS)
     check_choice("precision", precision, PRECISIONS)
@@ -154,7 +156,7 @@ def fit(
             return svi.step(x_batch, y_batch) / bnn.num_data
 
     def begin(epoch: int) -> None:
-        warmup.share = min(1.0, (epoch + 1) / min(kl_warmup_epochs, num_epochs)) if kl_warmup_epochs else 1.0
+        warmup.share = min(1.0, (epoch + 1) / kl_warmup_epochs) if kl_warmup_epochs else 1.0
 
     def report() -> dict[str, Any]:
         return {
