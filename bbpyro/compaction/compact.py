@@ -72,7 +72,8 @@ def compact(
     check_weights(bnn.net)
     plain = _masked(bnn.net, threshold)
     masks, wanted = _wanted(plain, _example(plain, example_input))
-    units = _fold_and_follow(plain, masks, wanted)
+    dtypes = _dtypes(bnn.net)
+    units = _fold_and_follow(plain, masks, wanted, _usual(dtypes))
     removal, at_fault = units.decide(round_to=round_to), list[str]()
     small, selections = _select(without(plain, removal), masks, round_to)
     if not wanted.equals(small):
@@ -80,7 +81,7 @@ def compact(
         removal, at_fault = _largest_removal(plain, units, wanted, round_to)
         small, selections = _select_some(without(plain, removal), masks, wanted, round_to)
     gates = report_gates(masks, units, removal, selections, at_fault, round_to)
-    small = _of_dtypes(_say_features(small.eval(), wanted.inputs[0]), _dtypes(bnn.net))
+    small = _of_dtypes(_say_features(small.eval(), wanted.inputs[0]), dtypes)
     object.__setattr__(small, "compaction", Compaction(gates, kept_indices(removal), built_shapes(plain)))
     return small
 
@@ -153,9 +154,13 @@ def _say_features(small: nn.Module, example: Nest) -> nn.Module:
     return small
 
 
+def _usual(dtypes: Mapping[str, torch.dtype]) -> torch.dtype:
+    return next(dtype for dtype in dtypes.values() if dtype.is_floating_point)
+
+
 def _of_dtypes(net: nn.Module, dtypes: Mapping[str, torch.dtype]) -> nn.Module:
     """The network with each tensor of the precision that it had, in place; new ones have that of the others."""
-    usual = next(dtype for dtype in dtypes.values() if dtype.is_floating_point)
+    usual = _usual(dtypes)
     for name, tensor in (*net.named_parameters(), *net.named_buffers()):
         if tensor.is_floating_point():
             tensor.data = tensor.data.to(dtypes.get(name.replace(".linear.", "."), usual))
@@ -192,12 +197,12 @@ def _in_double(masked: nn.Module, example: Nest) -> Wanted | None:
     return None
 
 
-def _fold_and_follow(plain: nn.Module, masks: Mapping[str, Tensor | None], wanted: Wanted) -> Units:
-    """Fold the masks in, in place, and follow the units of what is then a plain network."""
+def _fold_and_follow(plain: nn.Module, masks: Mapping[str, Tensor | None], wanted: Wanted, dtype: torch.dtype) -> Units:
+    """Fold the masks in, in place, and follow the units of what is then a plain network, to be of this precision."""
     every_mask = {name: gate.z for name, (_, gate) in gated_layers(plain).items()}
     for name, mask in masks.items():
         fold(plain.get_submodule(name), mask)
-    zero_denormal(plain.parameters())
+    zero_denormal(plain.parameters(), dtype)
     if wanted.tolerance > _EXACT:  # what folding alone changes, by rounding, is not to be told from what removing does
         wanted.tolerance = min(max(TOLERANCE, 3 * wanted.difference(plain)), _MOST_ROUNDING)
     units = _follow(plain, wanted.inputs[0])

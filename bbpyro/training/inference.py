@@ -103,8 +103,8 @@ def fit(
         learning_rate: Adam's, for the weights and all else that is no gate's.
         gate_learning_rate: Adam's, for a and b of the gates.
         schedule: "cosine" (constant, then a cosine to zero), "steps" (the source's) or "constant".
-        kl_warmup_epochs: epochs, at most num_epochs, over which the weight of KL[q(π)||p(π)] goes linearly from
-            `kl_start` to 1, which it is in the last of them; 0 for none. From then on the loss is -ELBO again.
+        kl_warmup_epochs: epochs, or all where there are fewer, over which the weight of KL[q(π)||p(π)] goes linearly
+            from `kl_start` to 1, which it is in the last of them; 0 for none. From then on the loss is -ELBO again.
         kl_start: where it goes from, for all gates or by their names, with * for any characters; the KL of a gate
             that is not named weighs 1. 0 is a warm-up; a number above 1 makes units go early that the ELBO alone would
             only let go of after very long: once out they stay out.
@@ -131,8 +131,6 @@ def fit(
     check_held_out(bnn, bnn.likelihood, held_out)
     check_batch_norm(bnn, len(y), batch_size)
     starts = kl_starts(bnn, kl_warmup_epochs, kl_start)
-    if kl_warmup_epochs > num_epochs:
-        raise ValueError(f"kl_warmup_epochs is {kl_warmup_epochs}, wanted at most num_epochs, {num_epochs}")
     check_choice("schedule", schedule, SCHEDULES)
     check_choice("elbo", elbo, ELBOS)
     check_choice("precision", precision, PRECISIONS)
@@ -156,7 +154,7 @@ def fit(
             return svi.step(x_batch, y_batch) / bnn.num_data
 
     def begin(epoch: int) -> None:
-        warmup.share = min(1.0, (epoch + 1) / kl_warmup_epochs) if kl_warmup_epochs else 1.0
+        warmup.share = min(1.0, (epoch + 1) / min(kl_warmup_epochs, num_epochs)) if kl_warmup_epochs else 1.0
 
     def report() -> dict[str, Any]:
         return {
