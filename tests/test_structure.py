@@ -60,7 +60,7 @@ def test_every_dead_unit_goes_or_is_left_out_unless_there_is_a_reason(name: str)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-@hypothesis.settings(deadline=None, max_examples=8)
+@hypothesis.settings(deadline=None, max_examples=5)
 @hypothesis.given(data=st.data())
 def test_whatever_units_are_dead_the_network_computes_the_same_in_double_precision(name: str, data) -> None:
     make, make_example = NETWORKS[name]
