@@ -140,7 +140,7 @@ def _num_units(place: Any) -> int:
     return place.num_features if isinstance(place, _BatchNorm) else len(place.running_mean)
 
 
-def _tied(net: nn.Module, places: list[nn.Module], example_input: Nest) -> list[list[nn.Module]]:
+def _tied(net: nn.Module, places: list[Any], example_input: Nest) -> list[list[Any]]:
     """The places whose units can only go together, one by one; each place is in one list."""
     names = {module: name for name, module in net.named_modules()}
     try:
@@ -150,10 +150,11 @@ def _tied(net: nn.Module, places: list[nn.Module], example_input: Nest) -> list[
         reason = str(error).splitlines()[0]
         raise ValueError(f"example_input: the network cannot take it ({reason}); give one like the data") from error
     groups = units.groups()
-    together: dict[Any, list[nn.Module]] = {}
+    together: dict[Any, list[Any]] = {}
     for place in places:
         is_dense = isinstance(place, nn.Linear)
-        slices = units.slices(f"{names[place]}.weight".lstrip("."), int(is_dense))
+        tensor = "weight" if place.weight is not None else "running_mean"  # a batch norm may have no weights
+        slices = units.slices(f"{names[place]}.{tensor}".lstrip("."), int(is_dense))
         together.setdefault((is_dense, *groups[slices]), []).append(place)
     return list(together.values())
 

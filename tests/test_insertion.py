@@ -116,3 +116,14 @@ def test_a_gate_comes_after_a_frozen_or_subclassed_batch_norm_too(norm) -> None:
         torch.testing.assert_close(small(x), bnn(x))
     assert small[0].out_channels == 2 and small[3].in_channels == 2  # though the next one pads
     assert isinstance(small[1].weight, nn.Parameter) == isinstance(net[1].weight, nn.Parameter)
+
+
+def test_gates_are_tied_after_batch_norms_without_weights_too() -> None:
+    def make() -> nn.Module:
+        torch.manual_seed(0)
+        net = Stages()
+        net.stem_norm = nn.BatchNorm2d(6, affine=False)
+        return net
+
+    gated = bbpyro.insert_dropout(make(), tie="residual", example_input=images())
+    assert gated.stem_norm.gate is gated.blocks[1][4].gate

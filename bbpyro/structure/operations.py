@@ -36,10 +36,6 @@ class Call:
         """Whether it writes into one of its arguments."""
         return bool(self._written)
 
-    def written(self) -> list[int]:
-        """The arguments that it writes into."""
-        return sorted(self._written)
-
     def run(self) -> Any:
         """The call itself."""
         args, kwargs = pytree.tree_unflatten(self.leaves, self._spec)
@@ -227,20 +223,16 @@ def moved(call: Call, base: list[Any], labels: Mapping[int, Tensor]) -> list[Ten
     except RuntimeError:
         return None
     every = torch.cat([torch.zeros(1, dtype=torch.int64), *(label.reshape(-1).cpu() for label in labels.values())])
+    dtype = next(call.saved[at].dtype for at in labels)
     results = []
     for one, other in zip(found, again, strict=True):
         ids = one.cpu().long()
         if bool((ids != one.cpu()).any()) or bool(((ids < 0) | (ids >= start)).any()):
             return None
-        if not torch.equal(scramble.to(call_dtype(call, labels))[ids].double(), other.cpu()):
+        if not torch.equal(scramble.to(dtype)[ids].double(), other.cpu()):
             return None
         results.append(every[ids].to(one.device))
     return results
-
-
-def call_dtype(call: Call, labels: Mapping[int, Tensor]) -> torch.dtype:
-    """Of the arguments of interest."""
-    return next(call.saved[at].dtype for at in labels)
 
 
 def varying(call: Call, base: list[Any], varies: Mapping[int, Tensor]) -> list[Tensor]:

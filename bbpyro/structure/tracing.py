@@ -65,7 +65,7 @@ class Trace(TorchDispatchMode):
         is_empty = any(isinstance(t, Tensor) and not t.numel() for t in (*(call.leaves[i] for i in data), outputs[0]))
         if is_empty:
             self._leave(data, parameters)
-        if torch.Tag.inplace_view in func.tags:
+        if torch.Tag.inplace_view in func.tags and data:
             self._reshape_in_place(call, data)
         elif is_view(func):
             self._view(call, *next(iter(data.items())), outputs)
@@ -135,7 +135,7 @@ class Trace(TorchDispatchMode):
         at, followed = next(iter(data.items()))
         tensor = call.leaves[at]
         if followed.units.shape != tensor.shape:
-            call.saved = [leaf for leaf in call.leaves]
+            call.saved = list(call.leaves)  # of the new shape
             followed.units, followed.varies = (
                 call.again({at: t.clone()})[0] for t in (followed.units, followed.varies)
             )
