@@ -1,7 +1,8 @@
 """The layer that multiplies by z, and what is in a network that has some."""
 
+import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -146,6 +147,21 @@ def _is_same(one: Any, other: Any) -> bool:
 def gates_of(net: nn.Module) -> dict[str, BetaBernoulliDropout]:
     """The gates of a network by name, in its order."""
     return {name: module for name, module in net.named_modules() if isinstance(module, BetaBernoulliDropout)}
+
+
+@contextlib.contextmanager
+def called_gates(net: nn.Module) -> Iterator[set[str]]:
+    """For a while, the names of the gates that are called."""
+    called: set[str] = set()
+    handles = [
+        gate.register_forward_pre_hook(lambda gate, args, name=name: called.add(name))
+        for name, gate in gates_of(net).items()
+    ]
+    try:
+        yield called
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def weights_of(net: nn.Module) -> dict[str, nn.Parameter]:

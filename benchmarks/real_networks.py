@@ -123,7 +123,7 @@ def measure_theirs(name: str, seed: int) -> Theirs:
     x, plain, theirs = torch.randn(2, 3, pixels, pixels), make().eval(), Theirs()
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+            warnings.simplefilter("ignore")  # of torch-pruning, about parameters outside of layers
             tie_units(plain, x, theirs)
             prune(plain, x, theirs)
     except Exception as error:  # it may raise anything; what it did until then counts
@@ -237,7 +237,7 @@ def in_double(bnn: bbpyro.BetaBernoulliNetwork, x: Tensor, unseen: Tensor, ours:
     double = copy.deepcopy(bnn).double()
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+            warnings.simplefilter("ignore")  # counted in the other compact()
             small = bbpyro.compact(double, x.double())
     except Exception as error:
         ours.notes.append(f"in float64: {first_line(error)}")

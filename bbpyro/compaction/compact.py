@@ -16,7 +16,7 @@ from bbpyro.compaction.report import Compaction, built_shapes, kept_indices, rep
 from bbpyro.compaction.selection import SelectUnits, select_inputs
 from bbpyro.denormals import zero_denormal
 from bbpyro.exclusive import one_at_a_time
-from bbpyro.layers import gates_of
+from bbpyro.layers import called_gates, gates_of
 from bbpyro.model import BetaBernoulliNetwork
 from bbpyro.nests import Nest, call, map_tensors, num_rows, rows, tensors_of
 from bbpyro.structure import Removal, Units, follow_units, largest_removal, without
@@ -172,14 +172,13 @@ def _wanted(masked: nn.Module, example: Nest) -> tuple[dict[str, Tensor | None],
 
     The copy is made one of double precision, where rounding cannot hide what is wrong, if it can run so.
     """
-    layers, called = gated_layers(masked), set()
-    handles = [gate.register_forward_pre_hook(lambda gate, _: called.add(gate)) for gate in gates_of(masked).values()]
-    try:
+    with called_gates(masked) as called:
         wanted = _in_double(masked, example) or Wanted(masked, example, TOLERANCE)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return {name: gate.z if gate in called else None for name, (_, gate) in layers.items()}, wanted
+    used = [gate for name, gate in gates_of(masked).items() if name in called]
+    masks = {
+        name: gate.z if any(gate is one for one in used) else None for name, (_, gate) in gated_layers(masked).items()
+    }
+    return masks, wanted
 
 
 def _in_double(masked: nn.Module, example: Nest) -> Wanted | None:

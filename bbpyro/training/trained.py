@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from bbpyro import nests, parameters
 from bbpyro.checks import in_eval_mode
-from bbpyro.layers import device_of
+from bbpyro.layers import called_gates, device_of
 from bbpyro.likelihoods import Likelihood
 from bbpyro.model import BetaBernoulliNetwork
 from bbpyro.nests import Nest
@@ -96,16 +96,9 @@ def _trial(net: nn.Module, x: Nest, y: Tensor) -> Iterator[tuple[Nest, Tensor]]:
 @contextmanager
 def _all_gates_called(bnn: BetaBernoulliNetwork) -> Iterator[None]:
     """Warns of gates that nothing calls within."""
-    uncalled: dict[str, nn.Module] = dict(bnn.gates)
-    handles = [
-        gate.register_forward_pre_hook(lambda gate, args, name=name: uncalled.pop(name, None) and None)
-        for name, gate in bnn.gates.items()
-    ]
-    try:
+    with called_gates(bnn.net) as called:
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
+    uncalled = [name for name in bnn.gates if name not in called]
     if uncalled:
         layers = [name.removesuffix("gate").removesuffix(".") for name in uncalled]
         warnings.warn(
