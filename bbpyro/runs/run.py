@@ -20,7 +20,7 @@ from bbpyro import checkpoint, data, training
 from bbpyro.checkpoint import CheckpointError
 from bbpyro.export import COMPACT
 from bbpyro.model import BetaBernoulliNetwork
-from bbpyro.runs.config import AUGMENTATIONS, TrainConfig
+from bbpyro.runs.config import AUGMENTATIONS, TrainConfig, as_written
 from bbpyro.runs.limits import num_cores
 from bbpyro.runs.lock import hold
 from bbpyro.runs.origins import (
@@ -252,7 +252,7 @@ def read_config(folder: Path) -> tuple[TrainConfig, dict[str, Any]]:
         raise CheckpointError(f"{folder} is no bbpyro run: it has no config.json")
     try:
         description = json.loads(path.read_text(encoding="utf-8"))
-        config = TrainConfig.from_json(description["config"])
+        config = TrainConfig.from_json(as_written(description["config"]))
         noted = dict(description)
         if not isinstance(noted["data"], str):
             raise TypeError("data is no text")
