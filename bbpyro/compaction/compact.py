@@ -18,7 +18,7 @@ from bbpyro.denormals import zero_denormal
 from bbpyro.exclusive import one_at_a_time
 from bbpyro.layers import called_gates, gates_of
 from bbpyro.model import BetaBernoulliNetwork
-from bbpyro.nests import Nest, call, map_tensors, num_rows, rows, tensors_of
+from bbpyro.nests import FAILURES, Nest, call, map_tensors, num_rows, reason_of, rows, tensors_of
 from bbpyro.structure import Removal, Units, follow_units, largest_removal, without
 
 TOLERANCE = 1e-5  # of the largest output, in float32
@@ -94,11 +94,11 @@ def _example(masked: nn.Module, example_input: Nest) -> Nest:
     check_nest("example_input", example_input)
     try:
         call(masked, example_input)
-    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+    except FAILURES as error:
         raise ValueError(
             wrong_dtype(masked, example_input, "example_input")
             or f"example_input: the network cannot take one of shape {_shape(example_input)} "
-            f"({str(error).splitlines()[0]}); give one like the data, [N, ...]"
+            f"({reason_of(error)}); give one like the data, [N, ...]"
         ) from error
     if any(tensor.dtype != parameter.dtype for tensor in tensors_of(example_input)):
         ungated = copy.deepcopy(masked)
@@ -131,7 +131,7 @@ def _follow(plain: nn.Module, example: Nest) -> Units:
         if not units.is_partial or num_rows(example) <= _NUM_FOLLOWED:
             return units
         return follow_units(plain, rows(example, slice(_MOST_FOLLOWED)))
-    except (RuntimeError, ValueError, TypeError, IndexError):
+    except FAILURES:
         return follow_units(plain, example)
 
 
@@ -190,7 +190,7 @@ def _in_double(masked: nn.Module, example: Nest) -> Wanted | None:
         wanted = Wanted(masked, map_tensors(lambda x: x.double() if x.is_floating_point() else x, example), _EXACT)
         if wanted.dtypes == {torch.float64}:
             return wanted
-    except RuntimeError:  # of a network that makes numbers of a precision of its own
+    except FAILURES:  # of a network that makes numbers of a precision of its own, or insists on one
         pass
     _of_dtypes(masked, dtypes)
     return None

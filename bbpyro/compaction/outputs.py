@@ -6,9 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from bbpyro.compaction.errors import UnsupportedModuleError
-from bbpyro.nests import Nest, call, map_tensors, tensors_of
-
-_WHAT_A_NETWORK_RAISES = (AttributeError, AssertionError, IndexError, KeyError, RuntimeError, TypeError, ValueError)
+from bbpyro.nests import FAILURES, Nest, call, map_tensors, tensors_of
 
 
 class Wanted:
@@ -32,7 +30,7 @@ class Wanted:
         noise = _noise_like(example)
         try:
             outputs = list(tensors_of(call(net, noise)))
-        except _WHAT_A_NETWORK_RAISES:  # a network may refuse what is no data
+        except FAILURES:  # a network may refuse what is no data
             return
         if all(bool(output.isfinite().all()) for output in outputs):
             self.inputs.append(noise)
@@ -44,7 +42,7 @@ class Wanted:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of what is only tried
                 found = [list(tensors_of(call(net, x))) for x in self.inputs]
-        except _WHAT_A_NETWORK_RAISES:
+        except FAILURES:
             return float("inf")
         return max(_distance(*pair) for pair in zip(found, self.outputs, strict=True))
 

@@ -14,7 +14,6 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from bbpyro import checkpoint, export, training
-from bbpyro.checkpoint import CheckpointError
 from bbpyro.compaction import TOLERANCE, Compaction, Size, UnsupportedModuleError, compact, measure
 from bbpyro.prediction import score
 from bbpyro.runs.config import AUGMENTATIONS
@@ -105,8 +104,7 @@ def shrink(
         raise ValueError(f"round_to is {round_to}, wanted 1 or more")
     if int8:
         export.require_onnx()
-    if not run.svi_history:
-        raise CheckpointError(f"{run.folder} is still in pretraining: it has nothing to compact yet")
+    run.check_gates("it has nothing to compact yet")
     with hold(run.folder):
         return _shrink(run, finetune_epochs, int8, round_to, console)
 
