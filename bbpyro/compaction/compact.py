@@ -11,7 +11,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from bbpyro.checks import check_device, check_nest, wrong_dtype
 from bbpyro.compaction.errors import UnsupportedModuleError
 from bbpyro.compaction.folding import check_weights, fold, gated_layers, multiply, plainly_parametrized
-from bbpyro.compaction.outputs import Wanted
+from bbpyro.compaction.outputs import TOLERANCE, Wanted, tolerance
 from bbpyro.compaction.report import Compaction, built_shapes, kept_indices, report_gates
 from bbpyro.compaction.selection import SelectUnits, select_inputs
 from bbpyro.denormals import zero_denormal
@@ -21,9 +21,7 @@ from bbpyro.model import BetaBernoulliNetwork
 from bbpyro.nests import FAILURES, Nest, call, map_tensors, num_rows, reason_of, rows, tensors_of
 from bbpyro.structure import Removal, Units, follow_units, largest_removal, without
 
-TOLERANCE = 1e-5  # of the largest output, in float32
 _EXACT = 1e-9  # of the largest output, in float64
-_MOST_ROUNDING = 1e-3
 _NUM_FOLLOWED = 2  # data by which units are followed
 _MOST_FOLLOWED = 64  # where those two are not given to every layer, as to the experts of a mixture
 
@@ -203,7 +201,7 @@ def _fold_and_follow(plain: nn.Module, masks: Mapping[str, Tensor | None], wante
         fold(plain.get_submodule(name), mask)
     zero_denormal(plain.parameters(), dtype)
     if wanted.tolerance > _EXACT:  # what folding alone changes, by rounding, is not to be told from what removing does
-        wanted.tolerance = min(max(TOLERANCE, 3 * wanted.difference(plain)), _MOST_ROUNDING)
+        wanted.tolerance = tolerance(wanted.difference(plain))
     units = _follow(plain, wanted.inputs[0])
     for name, mask in every_mask.items():
         if mask is not None and masks[name] is None and f"{name}.weight".lstrip(".") in units.unread:

@@ -8,6 +8,14 @@ from torch import Tensor, nn
 from bbpyro.compaction.errors import UnsupportedModuleError
 from bbpyro.nests import FAILURES, Nest, call, map_tensors, tensors_of
 
+TOLERANCE = 1e-5  # of the largest output, in float32
+_MOST_ROUNDING = 1e-3
+
+
+def tolerance(rounding: float) -> float:
+    """How far two networks may differ, as a part of the largest output, where so much of it is lost by rounding."""
+    return min(max(TOLERANCE, 3 * rounding), _MOST_ROUNDING)
+
 
 class Wanted:
     """The outputs of a network on the example and on noise, and whether another network has the same.
