@@ -15,7 +15,7 @@ import torch
 import bbpyro
 from bbpyro import compaction, data, export, runs
 from bbpyro.cli import main
-from bbpyro.runs import TrainConfig
+from bbpyro.runs import TrainConfig, shrinking
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +90,15 @@ def test_times_are_ratios_to_the_original(run: Path, printed: str) -> None:
         for of_original, cell in zip(rows["original"], row, strict=True):
             seconds, ratio = cell.removesuffix("x").split()
             assert float(ratio) == pytest.approx(float(of_original.split()[0]) / float(seconds), rel=0.1, abs=0.01)
+
+
+def test_times_are_of_fifteen_rounds_or_of_as_many_as_there_is_time_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    called = []
+    nets = {name: lambda x, name=name: called.append(name) for name in ("a", "b")}
+    assert [len(seconds) for seconds in shrinking._rounds(nets, torch.zeros(1, 4), 2).values()] == [1, 1]
+    assert called == ["a", "a", "b", "b"]
+    monkeypatch.setattr(shrinking, "_SECONDS_A_BATCH_SIZE", 10.0)
+    assert [len(seconds) for seconds in shrinking._rounds(nets, torch.zeros(1, 4), 2).values()] == [15, 15]
 
 
 def test_every_form_that_was_written_predicts_as_the_mean_mask(run: Path, printed: str) -> None:
