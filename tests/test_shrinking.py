@@ -262,7 +262,7 @@ def test_a_network_is_held_to_no_more_digits_than_its_own_rounding_leaves(
 
 def test_a_run_of_a_convolutional_network_is_trained_inspected_and_compacted(tmp_path: Path) -> None:
     generator = torch.Generator().manual_seed(0)
-    x, y = torch.rand(130, 28, 28, generator=generator), torch.arange(130) % 3
+    x, y = torch.rand(50, 28, 28, generator=generator), torch.arange(50) % 3
     np.savez(tmp_path / "images.npz", x=x.numpy(), y=y.numpy())
     folder = str(tmp_path / "run")
     short = ["--epochs", "1", "--pretrain-epochs", "1", "--num-samples", "2"]
