@@ -58,6 +58,14 @@ class Run:
         """Whether training ran to its end."""
         return len(self.svi_history) == self.config.epochs
 
+    def check_gates(self, lacks: str) -> None:
+        """Raise a CheckpointError, with what the run `lacks` therefore, where training has not reached the gates."""
+        if not self.svi_history:
+            raise CheckpointError(
+                f"{self.folder} is still in pretraining: {lacks}; go on with bbpyro train --resume "
+                + shlex.quote(str(self.folder))
+            )
+
 
 def default_folder(config: TrainConfig) -> Path:
     """runs/DATASET-DATE-TIME, with a number appended while that exists."""
