@@ -2,7 +2,7 @@
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -137,6 +137,26 @@ class BetaBernoulliDropout(nn.Module):
     def extra_repr(self) -> str:
         """What print(net) shows."""
         return f"{self.num_features}, threshold={self.threshold:g}"
+
+
+def posteriors(gates: Mapping[str, BetaBernoulliDropout]) -> dict[str, TorchDistribution]:
+    """q(π) of each gate, by name; gates of the default family that are alike are drawn from as one."""
+    if len(gates) < 2 or not _are_alike(list(gates.values())):
+        return {name: gate.posterior() for name, gate in gates.items()}
+    first = [gate.unconstrained_concentration1 for gate in gates.values()]
+    second = [gate.unconstrained_concentration0 for gate in gates.values()]
+    a, b = (F.softplus(torch.cat(first + second)) + MIN_CONCENTRATION).view(2, -1)
+    sizes = [gate.num_features for gate in gates.values()]
+    return dict(zip(gates, kumaraswamy(a, b).split(sizes), strict=True))
+
+
+def _are_alike(gates: list[BetaBernoulliDropout]) -> bool:
+    """Whether all are of the default family, one dtype and one device."""
+    parameters = [p for gate in gates for p in (gate.unconstrained_concentration1, gate.unconstrained_concentration0)]
+    is_default = all(
+        type(gate).posterior is BetaBernoulliDropout.posterior and gate.family in (None, kumaraswamy) for gate in gates
+    )
+    return is_default and len({(p.dtype, p.device, p.dim()) for p in parameters}) == 1
 
 
 def _is_same(one: Any, other: Any) -> bool:

@@ -10,7 +10,7 @@ from bbpyro.distributions.exact_tails import ContinuedTails, with_exact_tails
 from bbpyro.distributions.keep_probability import Beta, BetaMixture, LogitNormal
 from bbpyro.distributions.kumaraswamy import Kumaraswamy
 from bbpyro.distributions.placing import placed_like
-from bbpyro.distributions.relaxed_bernoulli import RelaxedBernoulli
+from bbpyro.distributions.relaxed_bernoulli import RelaxedBernoulli, relaxed_bernoullis
 from bbpyro.distributions.remembering import log_odds, remember_log_odds, remembered_log_odds
 from bbpyro.distributions.stick_breaking import StickBreaking
 from bbpyro.distributions.weights import Delta, HorseshoeLike, SphericalNormal
@@ -29,6 +29,7 @@ __all__ = [
     "StickBreaking",
     "log_odds",
     "placed_like",
+    "relaxed_bernoullis",
     "remember_log_odds",
     "remembered_log_odds",
     "with_exact_tails",
