@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 import bbpyro
 from bbpyro.denormals import flushed
-from bbpyro.training import SingleOptimizer
+from bbpyro.training import LeanTraceELBO, SingleOptimizer
 
 NUM_DATA, NUM_CLASSES = 60_000, 10
 PLAIN, DROPOUT = "plain net, fused Adam", "nn.Dropout, fused Adam"
@@ -165,7 +165,8 @@ def variants(sizes: list[int]) -> dict[str, Step]:
         PLAIN: plain_step(plain_net(sizes)),
         "plain net, torch's default Adam": plain_step(plain_net(sizes), fused=False),
         DROPOUT: plain_step(dropout_net(sizes)),
-        "bbpyro, SVI + Trace_ELBO (fit)": svi_step(sizes, Trace_ELBO()),
+        "bbpyro, SVI + LeanTraceELBO (fit)": svi_step(sizes, LeanTraceELBO()),
+        "bbpyro, SVI + Trace_ELBO": svi_step(sizes, Trace_ELBO()),
         "bbpyro, SVI + TraceMeanField_ELBO": svi_step(sizes, TraceMeanField_ELBO()),
         "bbpyro, ELBOModule": elbo_module_step(sizes),
         "naive Pyro program": naive_step(sizes),

@@ -70,7 +70,9 @@ class Kumaraswamy(TorchDistribution):
         """A draw, its log-odds and its log-density."""
         exponential = torch.empty(shape, dtype=torch.float64, device=self.concentration1.device).exponential_()
         exponential = exponential.clamp_min(torch.finfo(torch.float64).tiny)
-        a, b = self.concentration1.expand(shape), self.concentration0.expand(shape)
+        a, b = self.concentration1, self.concentration0
+        if a.shape != shape:
+            a, b = a.expand(shape), b.expand(shape)
         odds, log_prob = f.kumaraswamy_draw(exponential, a, b)
         return remember_log_odds(odds, self.concentration1.dtype), odds, log_prob
 
