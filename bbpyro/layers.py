@@ -172,7 +172,7 @@ def gates_of(net: nn.Module) -> dict[str, BetaBernoulliDropout]:
 def _modules_of(net: nn.Module) -> list[tuple[str, nn.Module]]:
     """What net.named_modules() gives, in a quarter of its time: each step of training asks five times."""
     found: dict[int, tuple[str, nn.Module]] = {}
-    waiting: list[tuple[str, nn.Module]] = [("", net)]
+    waiting: list[tuple[str, nn.Module | None]] = [("", net)]
     while waiting:
         name, module = waiting.pop()
         if module is not None and id(module) not in found:
