@@ -129,10 +129,19 @@ class TakingTurns:
         Raises:
             RuntimeError: it failed, or was killed.
         """
-        try:
+        self.begin()
+        return self.end()
+
+    def begin(self) -> None:
+        """Let its turn begin, and do not wait for the end, which :meth:`end` does: for several at once."""
+        with contextlib.suppress(BrokenPipeError):
             self._connection.send(None)
+
+    def end(self) -> Any:
+        """As :meth:`turn`."""
+        try:
             value, error = self._connection.recv()
-        except (EOFError, BrokenPipeError, ConnectionResetError):
+        except (EOFError, ConnectionResetError):
             self._process.join()
             raise RuntimeError(f"the process ended with status {self._process.exitcode}") from None
         if error:

@@ -1,7 +1,8 @@
 """What the gates cost over the size of a network: time and memory of one training step, as bbpyro.fit runs it.
 
     python benchmarks/scaling.py                                          # some minutes
-    python benchmarks/scaling.py --width 1e3 1e4 --batch 100 --rounds 3
+    python benchmarks/scaling.py --width 1e3 1e4 --batch 100 --rounds 3 --processes
+    python benchmarks/scaling.py --width --processes 2 4                  # several processes alone
     MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=-1 python benchmarks/scaling.py   # the allocator keeps what is freed
 
 The network is K-16-10: Linear(K, 16), ReLU, Linear(16, 10), so that K gates stand before a layer that costs little. It
@@ -17,14 +18,20 @@ MiB          how far a process's resident memory rose during its steps, at its h
 
 Slopes are of the growth above the smallest size, in log-log, over the sizes that cost at least a fifth more; 1 is
 linear.
+
+Several processes (--processes) share each minibatch, as torchrun has them, by gloo. Their table is of LeNet-500-300 and
+of a wide network, with the time of a step by the clock, and how many times as many data a second that makes as one
+process. It wants as many idle cores.
 """
 
 import argparse
 import itertools
 import statistics
+import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -52,90 +59,137 @@ VARIANTS = ("plain", "nn.Dropout", "bbpyro")
 
 
 @dataclass(frozen=True)
-class Cost:
-    """Of one step of the three networks at one size.
-
-    Attributes:
-        seconds: by variant, one median a round.
-        bytes: by variant, the rise of memory.
-    """
+class Size:
+    """Of a network, its minibatch, and how many processes share that."""
 
     width: int
     batch: int
-    seconds: dict[str, list[float]]
-    bytes: dict[str, float]
+    hidden: tuple[int, ...] = (HIDDEN,)
+    processes: int = 1
 
     @property
     def masks(self) -> int:
-        """B·K: how many z a step draws."""
+        """B·K: how many z of the inputs a step draws."""
         return self.batch * self.width
+
+    @property
+    def network(self) -> str:
+        """Its name."""
+        return "-".join(map(str, (self.width, *self.hidden, NUM_CLASSES)))
+
+    def make(self) -> nn.Sequential:
+        """The plain network."""
+        widths = (self.width, *self.hidden, NUM_CLASSES)
+        layers: list[nn.Module] = []
+        for inputs, outputs in itertools.pairwise(widths):
+            layers += [nn.Linear(inputs, outputs), nn.ReLU()]
+        return nn.Sequential(*layers[:-1])
+
+
+SHARED = (Size(784, 200, (500, 300)), Size(10_000, 1000))  # what several processes are timed with
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one step took: seconds of the processor, and by the clock; and how far memory rose, in bytes."""
+
+    cpu: float
+    wall: float
+    rise: float
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one step of the three networks at one size: by variant, the steps of each round."""
+
+    size: Size
+    steps: dict[str, list[Step]]
 
     def beyond(self, variant: str) -> float:
         """Seconds of bbpyro's step without another's."""
-        pairs = zip(self.seconds["bbpyro"], self.seconds[variant], strict=True)
-        return statistics.median(ours - theirs for ours, theirs in pairs)
+        pairs = zip(self.steps["bbpyro"], self.steps[variant], strict=True)
+        return statistics.median(ours.cpu - theirs.cpu for ours, theirs in pairs)
 
-    def median(self, variant: str) -> float:
-        """Seconds of a step."""
-        return statistics.median(self.seconds[variant])
+    def cpu(self, variant: str) -> float:
+        """Seconds of the processor."""
+        return statistics.median(step.cpu for step in self.steps[variant])
+
+    def wall(self, variant: str) -> float:
+        """Seconds by the clock."""
+        return statistics.median(step.wall for step in self.steps[variant])
+
+    def rise(self, variant: str) -> float:
+        """Bytes by which memory rose."""
+        return self.steps[variant][0].rise
 
 
-def network(width: int) -> nn.Sequential:
-    """K-16-10."""
-    return nn.Sequential(nn.Linear(width, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, NUM_CLASSES))
-
-
-def train_by_turns(tell: Tell, variant: str, width: int, batch: int, num_steps: int) -> None:
-    """A short training a turn; tells the median seconds of its steps, and the rise of memory in those of the first."""
+def train_by_turns(tell: Tell, variant: str, size: Size, rank: int, meeting: Path) -> None:
+    """A short training a turn, with the other processes; tells what its steps took."""
     torch.manual_seed(0)
-    num_data = (num_steps + 1) * batch
-    x, y = torch.rand(num_data, width), torch.randint(NUM_CLASSES, (num_data,))
-    train = training(variant, x, y, batch)
+    num_steps = min(15, max(3, 2_000_000 // size.masks))
+    num_data = (num_steps + 1) * size.batch
+    x, y = torch.rand(num_data, size.width), torch.randint(NUM_CLASSES, (num_data,))
+    train = training(variant, size, x, y)
     begin_at_rest()
+    if size.processes > 1:
+        torch.distributed.init_process_group("gloo", f"file://{meeting}", rank=rank, world_size=size.processes)
     rests: list[float] = []
     while True:
-        began: list[float] = []
+        began: list[tuple[float, float]] = []
 
-        def note(x: Tensor, began: list[float] = began) -> Tensor:
+        def note(x: Tensor, began: list[tuple[float, float]] = began) -> Tensor:
+            if len(x) > -(-size.batch // size.processes):
+                raise RuntimeError(f"{len(x)} data of a minibatch of {size.batch} in one of {size.processes} processes")
             if not rests:
                 rests.append(reset_peak_trimmed())
-            began.append(time.process_time())
+            began.append((time.process_time(), time.perf_counter()))
             return x
 
         train(note)
-        seconds = [after - before for before, after in itertools.pairwise(began)]
-        rise = memory("VmHWM") - rests[0]
-        tell((statistics.median(seconds[1:] or seconds), rise))
+        cpu, wall = np.median(np.diff(np.array(began[1:]), axis=0), axis=0)
+        tell(Step(cpu, wall, memory("VmHWM") - rests[0]))
 
 
-def training(variant: str, x: Tensor, y: Tensor, batch: int) -> Callable[[Callable[[Tensor], Tensor]], object]:
+def training(variant: str, size: Size, x: Tensor, y: Tensor) -> Callable[[Callable[[Tensor], Tensor]], object]:
     """One epoch of a network; it is given what is called with each minibatch before its step."""
-    plain = network(x.shape[1])
+    plain = size.make()
     if variant != "bbpyro":
-        net = plain if variant == "plain" else with_nn_dropout(plain, x.shape[1])
-        return lambda each: pretrain(net, x, y, num_epochs=1, batch_size=batch, augment=each, progress=False)
+        net = plain if variant == "plain" else with_nn_dropout(plain, size.width)
+        return lambda each: pretrain(net, x, y, num_epochs=1, batch_size=size.batch, augment=each, progress=False)
     bnn = bbpyro.BetaBernoulliNetwork(bbpyro.insert_dropout(plain), num_data=len(x))
-    return lambda each: bbpyro.fit(bnn, x, y, num_epochs=1, batch_size=batch, augment=each, progress=False)
+    return lambda each: bbpyro.fit(bnn, x, y, num_epochs=1, batch_size=size.batch, augment=each, progress=False)
 
 
-def measure(width: int, batch: int, rounds: int) -> Cost:
-    """The cost at one size."""
-    num_steps = min(15, max(3, 2_000_000 // (batch * width)))
-    workers = {name: TakingTurns(train_by_turns, name, width, batch, num_steps) for name in VARIANTS}
-    try:
-        turns = [{name: worker.turn() for name, worker in workers.items()} for _ in range(rounds + 1)]
-    finally:
-        for worker in workers.values():
-            worker.stop()
-    seconds = {name: [each[name][0] for each in turns[1:]] for name in VARIANTS}
-    return Cost(width, batch, seconds, {name: turns[0][name][1] for name in VARIANTS})
+def measure(size: Size, rounds: int) -> Cost:
+    """The cost at one size; the first round does not count, but for memory."""
+    with tempfile.TemporaryDirectory() as folder:
+        teams = {
+            name: [TakingTurns(train_by_turns, name, size, rank, Path(folder) / name) for rank in range(size.processes)]
+            for name in VARIANTS
+        }
+        try:
+            turns = [{name: turn_of(team) for name, team in teams.items()} for _ in range(rounds + 1)]
+        finally:
+            for worker in itertools.chain(*teams.values()):
+                worker.stop()
+    first = turns[0]
+    steps = {name: [replace(each[name], rise=first[name].rise) for each in turns[1:]] for name in VARIANTS}
+    return Cost(size, steps)
+
+
+def turn_of(team: Sequence[TakingTurns]) -> Step:
+    """What the first process of those that work together tells."""
+    for worker in team:
+        worker.begin()
+    told: list[Step] = [worker.end() for worker in team]
+    return told[0]
 
 
 def growth(cost: Cost, before: Cost | None) -> float:
     """How bbpyro's step without nn.Dropout's grew from one size to another, by how the size did."""
     if before is None:
         return float("nan")
-    return cost.beyond("nn.Dropout") / before.beyond("nn.Dropout") / (cost.masks / before.masks)
+    return cost.beyond("nn.Dropout") / before.beyond("nn.Dropout") / (cost.size.masks / before.size.masks)
 
 
 def slope(sizes: Sequence[float], seconds: Sequence[float]) -> float:
@@ -157,7 +211,7 @@ def costs_table(costs: dict[tuple[int, int], Cost], widths: Sequence[int], batch
     table = markdown(*titles, "unit", "datum", *(f"{name}, MiB" for name in VARIANTS))
     smaller_width, smaller_batch = (dict(itertools.pairwise(sizes[::-1])) for sizes in (widths, batches))
     for (width, batch), cost in costs.items():
-        ours, theirs, beyond = cost.median("bbpyro"), cost.median("nn.Dropout"), cost.beyond("nn.Dropout")
+        ours, theirs, beyond = cost.cpu("bbpyro"), cost.cpu("nn.Dropout"), cost.beyond("nn.Dropout")
         growths = (
             growth(cost, costs.get((smaller_width.get(width, 0), batch))),
             growth(cost, costs.get((width, smaller_batch.get(batch, 0)))),
@@ -165,12 +219,12 @@ def costs_table(costs: dict[tuple[int, int], Cost], widths: Sequence[int], batch
         table.add_row(
             f"{width:,}",
             f"{batch:,}",
-            *(f"{1e3 * cost.median(name):.2f}" for name in VARIANTS),
+            *(f"{1e3 * cost.cpu(name):.2f}" for name in VARIANTS),
             f"{ours / theirs:.2f}",
             f"{1e3 * beyond:.2f}",
-            f"{1e9 * beyond / cost.masks:.1f}",
+            f"{1e9 * beyond / cost.size.masks:.1f}",
             *(f"{ratio:.2f}" if ratio == ratio else "" for ratio in growths),
-            *(f"{cost.bytes[name] / MIB:.0f}" for name in VARIANTS),
+            *(f"{cost.rise(name) / MIB:.0f}" for name in VARIANTS),
         )
     return table
 
@@ -183,9 +237,22 @@ def slopes_table(costs: dict[tuple[int, int], Cost]) -> Table:
         for size, cost in costs.items():
             lines.setdefault(size[1 - index], []).append(cost)
         for fixed, line in sorted(lines.items()):
-            sizes = [(cost.width, cost.batch)[index] for cost in line]
+            sizes = [(cost.size.width, cost.size.batch)[index] for cost in line]
             slopes = [slope(sizes, [cost.beyond(variant) for cost in line]) for variant in ("nn.Dropout", "plain")]
             table.add_row(name, f"{other} {fixed:,}", *(f"{each:.2f}" if each == each else "" for each in slopes))
+    return table
+
+
+def processes_table(sizes: Sequence[Size], rounds: int) -> Table:
+    """A row a network and a number of processes."""
+    titles = (f"{name}{what}" for name in VARIANTS for what in (", ms", ", data a second"))
+    table = markdown("network", "batch", "processes", *titles)
+    alone: dict[str, Cost] = {}
+    for size in track(sizes, "timing", transient=True):
+        cost = measure(size, rounds)
+        one = alone.setdefault(size.network, cost)
+        cells = [(f"{1e3 * cost.wall(name):.2f}", f"{one.wall(name) / cost.wall(name):.2f}x") for name in VARIANTS]
+        table.add_row(size.network, f"{size.batch:,}", str(size.processes), *itertools.chain(*cells))
     return table
 
 
@@ -198,19 +265,24 @@ def main() -> None:
     """Measure every size and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--width", nargs="+", type=number, default=[100, 1000, 10_000, 100_000], help="units K, e.g. 1e2 1e3"
+        "--width", nargs="*", type=number, default=[100, 1000, 10_000, 100_000], help="units K, e.g. 1e2 1e3"
     )
-    parser.add_argument("--batch", nargs="+", type=number, default=[10, 100, 1000], help="data in a minibatch, B")
+    parser.add_argument("--batch", nargs="*", type=number, default=[10, 100, 1000], help="data in a minibatch, B")
     parser.add_argument("--largest", type=float, default=1e7, help="leave out sizes of more masks B·K than this")
+    parser.add_argument("--processes", nargs="*", type=int, default=[2], help="that train together; none: leave it out")
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     widths, batches = sorted(options.width), sorted(options.batch)
     sizes = [(width, batch) for batch in batches for width in widths if width * batch <= options.largest]
-    costs = {size: measure(*size, options.rounds) for size in track(sizes, "timing", transient=True)}
     console = wide_console()
-    console.print(f"K-{HIDDEN}-{NUM_CLASSES}, {processor()}, one thread")
-    console.print(costs_table(costs, widths, batches))
-    console.print(slopes_table(costs))
+    console.print(f"{processor()}, one thread a process")
+    if sizes:
+        costs = {size: measure(Size(*size), options.rounds) for size in track(sizes, "timing", transient=True)}
+        console.print(costs_table(costs, widths, batches))
+        console.print(slopes_table(costs))
+    shared = [replace(size, processes=processes) for size in SHARED for processes in (1, *options.processes)]
+    if options.processes:
+        console.print(processes_table(shared, options.rounds))
 
 
 if __name__ == "__main__":
