@@ -13,7 +13,7 @@ import traceback
 from collections.abc import Callable, Mapping
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import torch
 from rich import box
@@ -109,6 +109,8 @@ def with_nn_dropout(plain: nn.Module, num_inputs: int) -> nn.Module:
 class TakingTurns:
     """A process of its own, with a peak of memory of its own, that computes only when it is its turn.
 
+    As a context manager it ends with the block.
+
     Args:
         work: called there with `tell` and the other arguments; `tell(value)` ends a turn, and returns with the next.
         threads: torch's.
@@ -148,7 +150,10 @@ class TakingTurns:
             raise RuntimeError(error)
         return value
 
-    def stop(self) -> None:
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
         """End the process."""
         self._process.terminate()
         self._process.join()

@@ -25,6 +25,7 @@ process. It wants as many idle cores.
 """
 
 import argparse
+import contextlib
 import itertools
 import statistics
 import tempfile
@@ -162,16 +163,15 @@ def training(variant: str, size: Size, x: Tensor, y: Tensor) -> Callable[[Callab
 
 def measure(size: Size, rounds: int) -> Cost:
     """The cost at one size; the first round does not count, but for memory."""
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as block:
         teams = {
-            name: [TakingTurns(train_by_turns, name, size, rank, Path(folder) / name) for rank in range(size.processes)]
+            name: [
+                block.enter_context(TakingTurns(train_by_turns, name, size, rank, Path(folder) / name))
+                for rank in range(size.processes)
+            ]
             for name in VARIANTS
         }
-        try:
-            turns = [{name: turn_of(team) for name, team in teams.items()} for _ in range(rounds + 1)]
-        finally:
-            for worker in itertools.chain(*teams.values()):
-                worker.stop()
+        turns = [{name: turn_of(team) for name, team in teams.items()} for _ in range(rounds + 1)]
     first = turns[0]
     steps = {name: [replace(each[name], rise=first[name].rise) for each in turns[1:]] for name in VARIANTS}
     return Cost(size, steps)
@@ -261,7 +261,7 @@ def number(text: str) -> int:
     return int(float(text))
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Measure every size and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
@@ -271,7 +271,7 @@ def main() -> None:
     parser.add_argument("--largest", type=float, default=1e7, help="leave out sizes of more masks B·K than this")
     parser.add_argument("--processes", nargs="*", type=int, default=[2], help="that train together; none: leave it out")
     parser.add_argument("--rounds", type=int, default=5)
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     widths, batches = sorted(options.width), sorted(options.batch)
     sizes = [(width, batch) for batch in batches for width in widths if width * batch <= options.largest]
     console = wide_console()

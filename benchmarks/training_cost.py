@@ -24,6 +24,7 @@ import csv
 import inspect
 import tempfile
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -145,12 +146,20 @@ def load_data(config: runs.TrainConfig, num_data: int | None) -> Dataset:
 def measure(config: runs.TrainConfig, num_data: int | None, output: Path) -> None:
     """Train all of them, and write a line an epoch."""
     variants = VARIANTS if CAN_SHED else VARIANTS[:-1]
-    with tempfile.TemporaryDirectory() as folder, Progress(transient=True) as bar:
-        shared = (config, num_data, Path(folder) / "weights.pt")
-        first = TakingTurns(pretrain_by_turns, *shared, threads=config.threads)
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        Progress(transient=True) as bar,
+        contextlib.ExitStack() as block,
+    ):
+
+        def begin(work: Callable[..., None], *which: str) -> TakingTurns:
+            weights = Path(folder) / "weights.pt"
+            return block.enter_context(TakingTurns(work, *which, config, num_data, weights, threads=config.threads))
+
+        first = begin(pretrain_by_turns)
         for _ in bar.track(range(config.pretrain_epochs + 1), description="pretraining"):
             first.turn()
-        workers = [TakingTurns(train_by_turns, name, *shared, threads=config.threads) for name in variants]
+        workers = [begin(train_by_turns, name) for name in variants]
         with output.open("x") as file:
             file.write(f"# {describe(config, num_data)}\n")
             writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
@@ -231,7 +240,7 @@ def start(options: argparse.Namespace) -> None:
         measure(config, options.num_data, options.output)
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Train, print the table and draw the figure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--network", default="lenet-500-300", choices=tuple(runs.NETWORKS))
@@ -246,7 +255,7 @@ def main() -> None:
     files.add_argument("--output", type=Path, help="CSV file for a line an epoch; it must not exist yet")
     files.add_argument("--report", type=Path, help="train nothing; make the table, and the figure, of such a file")
     parser.add_argument("--figure", type=Path, help="PNG file for the seconds an epoch")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     try:
         if options.output:
             start(options)
