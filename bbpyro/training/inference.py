@@ -1,6 +1,7 @@
 """fit(): stochastic variational inference of a BetaBernoulliNetwork, with pyro.infer.SVI and Trace_ELBO."""
 
 import fnmatch
+import functools
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -30,7 +31,10 @@ from bbpyro.model import BetaBernoulliNetwork
 from bbpyro.nests import Nest
 from bbpyro.training.epochs import (
     Epochs,
+    Learner,
+    Trainee,
     TrainingState,
+    augmented,
     fused_adam,
     starting_state,
 )
@@ -42,6 +46,7 @@ from bbpyro.training.handlers import (
     held_out_score,
     mixed_precision,
 )
+from bbpyro.training.shedding import Shedding
 from bbpyro.training.trained import left_as_it_was, of_network, of_plain_network
 
 ELBOS = {"trace": Trace_ELBO, "mean-field": TraceMeanField_ELBO}
@@ -79,6 +84,7 @@ def fit(
     kl_warmup_epochs: int = 0,
     kl_start: float | Mapping[str, float] = 0.0,
     elbo: str = "trace",
+    shed: bool = False,
     augment: Callable[[Nest], Nest] | None = None,
     precision: str = "float32",
     held_out: tuple[Nest, Tensor] | None = None,
@@ -109,6 +115,8 @@ def fit(
             that is not named weighs 1. 0 is a warm-up; a number above 1 makes units go early that the ELBO alone would
             only let go of after very long: once out they stay out.
         elbo: "trace" (Trace_ELBO) or "mean-field" (TraceMeanField_ELBO, with closed-form KLs where there are).
+        shed: whether units whose posterior has gone to the prior leave the network that is trained, for good, so that
+            an epoch costs what the others cost; when, :mod:`bbpyro.training.shedding` says. `bnn` itself stays whole.
         augment: changes each minibatch of inputs at random, e.g. :func:`bbpyro.data.crop_and_flip`.
         precision: "float32", or "bf16" for torch.autocast within the network.
         held_out: inputs and labels to report on after each epoch; nothing is chosen by them.
@@ -136,9 +144,48 @@ def fit(
     check_choice("precision", precision, PRECISIONS)
 
     trained = of_network(bnn, x, y, learning_rate, gate_learning_rate)
-    optimizer = fused_adam(trained.groups)
     warmup, score = KLWarmup(starts), Scorecard()
-    estimator = ELBOS[elbo]()
+
+    def learner(
+        bnn: BetaBernoulliNetwork, optimizer: torch.optim.Optimizer, x: Nest, read: Callable[[Nest], Nest] | None
+    ) -> Learner:
+        step = _svi_step(bnn, optimizer, ELBOS[elbo](), warmup if kl_warmup_epochs else None, score)
+        if augment is None:
+            return Learner(bnn, optimizer, step, read(x) if read else x, read=read)
+        return Learner(bnn, optimizer, step, x, functools.partial(augmented, augment, read=read), read)
+
+    def tell(epoch: int) -> None:
+        warmup.share = min(1.0, (epoch + 1) / min(kl_warmup_epochs, num_epochs)) if kl_warmup_epochs else 1.0
+
+    def report(learner: Learner) -> dict[str, Any]:
+        return {
+            **score.take(),
+            **held_out_score(learner.module, bnn.likelihood, held_out, read=learner.read),
+            "weights_kl" if bnn.weight_guide == "normal" else "weights_nll": bnn.weights_kl().item(),
+            "kl": {name: kl.item() for name, kl in bnn.kl().items()},
+            "active": {name: int(gate.kept().sum()) for name, gate in bnn.gates.items()},
+        }
+
+    optimizer = fused_adam(trained.groups)
+    trainee: Trainee
+    if shed:
+        trainee = Shedding(bnn, optimizer, x, y, learner, batch_size, warmup.weight, tell)
+    else:
+        trainee = Trainee(learner(bnn, optimizer, x, None), tell)
+    epochs = Epochs("SVI", y, num_epochs, batch_size, SCHEDULES[schedule], progress, on_epoch)
+    state = starting_state(seed, resume_from)
+    with left_as_it_was(bnn), pyro.validation_enabled(False), mixed_precision(bnn.net, precision):
+        return epochs.run(trainee, trained, report, state)
+
+
+def _svi_step(
+    bnn: BetaBernoulliNetwork,
+    optimizer: torch.optim.Optimizer,
+    estimator: Any,
+    warmup: KLWarmup | None,
+    score: Scorecard,
+) -> Callable[[Nest, Tensor], float]:
+    """A step of SVI by a minibatch, which returns -ELBO/N; an ArithmeticError, and no step, where it is not finite."""
 
     def loss_and_grads(*args: Any) -> float:
         loss: float = estimator.loss_and_grads(*args)
@@ -146,29 +193,14 @@ def fit(
             raise ArithmeticError
         return loss
 
-    model, guide = (warmup(bnn.model), warmup(bnn.guide)) if kl_warmup_epochs else (bnn.model, bnn.guide)
+    model, guide = (warmup(bnn.model), warmup(bnn.guide)) if warmup else (bnn.model, bnn.guide)
     svi = SVI(model, guide, SingleOptimizer(optimizer), estimator.loss, loss_and_grads=loss_and_grads)
 
-    def step(x_batch: Nest, y_batch: Tensor) -> float:
+    def step(x: Nest, y: Tensor) -> float:
         with score:
-            return svi.step(x_batch, y_batch) / bnn.num_data
+            return svi.step(x, y) / bnn.num_data
 
-    def begin(epoch: int) -> None:
-        warmup.share = min(1.0, (epoch + 1) / min(kl_warmup_epochs, num_epochs)) if kl_warmup_epochs else 1.0
-
-    def report() -> dict[str, Any]:
-        return {
-            **score.take(),
-            **held_out_score(bnn, bnn.likelihood, held_out),
-            "weights_kl" if bnn.weight_guide == "normal" else "weights_nll": bnn.weights_kl().item(),
-            "kl": {name: kl.item() for name, kl in bnn.kl().items()},
-            "active": {name: int(gate.kept().sum()) for name, gate in bnn.gates.items()},
-        }
-
-    epochs = Epochs("SVI", x, y, num_epochs, batch_size, SCHEDULES[schedule], progress, on_epoch, augment)
-    state = starting_state(seed, resume_from)
-    with left_as_it_was(bnn), pyro.validation_enabled(False), mixed_precision(bnn.net, precision):
-        return epochs.run(bnn, optimizer, trained, step, report, state, begin)
+    return step
 
 
 @one_at_a_time
@@ -268,9 +300,10 @@ def pretrain(
         optimizer.zero_grad()
         return loss.item()
 
-    def report() -> dict[str, Any]:
+    def report(learner: Learner) -> dict[str, Any]:
         return {**score.take(), **held_out_score(net, likelihood, held_out)}
 
-    epochs = Epochs(phase, x, y, num_epochs, batch_size, SCHEDULES[schedule], progress, on_epoch, augment)
+    learner = Learner(net, optimizer, step, x, functools.partial(augmented, augment) if augment else None)
+    epochs = Epochs(phase, y, num_epochs, batch_size, SCHEDULES[schedule], progress, on_epoch)
     with pyro.validation_enabled(False), mixed_precision(net, precision):
-        return epochs.run(net, optimizer, trained, step, report, starting_state(seed, resume_from))
+        return epochs.run(Trainee(learner), trained, report, starting_state(seed, resume_from))
