@@ -21,7 +21,6 @@ error        on the test data in the last epoch, of bbpyro by the mean mask.
 import argparse
 import contextlib
 import csv
-import inspect
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -61,7 +60,6 @@ COLORS = {
     "bbpyro, shed": style.COLORS[1],
 }
 VARIANTS = tuple(COLORS)
-CAN_SHED = "shed" in inspect.signature(bbpyro.fit).parameters
 SETTINGS = ("dataset", "epochs", "pretrain_epochs", "batch_size", "seed", "threads")
 COLUMNS = ("variant", "epoch", "seconds", "cpu_seconds", "peak_mib", "training_mib", "error", "kept")
 
@@ -104,8 +102,6 @@ def train(variant: str, plain: nn.Module, dataset: Dataset, config: runs.TrainCo
         net = plain if variant == "plain" else with_nn_dropout(plain, x[0].numel())
         pretrain(net, x, y, progress=False, **options)
         return
-    if CAN_SHED:
-        options["shed"] = variant == "bbpyro, shed"
     bbpyro.fit(
         gated_network(config, plain, dataset),
         x,
@@ -113,6 +109,7 @@ def train(variant: str, plain: nn.Module, dataset: Dataset, config: runs.TrainCo
         gate_learning_rate=config.gate_learning_rate,
         kl_warmup_epochs=config.kl_warmup_epochs,
         kl_start=config.kl_weights(),
+        shed=variant == "bbpyro, shed",
         progress=False,
         **options,
     )
@@ -138,14 +135,15 @@ def pretrain_by_turns(tell: Tell, config: runs.TrainConfig, num_data: int | None
 
 
 def load_data(config: runs.TrainConfig, num_data: int | None) -> Dataset:
-    """The data set, with the first so many of its training data."""
+    """The data set; or the first so many of its training data, and a like part of its test data."""
     dataset = runs.load_data(config)
-    return replace(dataset, x=dataset.x[:num_data], y=dataset.y[:num_data])
+    num_test = num_data and max(1, len(dataset.x_test) * num_data // len(dataset.x))
+    first = {"x": num_data, "y": num_data, "x_test": num_test, "y_test": num_test}
+    return replace(dataset, **{name: getattr(dataset, name)[:number] for name, number in first.items()})
 
 
 def measure(config: runs.TrainConfig, num_data: int | None, output: Path) -> None:
     """Train all of them, and write a line an epoch."""
-    variants = VARIANTS if CAN_SHED else VARIANTS[:-1]
     with (
         tempfile.TemporaryDirectory() as folder,
         Progress(transient=True) as bar,
@@ -159,7 +157,7 @@ def measure(config: runs.TrainConfig, num_data: int | None, output: Path) -> Non
         first = begin(pretrain_by_turns)
         for _ in bar.track(range(config.pretrain_epochs + 1), description="pretraining"):
             first.turn()
-        workers = [begin(train_by_turns, name) for name in variants]
+        workers = [begin(train_by_turns, name) for name in VARIANTS]
         with output.open("x") as file:
             file.write(f"# {describe(config, num_data)}\n")
             writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
@@ -183,7 +181,7 @@ def read(path: Path) -> tuple[str, pd.DataFrame]:
     title = path.read_text().split("\n", 1)[0].removeprefix("# ")
     epochs = pd.read_csv(path, skiprows=1, dtype={"kept": str}).fillna({"kept": ""})
     done = epochs.groupby("variant")["epoch"].max()
-    if not {"plain", "nn.Dropout", "bbpyro"} <= set(done.index):
+    if not set(VARIANTS) <= set(done.index):
         raise ValueError(f"{path}: no epoch is over for all of the networks")
     return title, epochs[epochs["epoch"] <= done.min()]
 
@@ -247,7 +245,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--dataset", help="by default the network's, as bbpyro train has it")
     parser.add_argument("--epochs", type=int, help="with gates, and as many without; by default the network's")
     parser.add_argument("--pretrain-epochs", type=int, help="of the plain network that all start from")
-    parser.add_argument("--num-data", type=int, help="train on the first so many; by default all")
+    parser.add_argument("--num-data", type=int, help="train on the first so many, score on a like part; by default all")
     parser.add_argument("--batch-size", type=int)
     parser.add_argument("--seed", type=int)
     parser.add_argument("--threads", type=int, help="of each process")
