@@ -16,7 +16,7 @@ unit, datum  beyond a unit, as a multiple of what it is at the K before; and bey
              growth is 1; below it, costs that do not depend on the size are still shared out by more units.
 MiB          how far a process's resident memory rose during its steps, at its highest (Linux only).
 
-Slopes are of the growth above the smallest size, in log-log, over the sizes that cost at least a fifth more; 1 is
+Slopes are of the growth above the smallest size, in log-log, over the sizes that cost at least half as much again; 1 is
 linear.
 
 Several processes (--processes) share each minibatch, as torchrun has them, by gloo. Their table is of LeNet-500-300 and
@@ -193,11 +193,11 @@ def growth(cost: Cost, before: Cost | None) -> float:
 
 
 def slope(sizes: Sequence[float], seconds: Sequence[float]) -> float:
-    """In log-log, of what is above the first; nan where fewer than two cost a fifth more than it."""
+    """In log-log, of what is above the first; nan where fewer than two cost half as much again."""
     above = [
         (size - sizes[0], cost - seconds[0])
         for size, cost in zip(sizes, seconds, strict=True)
-        if cost > 1.2 * seconds[0]
+        if cost > 1.5 * seconds[0]
     ]
     if len(above) < 2:
         return float("nan")
