@@ -18,6 +18,7 @@ from bbpyro.layers import called_gates, device_of
 from bbpyro.likelihoods import Likelihood
 from bbpyro.model import BetaBernoulliNetwork
 from bbpyro.nests import Nest
+from bbpyro.objective import leaves
 
 
 @dataclass(frozen=True)
@@ -128,7 +129,7 @@ def _trained(loss: Tensor, stored: dict[str, Tensor], *groups: tuple[list[Any], 
     learnt = [group for group in learnt if group["params"]]
     if not learnt:
         raise ValueError("net: all its parameters are frozen, so there is nothing to train; requires_grad_(True) thaws")
-    unknown = _without(_leaves(loss), [p for group in learnt for p in group["params"]])
+    unknown = _without(leaves(loss), [p for group in learnt for p in group["params"]])
     if unknown:
         shapes = ", ".join(str(list(tensor.shape)) for tensor in unknown)
         warnings.warn(
@@ -137,20 +138,6 @@ def _trained(loss: Tensor, stored: dict[str, Tensor], *groups: tuple[list[Any], 
             stacklevel=5,
         )
     return Trained(learnt, stored)
-
-
-def _leaves(loss: Tensor) -> list[Tensor]:
-    """The tensors that a gradient of the loss would reach."""
-    found: list[Tensor] = []
-    waiting: list[Any] = [loss.grad_fn]
-    seen: set[Any] = set()
-    while waiting:
-        node: Any = waiting.pop()
-        if node is not None and node not in seen:
-            seen.add(node)
-            found += [node.variable] if hasattr(node, "variable") else []
-            waiting += [following[0] for following in node.next_functions]
-    return found
 
 
 @contextmanager
