@@ -48,12 +48,56 @@ class TrainingState:
         history: one record an epoch that is done.
         optimizer: the optimizer's tensors, by name.
         stored: what is trained in Pyro's parameter store alone, such as a `pyro.param` of the likelihood, by name.
+        idle: for how many epochs on end each unit of a gate has been idle, by gate, where training sheds units.
     """
 
     seed: int
     history: list[dict[str, Any]] = field(default_factory=list)
     optimizer: dict[str, Tensor] = field(default_factory=dict)
     stored: dict[str, Tensor] = field(default_factory=dict)
+    idle: dict[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Learner:
+    """What an epoch trains, and how.
+
+    Attributes:
+        module: the network.
+        optimizer: of its parameters, in groups of one rate each.
+        step: takes a step by a minibatch x, y; returns its loss, a datum.
+        x: the inputs that minibatches are taken of.
+        prepare: what is made of the inputs of a minibatch before the step.
+        offset: what the loss of a step leaves out, a datum.
+    """
+
+    module: nn.Module
+    optimizer: torch.optim.Optimizer
+    step: Callable[[Nest, Tensor], float]
+    x: Nest
+    prepare: Callable[[Nest], Nest] | None = None
+    offset: float = 0.0
+
+
+class Trainee:
+    """What the epochs train: the whole of a network, unless a subclass leaves some of it out.
+
+    Args:
+        whole: all of it.
+        tell: is called with each epoch's number, counted from 0, before it begins.
+    """
+
+    def __init__(self, whole: Learner, tell: Callable[[int], None] = lambda epoch: None) -> None:
+        self.whole, self.tell = whole, tell
+
+    def begin(self, state: TrainingState) -> Learner:
+        """What the epoch after those of `state` trains."""
+        self.tell(len(state.history))
+        return self.whole
+
+    def end(self, learner: Learner, state: TrainingState) -> dict[str, Tensor]:
+        """Have the whole network be what was learnt; returns what the next state says is idle."""
+        return {}
 
 
 @dataclass
@@ -61,30 +105,29 @@ class Epochs:
     """The loop that both phases share: batches, schedule, progress bar, history."""
 
     label: str
-    x: Nest
     y: Tensor
     num_epochs: int
     batch_size: int
     schedule: Callable[[float], float]
     progress: bool | Console
     on_epoch: Callable[[TrainingState], None] | None
-    augment: Callable[[Nest], Nest] | None = None
 
     def run(
-        self,
-        module: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        trained: Trained,
-        step: Callable[[Nest, Tensor], float],
-        report: Callable[[], dict[str, Any]],
-        state: TrainingState,
-        begin: Callable[[int], None] = lambda epoch: None,
+        self, trainee: Trainee, trained: Trained, report: Callable[[Learner], dict[str, Any]], state: TrainingState
     ) -> list[dict[str, Any]]:
-        """Train from the end of `state` to num_epochs, leaving torch's global generator as it was."""
-        base_rates = [group["lr"] for group in optimizer.param_groups]
-        _load_optimizer(optimizer, state.optimizer)
+        """Train from the end of `state` to num_epochs, leaving torch's global generator as it was.
+
+        Args:
+            trainee: what is trained.
+            trained: its parameters.
+            report: what a record says, beside the loss, after an epoch that trained this.
+            state: where to go on from.
+        """
+        whole = trainee.whole
+        base_rates = [group["lr"] for group in whole.optimizer.param_groups]
+        _load_optimizer(whole.optimizer, state.optimizer)
         trained.load(state.stored)
-        _clean(module, optimizer)  # what was trained elsewhere, or by an earlier version
+        _clean(whole)  # what was trained elsewhere, or by an earlier version
         with (
             flushed(),
             self._bar(len(state.history)) as advance,
@@ -95,52 +138,50 @@ class Epochs:
             warnings.filterwarnings("ignore", message="Encountered (NaN|\\+?-?inf)")  # step raises instead
             for epoch in range(len(state.history), self.num_epochs):
                 started = time.perf_counter()
+                self._seed(epoch, state.seed)
+                learner = trainee.begin(state)
                 factor = self.schedule(epoch / self.num_epochs)
-                for group, rate in zip(optimizer.param_groups, base_rates, strict=True):
+                for group, rate in zip(learner.optimizer.param_groups, base_rates, strict=True):
                     group["lr"] = rate * factor
-                begin(epoch)
-                module.train()
-                loss = self._one_pass(epoch, module, state.seed, step, advance)
-                module.eval()
-                _clean(module, optimizer)
+                learner.module.train()
+                self._seed(epoch, state.seed)  # again, for a resumed run makes anew what this one has
+                loss = self._one_pass(epoch, learner, advance)
+                learner.module.eval()
+                _clean(learner)
+                idle = trainee.end(learner, state)
                 record = {
                     "phase": self.label,
                     "epoch": epoch + 1,
-                    "learning_rate": [group["lr"] for group in optimizer.param_groups],
-                    "loss": loss,
-                    **report(),
+                    "learning_rate": [group["lr"] for group in learner.optimizer.param_groups],
+                    "loss": loss + learner.offset,
+                    **report(learner),
                     "seconds": time.perf_counter() - started,
                 }
                 history = [*state.history, record]
                 stored = {name: tensor.detach() for name, tensor in trained.stored.items()}
-                state = TrainingState(state.seed, history, _optimizer_tensors(optimizer), stored)
+                state = TrainingState(state.seed, history, _optimizer_tensors(whole.optimizer), stored, idle)
                 if self.on_epoch:
                     self.on_epoch(state)
         return state.history
 
-    def _one_pass(
-        self,
-        epoch: int,
-        module: nn.Module,
-        seed: int,
-        step: Callable[[Nest, Tensor], float],
-        advance: Callable[[int, int], None],
-    ) -> float:
+    def _seed(self, epoch: int, seed: int) -> None:
         # The epoch's randomness follows from (seed, phase, epoch), so a resumed run needs no generator's state.
         torch.manual_seed(int(np.random.SeedSequence([seed, *self.label.encode(), epoch]).generate_state(1)[0]))
+
+    def _one_pass(self, epoch: int, learner: Learner, advance: Callable[[int, int], None]) -> float:
         batches = torch.randperm(len(self.y), device="cpu").split(self.batch_size)
-        device = device_of(module)
+        device = device_of(learner.module)
         total = 0.0
         for i, batch in enumerate(batches):
-            x, y = nests.to_device(nests.rows((self.x, self.y), batch), device)
-            x = _augmented(self.augment, x) if self.augment else x
+            x, y = nests.to_device(nests.rows((learner.x, self.y), batch), device)
+            x = learner.prepare(x) if learner.prepare else x
             try:
-                total += step(x, y) * len(batch)
+                total += learner.step(x, y) * len(batch)
             except ArithmeticError as error:
-                layer = _first_non_finite(module, x) or "the gates' masks or the ELBO"
+                layer = _first_non_finite(learner.module, x) or "the gates' masks or the ELBO"
                 raise NonFiniteLossError(epoch + 1, i + 1, layer) from error
             advance(epoch, len(batches))
-        broken = _first_non_finite(module, x)  # by the last step, whose loss nobody has seen
+        broken = _first_non_finite(learner.module, x)  # by the last step, whose loss nobody has seen
         if broken is not None:
             raise NonFiniteLossError(epoch + 1, len(batches), broken)
         return total / len(self.y)
@@ -171,7 +212,8 @@ class Epochs:
             yield advance
 
 
-def _augmented(augment: Callable[[Nest], Any], x: Nest) -> Nest:
+def augmented(augment: Callable[[Nest], Any], x: Nest) -> Nest:
+    """What `augment` makes of a minibatch; a ValueError where that is not as many data."""
     changed = augment(x)
     if {tensor.shape[:1] for tensor in nests.tensors_of(changed)} != {nests.first(x).shape[:1]}:
         shapes = nests.map_tensors(lambda tensor: list(tensor.shape), changed)
@@ -186,9 +228,9 @@ def fused_adam(groups: list[dict[str, Any]], weight_decay: float = 0.0) -> torch
     return torch.optim.Adam(groups, weight_decay=weight_decay, fused=True)
 
 
-def _clean(module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+def _clean(learner: Learner) -> None:
     """Make 0 of weights and of Adam's moments that have decayed to nothing."""
-    zero_denormal((*module.parameters(), *_optimizer_tensors(optimizer).values()))
+    zero_denormal((*learner.module.parameters(), *_optimizer_tensors(learner.optimizer).values()))
 
 
 def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

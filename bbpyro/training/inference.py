@@ -1,6 +1,7 @@
 """fit(): stochastic variational inference of a BetaBernoulliNetwork, with pyro.infer.SVI and Trace_ELBO."""
 
 import fnmatch
+import functools
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -30,7 +31,10 @@ from bbpyro.model import BetaBernoulliNetwork
 from bbpyro.nests import Nest
 from bbpyro.training.epochs import (
     Epochs,
+    Learner,
+    Trainee,
     TrainingState,
+    augmented,
     fused_adam,
     starting_state,
 )
@@ -136,27 +140,16 @@ def fit(
     check_choice("precision", precision, PRECISIONS)
 
     trained = of_network(bnn, x, y, learning_rate, gate_learning_rate)
-    optimizer = fused_adam(trained.groups)
     warmup, score = KLWarmup(starts), Scorecard()
-    estimator = ELBOS[elbo]()
 
-    def loss_and_grads(*args: Any) -> float:
-        loss: float = estimator.loss_and_grads(*args)
-        if not math.isfinite(loss):
-            raise ArithmeticError
-        return loss
+    def learner(bnn: BetaBernoulliNetwork, optimizer: torch.optim.Optimizer, x: Nest) -> Learner:
+        step = _svi_step(bnn, optimizer, ELBOS[elbo](), warmup if kl_warmup_epochs else None, score)
+        return Learner(bnn, optimizer, step, x, functools.partial(augmented, augment) if augment else None)
 
-    model, guide = (warmup(bnn.model), warmup(bnn.guide)) if kl_warmup_epochs else (bnn.model, bnn.guide)
-    svi = SVI(model, guide, SingleOptimizer(optimizer), estimator.loss, loss_and_grads=loss_and_grads)
-
-    def step(x_batch: Nest, y_batch: Tensor) -> float:
-        with score:
-            return svi.step(x_batch, y_batch) / bnn.num_data
-
-    def begin(epoch: int) -> None:
+    def tell(epoch: int) -> None:
         warmup.share = min(1.0, (epoch + 1) / min(kl_warmup_epochs, num_epochs)) if kl_warmup_epochs else 1.0
 
-    def report() -> dict[str, Any]:
+    def report(learner: Learner) -> dict[str, Any]:
         return {
             **score.take(),
             **held_out_score(bnn, bnn.likelihood, held_out),
@@ -165,10 +158,36 @@ def fit(
             "active": {name: int(gate.kept().sum()) for name, gate in bnn.gates.items()},
         }
 
-    epochs = Epochs("SVI", x, y, num_epochs, batch_size, SCHEDULES[schedule], progress, on_epoch, augment)
+    trainee = Trainee(learner(bnn, fused_adam(trained.groups), x), tell)
+    epochs = Epochs("SVI", y, num_epochs, batch_size, SCHEDULES[schedule], progress, on_epoch)
     state = starting_state(seed, resume_from)
     with left_as_it_was(bnn), pyro.validation_enabled(False), mixed_precision(bnn.net, precision):
-        return epochs.run(bnn, optimizer, trained, step, report, state, begin)
+        return epochs.run(trainee, trained, report, state)
+
+
+def _svi_step(
+    bnn: BetaBernoulliNetwork,
+    optimizer: torch.optim.Optimizer,
+    estimator: Any,
+    warmup: KLWarmup | None,
+    score: Scorecard,
+) -> Callable[[Nest, Tensor], float]:
+    """A step of SVI by a minibatch, which returns -ELBO/N; an ArithmeticError, and no step, where it is not finite."""
+
+    def loss_and_grads(*args: Any) -> float:
+        loss: float = estimator.loss_and_grads(*args)
+        if not math.isfinite(loss):
+            raise ArithmeticError
+        return loss
+
+    model, guide = (warmup(bnn.model), warmup(bnn.guide)) if warmup else (bnn.model, bnn.guide)
+    svi = SVI(model, guide, SingleOptimizer(optimizer), estimator.loss, loss_and_grads=loss_and_grads)
+
+    def step(x: Nest, y: Tensor) -> float:
+        with score:
+            return svi.step(x, y) / bnn.num_data
+
+    return step
 
 
 @one_at_a_time
@@ -268,9 +287,10 @@ def pretrain(
         optimizer.zero_grad()
         return loss.item()
 
-    def report() -> dict[str, Any]:
+    def report(learner: Learner) -> dict[str, Any]:
         return {**score.take(), **held_out_score(net, likelihood, held_out)}
 
-    epochs = Epochs(phase, x, y, num_epochs, batch_size, SCHEDULES[schedule], progress, on_epoch, augment)
+    learner = Learner(net, optimizer, step, x, functools.partial(augmented, augment) if augment else None)
+    epochs = Epochs(phase, y, num_epochs, batch_size, SCHEDULES[schedule], progress, on_epoch)
     with pyro.validation_enabled(False), mixed_precision(net, precision):
-        return epochs.run(net, optimizer, trained, step, report, starting_state(seed, resume_from))
+        return epochs.run(Trainee(learner), trained, report, starting_state(seed, resume_from))
