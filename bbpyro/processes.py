@@ -12,8 +12,10 @@ from torch import Tensor
 
 T = TypeVar("T")
 
+_dist: Any = dist  # whose types leave its stores out
+
 _VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # that torchrun, or another launcher, sets
-_job: dist.Store | None = None  # what the processes tell each other beside training; it outlives a restart
+_job: Any = None  # a store: what the processes tell each other beside training; it outlives a restart
 
 
 class LostProcessError(RuntimeError):
@@ -26,12 +28,12 @@ class Stopped(KeyboardInterrupt):
 
 def size() -> int:
     """How many processes train together."""
-    return dist.get_world_size() if _are_several() else 1
+    return dist.get_world_size() if _have_joined() else 1
 
 
 def rank() -> int:
     """Which of them this is, counted from 0."""
-    return dist.get_rank() if _are_several() else 0
+    return dist.get_rank() if _have_joined() else 0
 
 
 def is_first() -> bool:
@@ -41,10 +43,10 @@ def is_first() -> bool:
 
 def on_this_machine() -> int:
     """How many of them share this machine's cores, where the launcher says so; else all of them."""
-    return int(os.environ.get("LOCAL_WORLD_SIZE", size())) if _are_several() else 1
+    return int(os.environ.get("LOCAL_WORLD_SIZE", size())) if _have_joined() else 1
 
 
-def _are_several() -> bool:
+def _have_joined() -> bool:
     return dist.is_available() and dist.is_initialized()
 
 
@@ -71,12 +73,17 @@ def broadcast(value: T) -> T:
 
 def total(*numbers: float) -> list[float]:
     """Sums over the processes, the same on each to the last bit."""
+    return [sum(column) for column in zip(*gather(numbers), strict=True)]
+
+
+def gather(value: T) -> list[T]:
+    """What each process has, the first one's first."""
     if size() == 1:
-        return list(numbers)
+        return [value]
     parts: list[Any] = [None] * size()
     with noticing_losses():
-        dist.all_gather_object(parts, numbers)
-    return [sum(column) for column in zip(*parts, strict=True)]
+        dist.all_gather_object(parts, value)
+    return parts
 
 
 @contextlib.contextmanager
@@ -86,7 +93,7 @@ def noticing_losses() -> Iterator[None]:
         yield
     except RuntimeError as error:
         text = str(error)
-        if not (isinstance(error, dist.DistError) or "gloo" in text.lower() or "nccl" in text.lower()):
+        if size() == 1 or not (isinstance(error, dist.DistError) or "gloo" in text.lower() or "nccl" in text.lower()):
             raise
         reason = (text.splitlines() or [""])[0].rpartition("] ")[2] or type(error).__name__
         raise LostProcessError(f"another of the {size()} processes has ended, or does not answer ({reason})") from error
@@ -105,13 +112,13 @@ def joined() -> Iterator[None]:
         return
     own, number = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     is_launchers = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-    store = dist.TCPStore(
+    store = _dist.TCPStore(
         os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=own == 0 and not is_launchers
     )
     # A prefix for each start: by torch's own way one that is started again may read the addresses of those before.
-    mine = dist.PrefixStore(f"bbpyro/{_restarts()}", store)
+    mine = _dist.PrefixStore(f"bbpyro/{_restarts()}", store)
     dist.init_process_group(_backend(), store=mine, rank=own, world_size=number)
-    _job = dist.PrefixStore("bbpyro/job", store)
+    _job = _dist.PrefixStore("bbpyro/job", store)
     before = signal.signal(signal.SIGTERM, _stop)
     try:
         yield

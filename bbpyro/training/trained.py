@@ -28,10 +28,12 @@ class Trained:
     Attributes:
         groups: as a torch optimizer takes them; none is empty.
         stored: those that belong to no module, but to Pyro's parameter store, by their names there.
+        has_unused: whether the loss does not depend on some of them.
     """
 
     groups: list[dict[str, Any]]
     stored: dict[str, Tensor]
+    has_unused: bool
 
     @torch.no_grad()
     def load(self, kept: Mapping[str, Tensor]) -> None:
@@ -129,7 +131,8 @@ def _trained(loss: Tensor, stored: dict[str, Tensor], *groups: tuple[list[Any], 
     learnt = [group for group in learnt if group["params"]]
     if not learnt:
         raise ValueError("net: all its parameters are frozen, so there is nothing to train; requires_grad_(True) thaws")
-    unknown = _without(leaves(loss), [p for group in learnt for p in group["params"]])
+    known, reached = [p for group in learnt for p in group["params"]], leaves(loss)
+    unknown = _without(reached, known)
     if unknown:
         shapes = ", ".join(str(list(tensor.shape)) for tensor in unknown)
         warnings.warn(
@@ -137,7 +140,7 @@ def _trained(loss: Tensor, stored: dict[str, Tensor], *groups: tuple[list[Any], 
             "Pyro's store; make a likelihood or prior that has them an nn.Module, and they are trained and saved",
             stacklevel=5,
         )
-    return Trained(learnt, stored)
+    return Trained(learnt, stored, has_unused=bool(_without(known, reached)))
 
 
 @contextmanager
