@@ -95,7 +95,7 @@ def noticing_losses() -> Iterator[None]:
         text = str(error)
         if size() == 1 or not (isinstance(error, dist.DistError) or "gloo" in text.lower() or "nccl" in text.lower()):
             raise
-        reason = (text.splitlines() or [""])[0].rpartition("] ")[2] or type(error).__name__
+        reason = (text.splitlines() or [""])[0].split(". ")[0].removeprefix("[").split("] ", 1)[-1]
         raise LostProcessError(f"another of the {size()} processes has ended, or does not answer ({reason})") from error
 
 
@@ -105,20 +105,15 @@ def joined() -> Iterator[None]:
 
     The launcher says in the environment who they are, as torchrun does. They talk by gloo, and about tensors on GPUs by
     nccl where each has a GPU of its own.
+
+    Raises:
+        LostProcessError: they do not find each other.
     """
     global _job
     if not all(name in os.environ for name in _VARIABLES):
         yield
         return
-    own, number = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    is_launchers = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-    store = _dist.TCPStore(
-        os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=own == 0 and not is_launchers
-    )
-    # A prefix for each start: by torch's own way one that is started again may read the addresses of those before.
-    mine = _dist.PrefixStore(f"bbpyro/{_restarts()}", store)
-    dist.init_process_group(_backend(), store=mine, rank=own, world_size=number)
-    _job = _dist.PrefixStore("bbpyro/job", store)
+    _job = _join()
     before = signal.signal(signal.SIGTERM, _stop)
     try:
         yield
@@ -126,6 +121,20 @@ def joined() -> Iterator[None]:
     finally:
         signal.signal(signal.SIGTERM, before)
         _job = None
+
+
+def _join() -> Any:
+    own, number, address, port = (os.environ[name] for name in _VARIABLES)
+    is_launchers = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    try:
+        store = _dist.TCPStore(address, int(port), is_master=own == "0" and not is_launchers)
+        # A prefix for each start: by torch's own way one that is started again may read the addresses of those before.
+        mine = _dist.PrefixStore(f"bbpyro/{_restarts()}", store)
+        dist.init_process_group(_backend(), store=mine, rank=int(own), world_size=int(number))
+    except RuntimeError as error:
+        reason = (str(error).splitlines() or [""])[0]
+        raise LostProcessError(f"the {number} processes do not meet at {address}:{port} ({reason})") from error
+    return _dist.PrefixStore("bbpyro/job", store)
 
 
 def _backend() -> str:

@@ -40,8 +40,11 @@ from bbpyro.version import __version__
 def main(argv: Sequence[str] | None = None) -> None:
     """The `bbpyro` command; exits with 2 on a user's error, 1 on a failed run, 130 on Ctrl-C."""
     args = list(sys.argv[1:] if argv is None else argv)
-    with processes.joined():
-        _run_or_fail(args)
+    try:
+        with processes.joined():
+            _run_or_fail(args)
+    except LostProcessError as error:  # of those that never met
+        _fail(str(error), 1)
 
 
 def _run_or_fail(args: list[str]) -> None:
