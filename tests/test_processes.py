@@ -39,7 +39,7 @@ class NoNoise(TorchDispatchMode):
             row = torch.zeros(())
             if out.dim() == 2 and name == "rand":  # of masks, one a datum
                 row = 1 + torch.arange(len(out))[:, None] * processes.size() + processes.rank()
-            uniform = (0.618 * (torch.arange(out.shape[-1]) + 1) + 0.417 * row) % 1
+            uniform = (0.618 * (torch.arange(out.shape[-1]).double() + 1) + 0.417 * row) % 1
             out.copy_(uniform.clamp(0.01, 0.99))
         return out
 
@@ -49,14 +49,14 @@ class Sigma(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.log_sigma, self.unread = nn.Parameter(torch.zeros(())), nn.Parameter(torch.ones(3))
+        self.log_sigma, self.unread = nn.Parameter(torch.zeros(()).double()), nn.Parameter(torch.ones(3))
 
     def __call__(self, output: Tensor) -> Any:
         return dist.Normal(output[:, 0], self.log_sigma.exp())
 
 
 def stored_sigma(output: Tensor) -> Any:
-    sigma = pyro.param("sigma", torch.tensor(1.0 + processes.rank()), constraint=dist.constraints.positive)
+    sigma = pyro.param("sigma", torch.tensor(1.0 + processes.rank()).double(), constraint=dist.constraints.positive)
     return dist.Normal(output[:, 0], sigma)
 
 
@@ -104,10 +104,10 @@ def numbers(
     """The network's tensors, and Pyro's, after some epochs with fixed noise, and the records."""
     pyro.clear_param_store()
     torch.manual_seed(0)
-    x, y = torch.randn(num_data, 6), torch.randint(3, (num_data,))
+    x, y = torch.randn(num_data, 6).double(), torch.randint(3, (num_data,))
     torch.manual_seed(processes.rank())  # for the first one's start is everybody's
-    net, of_output = network(), likelihood()
-    y = y if likelihood is bbpyro.likelihoods.Categorical else y.float()
+    net, of_output = network().double(), likelihood()
+    y = y if likelihood is bbpyro.likelihoods.Categorical else y.double()
     shared: dict[str, Any] = {"batch_size": 16, "seed": 0, "held_out": (x[:5], y[:5]), "progress": False}
     history = bbpyro.pretrain(net, x, y, likelihood=of_output, num_epochs=1, **shared)
     gated = bbpyro.insert_dropout(net, exclude=["unread"] if hasattr(net, "unread") else [])
@@ -209,7 +209,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
 def assert_close(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
     assert found.keys() == wanted.keys()
     for name, tensor in wanted.items():
-        torch.testing.assert_close(found[name], tensor, rtol=2e-4, atol=2e-5, msg=lambda text, name=name: name + text)
+        torch.testing.assert_close(found[name], tensor, rtol=1e-6, atol=1e-7, msg=lambda text, name=name: name + text)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -219,7 +219,7 @@ def test_with_the_same_noise_several_processes_end_where_one_does(name: str, res
         found, history = result["cases"][name]
         assert_close(found, wanted)
         for record, expected in zip(history, records, strict=True):
-            assert flat(record) == pytest.approx(flat(expected), rel=1e-4)
+            assert flat(record) == pytest.approx(flat(expected), rel=1e-6)
 
 
 def flat(record: dict[str, Any]) -> dict[str, Any]:
