@@ -14,6 +14,7 @@ from torch.nn.parameter import UninitializedParameter
 
 from bbpyro.distributions import Kumaraswamy
 
+PARAMETERS = ("unconstrained_concentration1", "unconstrained_concentration0")  # of a gate
 MIN_CONCENTRATION = 1e-6
 MIN_START = 1e-5  # of the keep probability at which training starts, and of what it lacks to 1
 CONCENTRATION1 = math.log1p(math.exp(-1.0))  # where the source starts: softplus(-1)
@@ -68,7 +69,7 @@ class BetaBernoulliDropout(nn.Module):
             raise ValueError(f"threshold is {threshold}, wanted a keep probability in [0, 1)")
         if dim not in (-1, 1):
             raise ValueError(f"dim is {dim}, wanted -1, or 1 for the channels of a convolution")
-        self.num_features, self.dim = num_features, dim
+        self.dim = dim
         self.threshold = self.own_threshold = threshold
         self._start: list[float] = []
         for name, start in (("concentration1", concentration1), ("concentration0", concentration0)):
@@ -78,6 +79,11 @@ class BetaBernoulliDropout(nn.Module):
             self._start.append(unconstrained)
             self.register_parameter(f"unconstrained_{name}", nn.Parameter(torch.full((num_features,), unconstrained)))
         self.register_buffer("z", None)
+
+    @property
+    def num_features(self) -> int:
+        """K, the number of units."""
+        return len(self.unconstrained_concentration1)
 
     def check_family(self, name: str, family: Callable[[Tensor, Tensor], TorchDistribution]) -> None:
         """Raise a ValueError where the gate, of this name in the network, is in use under another family of q(π)."""

@@ -154,12 +154,12 @@ class BetaBernoulliNetwork(Given):
 
     def kl(self) -> dict[str, Tensor]:
         """KL[q(π) || p(π)] of each gate in nats, closed where it is registered, else from 1000 draws."""
-        return {name: _kl(gate.posterior(), self._prior(name, gate)).sum() for name, gate in self.gates.items()}
+        return {name: kl_of(gate.posterior(), self._prior(name, gate)).sum() for name, gate in self.gates.items()}
 
     def weights_kl(self) -> Tensor:
         """What W costs, nats: -log p(W) under a Delta guide; KL[q(W) || p(W)], or 10 draws of it, under a Normal."""
         weights = self.weights.items()
-        costs = [_kl(self._weight_posterior(n, w), self._weight_prior(n, w), 10).sum() for n, w in weights]
+        costs = [kl_of(self._weight_posterior(n, w), self._weight_prior(n, w), 10).sum() for n, w in weights]
         return torch.stack(costs).sum() if costs else torch.zeros(())
 
     def forward(self, x: Nest) -> Any:
@@ -200,7 +200,8 @@ class BetaBernoulliNetwork(Given):
         return {name: w.double().sum().item() for name, w in self.weights.items() if not w.is_meta}
 
 
-def _kl(q: Any, p: Any, num_samples: int = 1000) -> Tensor:
+def kl_of(q: Any, p: Any, num_samples: int = 1000) -> Tensor:
+    """KL[q || p] in nats, closed where it is registered, else from so many draws."""
     try:
         return kl_divergence(q, p)
     except NotImplementedError:

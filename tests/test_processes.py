@@ -35,7 +35,7 @@ class NoNoise(TorchDispatchMode):
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = function(*args, **(kwargs or {}))
         name = function.overloadpacket.__name__
-        if name in ("rand", "rand_like", "uniform_", "exponential_", "randn", "normal"):
+        if name in ("rand", "rand_like", "uniform_", "exponential_", "normal_"):
             row = torch.zeros(())
             if out.dim() == 2 and name == "rand":  # of masks, one a datum
                 row = 1 + torch.arange(len(out))[:, None] * processes.size() + processes.rank()
@@ -89,6 +89,7 @@ CASES: dict[str, dict[str, Any]] = {
     "sticks, q(W) a Normal": {"num_data": 67, "prior": "StickBreaking(3)", "weight_guide": "normal"},
     "a likelihood's parameters": {"num_data": 65, "likelihood": Sigma},
     "a parameter in Pyro's store": {"num_data": 65, "likelihood": lambda: stored_sigma},
+    "units that are shed": {"num_data": 67, "likelihood": Sigma, "num_out": 2, "num_epochs": 5, "shed": True},
     "a layer that nothing calls": {"num_data": 67, "network": Unread},
 }
 
@@ -99,6 +100,8 @@ def numbers(
     likelihood: Callable[[], Any] = bbpyro.likelihoods.Categorical,
     prior: str = "Beta(1e-4, 1)",
     weight_guide: str = "delta",
+    num_epochs: int = 2,
+    num_out: int = 0,
     **settings: Any,
 ) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
     """The network's tensors, and Pyro's, after some epochs with fixed noise, and the records."""
@@ -108,14 +111,18 @@ def numbers(
     torch.manual_seed(processes.rank())  # for the first one's start is everybody's
     net, of_output = network().double(), likelihood()
     y = y if likelihood is bbpyro.likelihoods.Categorical else y.double()
-    shared: dict[str, Any] = {"batch_size": 16, "seed": 0, "held_out": (x[:5], y[:5]), "progress": False}
+    shared: dict[str, Any] = {"batch_size": 16, "seed": 0, "held_out": (x[:1], y[:1]), "progress": False}
     history = bbpyro.pretrain(net, x, y, likelihood=of_output, num_epochs=1, **shared)
     gated = bbpyro.insert_dropout(net, exclude=["unread"] if hasattr(net, "unread") else [])
     bnn = bbpyro.BetaBernoulliNetwork(gated, of_output, num_data=num_data, prior=prior, weight_guide=weight_guide)
-    with NoNoise():
-        history += bbpyro.fit(bnn, x, y, num_epochs=2, **shared, **settings)
+    for name, gate in bnn.gates.items():
+        bnn.net.get_submodule(name.removesuffix(".gate")).weight.data[:, :num_out] = 0.0
+        gate.unconstrained_concentration1.data[:num_out] = -9.21024  # q(π) is at the prior
+        gate.unconstrained_concentration0.data[:num_out] = 0.541325
+    with NoNoise(), Masks() as masks:
+        history += bbpyro.fit(bnn, x, y, num_epochs=num_epochs, **shared, **settings)
     stored = {name: value.detach() for name, value in pyro.get_param_store().items()}
-    return {**bnn.state_dict(), **stored}, history
+    return {**bnn.state_dict(), **stored, "width": torch.tensor(masks.seen[-1].shape[-1])}, history
 
 
 class Masks(Messenger):
@@ -234,6 +241,11 @@ def test_all_processes_have_the_same_network_and_records_to_the_last_bit(results
     for name, (tensors, records) in first.items():
         assert all(torch.equal(tensor, second[name][0][key]) for key, tensor in tensors.items())
         assert records == second[name][1]
+
+
+def test_units_are_shed_in_all_processes_alike(results: list[dict[str, Any]]) -> None:
+    assert [result["cases"]["units that are shed"][0]["width"] for result in results] == [4, 4]
+    assert [result["cases"]["even"][0]["width"] for result in results] == [6, 6]
 
 
 def test_each_process_has_its_own_noise(results: list[dict[str, Any]]) -> None:

@@ -18,14 +18,12 @@ from bbpyro.denormals import zero_denormal
 from bbpyro.exclusive import one_at_a_time
 from bbpyro.layers import called_gates, gates_of
 from bbpyro.model import BetaBernoulliNetwork
-from bbpyro.nests import Nest, call, map_tensors, num_rows, rows, tensors_of
-from bbpyro.structure import Removal, Units, follow_units, largest_removal, without
+from bbpyro.nests import Nest, call, map_tensors, tensors_of
+from bbpyro.structure import Removal, Units, follow_few, largest_removal, without
 
 TOLERANCE = 1e-5  # of the largest output, in float32
 _EXACT = 1e-9  # of the largest output, in float64
 _MOST_ROUNDING = 1e-3
-_NUM_FOLLOWED = 2  # data by which units are followed
-_MOST_FOLLOWED = 64  # where those two are not given to every layer, as to the experts of a mixture
 
 
 @one_at_a_time
@@ -124,17 +122,6 @@ def _masked(net: nn.Module, threshold: float | None) -> nn.Module:
     return masked
 
 
-def _follow(plain: nn.Module, example: Nest) -> Units:
-    """The units, by as few data as will do; by all of them where the network takes no fewer, as of a graph's nodes."""
-    try:
-        units = follow_units(plain, rows(example, slice(_NUM_FOLLOWED)))
-        if not units.is_partial or num_rows(example) <= _NUM_FOLLOWED:
-            return units
-        return follow_units(plain, rows(example, slice(_MOST_FOLLOWED)))
-    except (RuntimeError, ValueError, TypeError, IndexError):
-        return follow_units(plain, example)
-
-
 def _dtypes(net: nn.Module) -> dict[str, torch.dtype]:
     return {name: tensor.dtype for name, tensor in (*net.named_parameters(), *net.named_buffers())}
 
@@ -204,7 +191,7 @@ def _fold_and_follow(plain: nn.Module, masks: Mapping[str, Tensor | None], wante
     zero_denormal(plain.parameters(), dtype)
     if wanted.tolerance > _EXACT:  # what folding alone changes, by rounding, is not to be told from what removing does
         wanted.tolerance = min(max(TOLERANCE, 3 * wanted.difference(plain)), _MOST_ROUNDING)
-    units = _follow(plain, wanted.inputs[0])
+    units = follow_few(plain, wanted.inputs[0])
     for name, mask in every_mask.items():
         if mask is not None and masks[name] is None and f"{name}.weight".lstrip(".") in units.unread:
             multiply(plain.get_submodule(name), mask)  # of a layer that only other data are given to

@@ -9,6 +9,7 @@ from bbpyro.distributions.bernoulli import Bernoulli
 from bbpyro.distributions.exact_tails import ContinuedTails, with_exact_tails
 from bbpyro.distributions.keep_probability import Beta, BetaMixture, LogitNormal
 from bbpyro.distributions.kumaraswamy import Kumaraswamy
+from bbpyro.distributions.parts import is_part, units_of
 from bbpyro.distributions.placing import placed_like
 from bbpyro.distributions.relaxed_bernoulli import RelaxedBernoulli
 from bbpyro.distributions.remembering import log_odds, remember_log_odds, remembered_log_odds
@@ -28,8 +29,10 @@ __all__ = [
     "SphericalNormal",
     "StickBreaking",
     "log_odds",
+    "is_part",
     "placed_like",
     "remember_log_odds",
     "remembered_log_odds",
+    "units_of",
     "with_exact_tails",
 ]

@@ -51,6 +51,21 @@ class SphericalNormal(TorchDistribution):
         """All real tensors of the event shape."""
         return constraints.independent(constraints.real, self.event_dim)
 
+    @property
+    def mean(self) -> Tensor:
+        """0, of the event shape."""
+        return torch.zeros(self.event_shape, dtype=self._placed.dtype, device=self._placed.device)
+
+    @property
+    def mode(self) -> Tensor:
+        """0, of the event shape."""
+        return self.mean
+
+    @property
+    def variance(self) -> Tensor:
+        """Of each element."""
+        return self.mean + self.scale**2
+
     def expand(self, batch_shape: Any, _instance: Any = None) -> Any:
         """The same distribution with a larger batch shape."""
         return self if len(batch_shape) == 0 else super().expand(batch_shape)

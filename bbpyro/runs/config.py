@@ -65,6 +65,9 @@ class Settings:
     """Where it goes from, by name of gate, e.g. 'fc*' 6; above 1, units go early. By default 0 for all, a warm-up."""
     elbo: Literal["trace", "mean-field"] = "trace"
     """Pyro's Trace_ELBO, or TraceMeanField_ELBO with closed-form KLs."""
+    shed: bool = True
+    """Let units whose posterior has gone to the prior leave the network that is trained: an epoch then costs what those
+    cost that live. The run's files are of the whole network all the same."""
     validation_size: int = 0
     """Hold out the last so many training data and report on them instead of the test set: for choosing settings."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -150,6 +153,7 @@ class Settings:
     def from_json(cls, settings: dict[str, Any]) -> Self:
         """The settings that :meth:`to_json` wrote; a ValueError names one that is unknown or of a wrong type."""
         hints = typing.get_type_hints(cls)
+        settings = {"shed": False, **settings}  # a file of before there was shedding
         for name, value in settings.items():
             if name not in hints:
                 raise ValueError(f"unknown setting {name!r}, wanted one of {', '.join(hints)}")

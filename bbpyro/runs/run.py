@@ -178,7 +178,7 @@ def _train(folder: Path, console: Console | None, on_epoch: OnEpoch | None) -> R
         def after_epoch(state: training.TrainingState) -> None:
             if not processes.is_first():
                 return
-            Saved(state_dict_of(net), state.optimizer, [*before, *state.history]).write(folder, config)
+            Saved(state_dict_of(net), state.optimizer, [*before, *state.history], state.idle).write(folder, config)
             if on_epoch:
                 on_epoch(state.history[-1], num_epochs, config.scored_on)
 
@@ -213,6 +213,7 @@ def _train(folder: Path, console: Console | None, on_epoch: OnEpoch | None) -> R
         kl_warmup_epochs=config.kl_warmup_epochs,
         kl_start=config.kl_weights(),
         elbo=config.elbo,
+        shed=config.shed,
         on_epoch=keep(bnn, config.epochs, pretraining),
         resume_from=saved.state(config.seed) if saved else None,
         **settings,

@@ -1,7 +1,7 @@
 """How the units of a network hang together: which slices of which parameters are one unit, and what goes with it."""
 
-from bbpyro.structure.following import follow_units, largest_removal
-from bbpyro.structure.surgery import say_sizes, without
+from bbpyro.structure.following import follow_few, follow_units, largest_removal
+from bbpyro.structure.surgery import say_sizes, sliced, without
 from bbpyro.structure.units import Removal, Units
 
-__all__ = ["Removal", "Units", "follow_units", "largest_removal", "say_sizes", "without"]
+__all__ = ["Removal", "Units", "follow_few", "follow_units", "largest_removal", "say_sizes", "sliced", "without"]

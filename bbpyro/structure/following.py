@@ -7,10 +7,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from bbpyro.nests import Nest, call, tensors_of
+from bbpyro.nests import Nest, call, num_rows, rows, tensors_of
 from bbpyro.structure.surgery import named_tensors, own_storages, weights_with_bias
 from bbpyro.structure.tracing import Trace
 from bbpyro.structure.units import Array, Units
+
+_NUM_FOLLOWED = 2  # data by which units are followed
+_MOST_FOLLOWED = 64  # where those two are not given to every layer, as to the experts of a mixture
 
 
 def follow_units(net: nn.Module, inputs: Nest) -> Units:
@@ -38,6 +41,17 @@ def follow_units(net: nn.Module, inputs: Nest) -> Units:
         torch.backends.mha.set_fastpath_enabled(fast_path)
     units.is_partial = units.is_partial or bool(units.unread)
     return units
+
+
+def follow_few(net: nn.Module, example: Nest) -> Units:
+    """The units, by as few data as will do; by all of them where the network takes no fewer, as of a graph's nodes."""
+    try:
+        units = follow_units(net, rows(example, slice(_NUM_FOLLOWED)))
+        if not units.is_partial or num_rows(example) <= _NUM_FOLLOWED:
+            return units
+        return follow_units(net, rows(example, slice(_MOST_FOLLOWED)))
+    except (RuntimeError, ValueError, TypeError, IndexError):
+        return follow_units(net, example)
 
 
 def largest_removal(units: Units, works: Callable[[Array], bool]) -> tuple[Array, list[str]]:

@@ -60,7 +60,7 @@ def without(net: Net, removal: Removal) -> Net:
     owned = {**dict(net.named_parameters()), **dict(net.named_buffers())}
     for name in removal.kept.keys() | removal.grouped.keys():
         tensor = owned[name]
-        smaller = _sliced(tensor.detach(), name, removal)
+        smaller = sliced(tensor.detach(), name, removal)
         memo[id(tensor)] = nn.Parameter(smaller, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else smaller
     small = copy.deepcopy(net, memo)
     for module in small.modules():
@@ -84,7 +84,8 @@ def _add_to_bias(
     layer.bias = nn.Parameter(bias, (layer.weight if layer.bias is None else layer.bias).requires_grad)
 
 
-def _sliced(tensor: Tensor, name: str, removal: Removal) -> Tensor:
+def sliced(tensor: Tensor, name: str, removal: Removal) -> Tensor:
+    """What stays of the parameter or buffer of this name, of which `tensor` has the shape."""
     kept = {dim: torch.from_numpy(indices).to(tensor.device) for dim, indices in removal.kept.get(name, {}).items()}
     if name in removal.grouped:
         reads = torch.from_numpy(removal.grouped[name]).to(tensor.device)

@@ -12,6 +12,7 @@ from torch import Tensor
 from bbpyro.structure.operations import squeezed, varying_dims
 
 Array = np.ndarray[tuple[int, ...], np.dtype[np.int64]]
+_CONSTANT = "a layer reads a constant of it"
 
 
 @dataclass(frozen=True)
@@ -191,6 +192,10 @@ class Units:
         for slices in (*self._needed, *(slices for slices, _ in self._stuck)):
             goes[groups[slices]] = False
         return goes
+
+    def stick_constants(self) -> None:
+        """Have what a layer reads as a constant stay, for which its bias would have to stand."""
+        self.stick(np.array([n for constants in self._constants.values() for n in constants], np.int64), _CONSTANT)
 
     def needed(self, groups: Array) -> np.ndarray:
         """Whether a layer uses a group, by its number."""

@@ -70,6 +70,7 @@ class Learner:
             :func:`bbpyro.processes.share`; returns its loss, a datum.
         x: the inputs that minibatches are taken of.
         prepare: what is made of the inputs of a minibatch before the step.
+        read: what is made of inputs as they are given to the whole network, for this one.
         offset: what the loss of a step leaves out, a datum.
     """
 
@@ -78,6 +79,7 @@ class Learner:
     step: Callable[[Nest, Tensor, float], float]
     x: Nest
     prepare: Callable[[Nest], Nest] | None = None
+    read: Callable[[Nest], Nest] | None = None
     offset: float = 0.0
 
 
@@ -100,6 +102,9 @@ class Trainee:
     def end(self, learner: Learner, state: TrainingState) -> dict[str, Tensor]:
         """Have the whole network be what was learnt; returns what the next state says is idle."""
         return {}
+
+    def close(self) -> None:
+        """Called at the end, also of a training that failed."""
 
 
 @dataclass
@@ -140,6 +145,7 @@ class Epochs:
             torch.random.fork_rng(),
             torch.enable_grad(),
             warnings.catch_warnings(),
+            contextlib.closing(trainee),
         ):
             warnings.filterwarnings("ignore", message="Encountered (NaN|\\+?-?inf)")  # step raises instead
             for epoch in range(len(state.history), self.num_epochs):
@@ -155,7 +161,7 @@ class Epochs:
                 learner.module.eval()
                 parallel.take_from_first(learner.module.buffers())
                 _clean(learner)
-                idle = trainee.end(learner, state)
+                idle = processes.broadcast(trainee.end(learner, state))
                 record = {
                     "phase": self.label,
                     "epoch": epoch + 1,
@@ -223,15 +229,15 @@ class Epochs:
             yield advance
 
 
-def augmented(augment: Callable[[Nest], Any], x: Nest) -> Nest:
-    """What `augment` makes of a minibatch; a ValueError where that is not as many data."""
+def augmented(augment: Callable[[Nest], Any], x: Nest, read: Callable[[Nest], Nest] | None = None) -> Nest:
+    """What `augment`, and then `read`, makes of a minibatch; a ValueError where that is not as many data."""
     changed = augment(x)
     if {tensor.shape[:1] for tensor in nests.tensors_of(changed)} != {nests.first(x).shape[:1]}:
         shapes = nests.map_tensors(lambda tensor: list(tensor.shape), changed)
         got = shapes if shapes and isinstance(changed, Tensor | tuple | list | dict) else type(changed).__name__
         wanted = nests.map_tensors(lambda tensor: list(tensor.shape), x)
         raise ValueError(f"augment: of a minibatch {wanted} it made {got}, wanted as many data")
-    return changed
+    return read(changed) if read else changed
 
 
 def fused_adam(groups: list[dict[str, Any]], weight_decay: float = 0.0) -> torch.optim.Adam:

@@ -1,7 +1,7 @@
 """What stands between SVI and the model: one optimizer for all parameters, KL warm-up, a running score, precision."""
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -41,9 +41,13 @@ class KLWarmup(Messenger):
         super().__init__()
         self.starts = {f"{gate}.pi": start for gate, start in starts.items()}
 
+    def weight(self, gate: str) -> float:
+        """Of a gate's KL, just now."""
+        return self.starts.get(f"{gate}.pi", 1.0) * (1 - self.share) + self.share
+
     def _pyro_sample(self, msg: Any) -> None:
         if self.share != 1.0 and msg["name"] in self.starts:
-            msg["scale"] = msg["scale"] * (self.starts[msg["name"]] * (1 - self.share) + self.share)
+            msg["scale"] = msg["scale"] * self.weight(msg["name"].removesuffix(".pi"))
 
 
 class Scorecard(Messenger):
@@ -101,9 +105,16 @@ class MeanLoss(nn.Module):
 
 @torch.no_grad()
 def held_out_score(
-    net: nn.Module, likelihood: Likelihood, held_out: tuple[Nest, Tensor] | None, batch_size: int = 1000
+    net: nn.Module,
+    likelihood: Likelihood,
+    held_out: tuple[Nest, Tensor] | None,
+    batch_size: int = 1000,
+    read: Callable[[Nest], Nest] | None = None,
 ) -> dict[str, float]:
-    """The scores of a plain forward pass over held-out x and y: for a gated network, of the mean mask."""
+    """The scores of a plain forward pass over held-out x and y: for a gated network, of the mean mask.
+
+    The network is given what `read` makes of x.
+    """
     if held_out is None:
         return {}
     score = Scorecard("held_out")
@@ -111,7 +122,7 @@ def held_out_score(
     part = nests.rows(tuple(held_out), slice(processes.rank(), None, processes.size()))
     for batch in nests.split(part, batch_size):
         x, y = nests.to_device(batch, device)
-        score.observe(likelihood(nests.call(net, x)), y)
+        score.observe(likelihood(nests.call(net, read(x) if read else x)), y)
     return score.take()
 
 
@@ -130,7 +141,9 @@ def mixed_precision(net: nn.Module, precision: str) -> Iterator[None]:
     entered: list[torch.autocast] = []
 
     def enter(net: nn.Module, args: Any) -> None:
-        entered.append(torch.autocast(device_of(net).type, torch.bfloat16, enabled=net.training))
+        entered.append(
+            torch.autocast(device_of(net).type, torch.bfloat16, enabled=net.training and torch.is_grad_enabled())
+        )
         entered[-1].__enter__()
 
     def leave(net: nn.Module, args: Any, output: Any) -> Any:

@@ -49,6 +49,7 @@ from bbpyro.training.handlers import (
     held_out_score,
     mixed_precision,
 )
+from bbpyro.training.shedding import Shedding
 from bbpyro.training.trained import left_as_it_was, of_network, of_plain_network
 
 ELBOS = {"trace": Trace_ELBO, "mean-field": TraceMeanField_ELBO}
@@ -86,6 +87,7 @@ def fit(
     kl_warmup_epochs: int = 0,
     kl_start: float | Mapping[str, float] = 0.0,
     elbo: str = "trace",
+    shed: bool = False,
     augment: Callable[[Nest], Nest] | None = None,
     precision: str = "float32",
     held_out: tuple[Nest, Tensor] | None = None,
@@ -121,6 +123,8 @@ def fit(
             that is not named weighs 1. 0 is a warm-up; a number above 1 makes units go early that the ELBO alone would
             only let go of after very long: once out they stay out.
         elbo: "trace" (Trace_ELBO) or "mean-field" (TraceMeanField_ELBO, with closed-form KLs where there are).
+        shed: whether units whose posterior has gone to the prior leave the network that is trained, for good, so that
+            an epoch costs what the others cost; when, :mod:`bbpyro.training.shedding` says. `bnn` itself stays whole.
         augment: changes each minibatch of inputs at random, e.g. :func:`bbpyro.data.crop_and_flip`.
         precision: "float32", or "bf16" for torch.autocast within the network.
         held_out: inputs and labels to report on after each epoch; nothing is chosen by them.
@@ -149,15 +153,19 @@ def fit(
     check_choice("precision", precision, PRECISIONS)
 
     trained = of_network(bnn, x, y, learning_rate, gate_learning_rate)
-    warmup, score = KLWarmup(starts), Scorecard()
+    warmup, score, together = KLWarmup(starts), Scorecard(), parallel.Together(trained.stored.values())
 
-    def learner(bnn: BetaBernoulliNetwork, optimizer: torch.optim.Optimizer, x: Nest) -> Learner:
+    def learner(
+        bnn: BetaBernoulliNetwork, optimizer: torch.optim.Optimizer, x: Nest, read: Callable[[Nest], Nest] | None
+    ) -> Learner:
         estimator, kl = ELBOS[elbo](), warmup if kl_warmup_epochs else None
         if processes.size() > 1:
-            step = _parallel_step(bnn, optimizer, estimator, kl, score, trained.stored)
+            step = _parallel_step(bnn, optimizer, estimator, kl, score, together)
         else:
             step = _svi_step(bnn, optimizer, estimator, kl, score)
-        return Learner(bnn, optimizer, step, x, functools.partial(augmented, augment) if augment else None)
+        if augment is None:
+            return Learner(bnn, optimizer, step, read(x) if read else x, read=read)
+        return Learner(bnn, optimizer, step, x, functools.partial(augmented, augment, read=read), read)
 
     def tell(epoch: int) -> None:
         warmup.share = min(1.0, (epoch + 1) / min(kl_warmup_epochs, num_epochs)) if kl_warmup_epochs else 1.0
@@ -165,13 +173,18 @@ def fit(
     def report(learner: Learner) -> dict[str, Any]:
         return {
             **score.take(),
-            **held_out_score(bnn, bnn.likelihood, held_out),
+            **held_out_score(learner.module, bnn.likelihood, held_out, read=learner.read),
             "weights_kl" if bnn.weight_guide == "normal" else "weights_nll": bnn.weights_kl().item(),
             "kl": {name: kl.item() for name, kl in bnn.kl().items()},
             "active": {name: int(gate.kept().sum()) for name, gate in bnn.gates.items()},
         }
 
-    trainee = Trainee(learner(bnn, fused_adam(trained.groups), x), tell)
+    optimizer = fused_adam(trained.groups)
+    trainee: Trainee
+    if shed:
+        trainee = Shedding(bnn, optimizer, x, y, learner, batch_size, warmup.weight, tell)
+    else:
+        trainee = Trainee(learner(bnn, optimizer, x, None), tell)
     epochs = Epochs("SVI", y, num_epochs, batch_size, SCHEDULES[schedule], progress, on_epoch)
     state = starting_state(seed, resume_from)
     with left_as_it_was(bnn), pyro.validation_enabled(False), mixed_precision(bnn.net, precision):
@@ -209,15 +222,15 @@ def _parallel_step(
     estimator: Any,
     warmup: KLWarmup | None,
     score: Scorecard,
-    stored: Mapping[str, Tensor],
+    together: parallel.Together,
 ) -> Callable[[Nest, Tensor, float], float]:
     """The same by this process's part of a minibatch, with the gradient of all; the mean over them is -ELBO/N."""
-    together = parallel.distributed(bnn.elbo_module(estimator))
+    module = bnn.elbo_module(estimator)
 
     def step(x: Nest, y: Tensor, weight: float) -> float:
         with warmup or contextlib.nullcontext(), score if weight else contextlib.nullcontext():
-            loss = parallel.call(together, x, y, weight)
-        parallel.backward(loss, stored.values())
+            loss = together.loss(module, x, y, weight)
+        together.backward(loss)
         if not loss.isfinite():
             raise ArithmeticError
         optimizer.step()
@@ -315,13 +328,12 @@ def pretrain(
     optimizer = fused_adam(trained.groups)
     score = Scorecard()
 
-    module: nn.Module = MeanLoss(net, likelihood, score)
-    if processes.size() > 1:
-        module = parallel.distributed(module, trained.has_unused)
+    module = MeanLoss(net, likelihood, score)
+    together = parallel.Together(trained.stored.values(), trained.has_unused)
 
     def step(x_batch: Nest, y_batch: Tensor, weight: float) -> float:
-        loss = parallel.call(module, x_batch, y_batch, weight)
-        parallel.backward(loss, trained.stored.values())
+        loss = together.loss(module, x_batch, y_batch, weight)
+        together.backward(loss)
         if not loss.isfinite():
             raise ArithmeticError
         optimizer.step()

@@ -11,30 +11,46 @@ from torch.nn.parallel import DistributedDataParallel
 from bbpyro import processes
 
 
-def distributed(module: nn.Module, has_unused: bool = False) -> nn.Module:
-    """A module with a loss that has the first process's parameters, and the gradient of the processes' mean loss."""
-    with processes.noticing_losses():
-        return DistributedDataParallel(module, find_unused_parameters=has_unused, gradient_as_bucket_view=True)
+class Together:
+    """The loss of a module and its gradient, which in several processes is that of the mean of their losses.
 
+    From the first call on the module has the parameters of the first process.
 
-def call(module: nn.Module, *args: Any) -> Tensor:
-    """A module's loss; a LostProcessError where another process has ended."""
-    with processes.noticing_losses():
-        return module(*args)
-
-
-def backward(loss: Tensor, stored: Iterable[Tensor]) -> None:
-    """The gradient of the processes' mean loss; `stored` are parameters of no module, which torch does not look after.
-
-    Raises:
-        LostProcessError: another process has ended.
+    Args:
+        stored: parameters of no module, but of Pyro's store.
+        has_unused: whether the loss does not depend on some of the module's.
     """
-    with processes.noticing_losses():
-        loss.backward()
-        for tensor in stored if processes.size() > 1 else ():
-            if tensor.grad is not None:
-                dist.all_reduce(tensor.grad)
-                tensor.grad /= processes.size()
+
+    def __init__(self, stored: Iterable[Tensor], has_unused: bool = False) -> None:
+        self._stored, self._has_unused = list(stored), has_unused
+        self._module: nn.Module | None = None
+        self._distributed: nn.Module | None = None
+
+    def loss(self, module: nn.Module, *args: Any) -> Tensor:
+        """What the module returns for this process's part of a minibatch.
+
+        Raises:
+            LostProcessError: another process has ended.
+        """
+        if processes.size() == 1:
+            return module(*args)
+        with processes.noticing_losses():
+            if self._module is not module or self._distributed is None:
+                self._distributed = None  # first: two would both wait for the gradients of what the modules share
+                self._distributed = DistributedDataParallel(
+                    module, find_unused_parameters=self._has_unused, gradient_as_bucket_view=True
+                )
+                self._module = module
+            return self._distributed(*args)
+
+    def backward(self, loss: Tensor) -> None:
+        """Have all parameters have their gradient; raises as above."""
+        with processes.noticing_losses():
+            loss.backward()
+            for tensor in self._stored if processes.size() > 1 else ():
+                if tensor.grad is not None:
+                    dist.all_reduce(tensor.grad)
+                    tensor.grad /= processes.size()
 
 
 def take_from_first(tensors: Iterable[Tensor]) -> None:

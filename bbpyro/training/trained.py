@@ -145,10 +145,12 @@ def _trained(loss: Tensor, stored: dict[str, Tensor], *groups: tuple[list[Any], 
 
 @contextmanager
 def left_as_it_was(bnn: BetaBernoulliNetwork) -> Iterator[None]:
-    """Take the network's parameters out of Pyro's store at the end, unless they were in it before."""
+    """See that Pyro's store has the network's parameters at the end if they were in it before, and else not."""
     was_there = parameters.are_registered(bnn)
     try:
         yield
     finally:
-        if not was_there:
+        if was_there:
+            parameters.register(bnn, bnn.name)
+        else:
             parameters.forget(bnn)

@@ -1,0 +1,181 @@
+"""A smaller network to train in place of another: without units that are out, and what it learns is the other's."""
+
+import copy
+from collections.abc import Iterator, Mapping
+
+import torch
+import torch.nn.functional as F
+from pyro.distributions.torch_distribution import TorchDistribution
+from torch import Tensor, nn
+
+from bbpyro.distributions import units_of
+from bbpyro.layers import gates_of
+from bbpyro.model import BetaBernoulliNetwork
+from bbpyro.priors import Prior
+from bbpyro.priors.placed import PlacedPriors
+from bbpyro.structure import Removal, sliced, without
+
+
+class Smaller:
+    """A network without some units of another, trained in its place, which gives it what it has learnt.
+
+    The weights of the other that it does not have are what their prior has most of; its gates keep q(π) of all units.
+
+    Args:
+        whole: the other.
+        optimizer: of its parameters, whose state goes along.
+        removal: what is to go, as :func:`bbpyro.training.leaving.decide` says.
+
+    Attributes:
+        bnn: the smaller network. Its likelihood, and priors that are modules, are the other's own.
+        optimizer: of its parameters, in the same groups.
+    """
+
+    def __init__(self, whole: BetaBernoulliNetwork, optimizer: torch.optim.Optimizer, removal: Removal) -> None:
+        self._whole, self._whole_optimizer = whole, optimizer
+        masks = {gate: removal.kept[f"{gate}.z"][0] for gate in whole.gates if f"{gate}.z" in removal.kept}
+        kept = {name: dims for name, dims in removal.kept.items() if name.removesuffix(".z") not in masks}
+        removal = Removal(kept, removal.grouped, {})
+        self._places = _places(whole, removal)
+        _put_to_rest(whole, optimizer, self._places)
+        self.bnn = _without(whole, removal, {gate: torch.from_numpy(i) for gate, i in masks.items()}, self._places)
+        small = dict(self.bnn.named_parameters())
+        self._counterpart = {id(p): small.get(name, p) for name, p in whole.named_parameters()}
+        self.optimizer = self._make_optimizer()
+
+    def _make_optimizer(self) -> torch.optim.Optimizer:
+        groups = [
+            {**group, "params": [self._small(p) for p in group["params"]]}
+            for group in self._whole_optimizer.param_groups
+        ]
+        optimizer = type(self._whole_optimizer)(groups)  # type: ignore[call-arg]
+        for name, p, small in self._trained():
+            for slot, tensor in self._whole_optimizer.state.get(p, {}).items():
+                own = tensor.clone() if tensor.shape != p.shape else self._part(name, tensor)
+                optimizer.state[small][slot] = own
+        return optimizer
+
+    @torch.no_grad()
+    def give_back(self) -> None:
+        """Have the other network, and its optimizer, be what this one and its optimizer are."""
+        whole = dict(_tensors(self._whole))
+        for name, small in _tensors(self.bnn):
+            if name in whole and small is not whole[name]:
+                self._put(name, whole[name], small)
+        for name, p, small in self._trained():
+            slots = self._whole_optimizer.state[p]
+            for slot, tensor in self.optimizer.state.get(small, {}).items():
+                if tensor.shape != small.shape:
+                    slots[slot] = tensor.clone()
+                else:
+                    self._put(name, slots.setdefault(slot, torch.zeros_like(p)), tensor)
+
+    def _trained(self) -> Iterator[tuple[str, Tensor, Tensor]]:
+        """The name of each parameter that is trained, itself, and the smaller network's."""
+        names = {id(p): name for name, p in self._whole.named_parameters()}
+        for group in self._whole_optimizer.param_groups:
+            yield from ((names.get(id(p), ""), p, self._small(p)) for p in group["params"])
+
+    def _small(self, p: Tensor) -> Tensor:
+        return self._counterpart.get(id(p), p)
+
+    def _part(self, name: str, tensor: Tensor) -> Tensor:
+        return tensor.flatten()[self._places[name]] if name in self._places else tensor.clone()
+
+    def _put(self, name: str, whole: Tensor, small: Tensor) -> None:
+        if name in self._places:
+            places = self._places[name].flatten()
+            small = whole.flatten().index_copy(0, places, small.flatten()).reshape(whole.shape)
+        whole.copy_(small)
+
+
+def _tensors(bnn: BetaBernoulliNetwork) -> Iterator[tuple[str, Tensor]]:
+    yield from bnn.named_parameters()
+    yield from bnn.named_buffers()
+
+
+def _places(whole: BetaBernoulliNetwork, removal: Removal) -> dict[str, Tensor]:
+    """Where in a tensor of the whole network, flattened, each number of the smaller one's is; by the tensor's name."""
+    places: dict[str, Tensor] = {}
+    for name, tensor in _tensors(whole):
+        own = name.removeprefix("net.")
+        if own != name and (own in removal.kept or own in removal.grouped):
+            numbers = torch.arange(tensor.numel(), device=tensor.device).view(tensor.shape)
+            places[name] = sliced(numbers, own, removal)
+            places[f"unconstrained_scales.{own.replace('.', '/')}"] = places[name]
+    return places
+
+
+def _without(
+    whole: BetaBernoulliNetwork, removal: Removal, units: Mapping[str, Tensor], places: Mapping[str, Tensor]
+) -> BetaBernoulliNetwork:
+    """The network without what goes, of the same model and guide; `units` are those of the gates that stay."""
+    small = copy.copy(whole)
+    for name in ("_parameters", "_buffers", "_modules"):
+        vars(small)[name] = dict(vars(whole)[name])
+    net = without(whole.net, removal)
+    for name, gate in gates_of(net).items():
+        gate.family = whole.gates[name].family
+    scales = {
+        name: nn.Parameter(p.detach().flatten()[places[full]] if full in places else p.detach().clone())
+        for name, p in whole.unconstrained_scales.items()
+        for full in [f"unconstrained_scales.{name}"]
+    }
+    vars(small)["_modules"] |= {"net": net, "unconstrained_scales": nn.ParameterDict(scales)}
+    vars(small)["_modules"].pop("prior", None)  # where it is in the mapping
+    vars(small)["prior"] = {name: _prior_of(whole, name, units.get(name)) for name in whole.gates}
+    vars(small)["_placed"] = PlacedPriors()
+    return small
+
+
+class _OfUnits:
+    """A prior of some of a gate's units."""
+
+    def __init__(self, prior: Prior, part: TorchDistribution) -> None:
+        self._part = part
+        if hasattr(prior, "guide"):
+            self.guide = prior.guide
+
+    def __call__(self, num_units: int) -> TorchDistribution:
+        return self._part
+
+
+def _prior_of(whole: BetaBernoulliNetwork, name: str, units: Tensor | None) -> Prior:
+    prior, gate = whole._prior_on(name), whole.gates[name]
+    if units is None:
+        return prior
+    part = units_of(whole._prior(name, gate), units.to(gate.unconstrained_concentration1.device))
+    if part is None:
+        raise ValueError(f"prior: that of {name!r} cannot be had of some of its units")
+    return _OfUnits(prior, part)
+
+
+@torch.no_grad()
+def _put_to_rest(whole: BetaBernoulliNetwork, optimizer: torch.optim.Optimizer, places: Mapping[str, Tensor]) -> None:
+    """Have q(W) of the weights that nothing reads be what their prior alone would make of it, and at rest."""
+    for name, w in whole.weights.items():
+        full_name = f"net.{name}"
+        if full_name in places:
+            prior, scales = whole._weight_prior(name, w), whole.unconstrained_scales
+            is_unread = torch.ones_like(w, dtype=torch.bool)
+            is_unread.view(-1)[places[full_name].flatten()] = False
+            w.copy_(torch.where(is_unread, _moment(prior, "mode", torch.zeros_like(w)), w))
+            if (key := name.replace(".", "/")) in scales and whole.weight_guide == "normal":
+                scale = _moment(prior, "stddev", F.softplus(scales[key]))
+                scales[key].copy_(torch.where(is_unread, scale + torch.log(-torch.expm1(-scale)), scales[key]))
+    named = dict(whole.named_parameters())
+    for name, where in places.items():
+        slots = optimizer.state.get(named[name], {}) if name in named else {}
+        for tensor in slots.values():
+            if tensor.shape == named[name].shape:
+                still = torch.zeros_like(tensor).flatten()
+                tensor.copy_(still.index_copy(0, where.flatten(), tensor.flatten()[where.flatten()]).view_as(tensor))
+
+
+def _moment(prior: TorchDistribution, name: str, default: Tensor) -> Tensor:
+    """The mode, or the standard deviation, of a prior, where it has one that is finite."""
+    try:
+        found: Tensor = getattr(prior, name).expand(default.shape)
+    except (AttributeError, NotImplementedError, RuntimeError):
+        return default
+    return torch.where(found.isfinite(), found, default)
