@@ -14,6 +14,7 @@ import pyro.distributions as dist
 import torch
 import torch.nn.functional as F
 from pyro.distributions.torch_distribution import TorchDistribution
+from pyro.infer import Trace_ELBO
 from torch import Tensor, nn
 from torch.distributions import kl_divergence
 from torch.func import functional_call
@@ -25,6 +26,7 @@ from bbpyro.given import Given
 from bbpyro.layers import posteriors
 from bbpyro.likelihoods import Categorical, Likelihood
 from bbpyro.nests import Nest
+from bbpyro.objective import ELBOModule
 from bbpyro.program import program
 
 WEIGHT_GUIDES = ("delta", "normal")
@@ -119,6 +121,18 @@ class BetaBernoulliNetwork(Given):
         with pyro.plate("data", self.num_data, subsample=nests.first(x)):
             for g, q in relaxed_bernoullis(self.temperature, pi).items():
                 pyro.sample(f"{g}.z", q.tied().to_event(1))
+
+    def elbo_module(self, elbo: Any = None) -> ELBOModule:
+        """-ELBO as an nn.Module of (x, y), whose parameters are this network's: for loops of one's own.
+
+        It goes into `torch.nn.parallel.DistributedDataParallel` as it is: each process calls that with data of its own,
+        as many as the others, and its own noise; `num_data` stays N, that of all data.
+
+        Args:
+            elbo: a Pyro estimator, by default Trace_ELBO(). JitTrace_ELBO cannot compile this model.
+        """
+        self._make_scales()
+        return ELBOModule(self, elbo or Trace_ELBO())
 
     def weight_posterior(self, name: str) -> TorchDistribution:
         """q(W) of one weight tensor, event shape that of the tensor."""

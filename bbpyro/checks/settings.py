@@ -7,6 +7,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from bbpyro import processes
+
 
 def check_settings(num_epochs: int, batch_size: int, *learning_rates: float) -> None:
     """Raise a ValueError that names what training cannot go by."""
@@ -28,11 +30,13 @@ def check_positive(**numbers: int) -> None:
 
 
 def check_batch_norm(net: nn.Module, num_data: int, batch_size: int) -> None:
-    """Raise a ValueError where a minibatch would be one datum, of which nn.BatchNorm1d learns nothing."""
-    is_single = batch_size == 1 or num_data % batch_size == 1
+    """Raise a ValueError where one datum would be all of a minibatch, or of a process's part, for a batch norm."""
+    number = processes.size()
+    is_single = batch_size < 2 * number or 0 < num_data % batch_size < 2 * number
+    each = f" for one of {number} processes" if number > 1 else ""
     if is_single and any(isinstance(module, nn.BatchNorm1d) for module in net.modules()):
         raise ValueError(
-            f"batch_size is {batch_size}: of {num_data} data that leaves a minibatch of one, of which batch norm "
+            f"batch_size is {batch_size}: of {num_data} data that leaves a minibatch of one{each}, of which batch norm "
             "learns nothing; choose another"
         )
 

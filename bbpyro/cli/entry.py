@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import io
 import json
 import shlex
 import sys
@@ -18,9 +19,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from bbpyro import data, runs, studies
+from bbpyro import data, processes, runs, studies
 from bbpyro.cli.commands import PARSER, Command, Compact, Compare, Data, DataFetch, DataList, Evaluate, Posterior, Train
-from bbpyro.cli.output import forgiving_streams, new_console
+from bbpyro.cli.output import first_alone_prints, forgiving_streams, new_console
 from bbpyro.cli.report import (
     EpochPrinter,
     print_collapse,
@@ -31,6 +32,7 @@ from bbpyro.cli.report import (
     print_study,
     print_summary,
 )
+from bbpyro.processes import LostProcessError
 from bbpyro.training import NonFiniteLossError
 from bbpyro.version import __version__
 
@@ -39,15 +41,23 @@ def main(argv: Sequence[str] | None = None) -> None:
     """The `bbpyro` command; exits with 2 on a user's error, 1 on a failed run, 130 on Ctrl-C."""
     args = list(sys.argv[1:] if argv is None else argv)
     try:
-        with forgiving_streams():
+        with processes.joined():
+            _run_or_fail(args)
+    except LostProcessError as error:  # of those that never met
+        _fail(str(error), 1)
+
+
+def _run_or_fail(args: list[str]) -> None:
+    try:
+        with forgiving_streams(), first_alone_prints():
             _run(args)
     except ValueError as error:
         _fail(str(error), 2)
-    except KeyboardInterrupt:
-        _fail("interrupted", 130)
+    except KeyboardInterrupt as stop:
+        _fail(str(stop) or "interrupted", 130)
     except OSError as error:
         _fail(_describe(error), 1)
-    except (ImportError, NonFiniteLossError) as error:
+    except (ImportError, LostProcessError, NonFiniteLossError) as error:
         _fail(str(error), 1)
     except (MemoryError, RuntimeError) as error:
         if not (isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error)):
@@ -60,7 +70,10 @@ def _run(args: list[str]) -> None:
     if args == ["--version"]:
         print(f"bbpyro {__version__}")
         return
-    command = _parse(args or ["--help"])
+    with contextlib.nullcontext() if processes.is_first() else contextlib.redirect_stderr(io.StringIO()):
+        command = _parse(args or ["--help"])
+    if processes.size() > 1 and not isinstance(command, Train):
+        raise ValueError(f"{args[0]}: {processes.size()} processes can share bbpyro train alone; start this by itself")
     if isinstance(command, Train):
         _train(command)
     elif isinstance(command, Compare):
@@ -133,7 +146,7 @@ def _describe(error: OSError) -> str:
 
 
 def _fail(message: str, status: int) -> NoReturn:
-    if sys.stderr is not None:  # print would take standard output for it
+    if sys.stderr is not None and processes.is_first_to_tell():  # print would take standard output for it
         with contextlib.suppress(OSError):
             print(f"bbpyro: error: {' '.join(message.split())}", file=sys.stderr)
     sys.exit(status)
@@ -148,27 +161,41 @@ def _train(command: Train) -> None:
     console = new_console()
     if command.resume is not None:
         _check_resume(command, {"resume", "num_samples"})
-        folder = command.resume
-        config, _ = runs.read_config(folder)
-    else:
-        folder = command.run or runs.default_folder(config)
-        _print_note(console, runs.create(folder, config, command.force).scale_note)
+    chosen: Any = _run_folder(command, console) if processes.is_first() else None
+    folder, config = processes.broadcast(chosen)
     with runs.hold(folder):  # until its summary is written too
-        if runs.read_config(folder)[0].canonical() != config.canonical():
+        if processes.is_first() and runs.read_config(folder)[0].canonical() != config.canonical():
             raise ValueError(f"run {folder} was replaced meanwhile, by another process with other settings")
         print_line(console, f"run folder: {folder}")
         _train_and_score(folder, command.num_samples, console)
+
+
+def _run_folder(command: Train, console: Console) -> tuple[Path, runs.TrainConfig]:
+    """The run to train and its settings: made, unless it is there to be gone on with."""
+    begun = processes.recall("run folder")  # by the processes in whose place torchrun has started these
+    going_on = Path(begun) if begun else command.resume
+    if going_on is not None:
+        return going_on, runs.read_config(going_on)[0]
+    folder, config = command.run or runs.default_folder(command.settings()), command.settings()
+    _print_note(console, runs.create(folder, config, command.force).scale_note)
+    processes.remember("run folder", str(folder))
+    return folder, config
 
 
 def _train_and_score(folder: Path, num_samples: int, console: Console) -> None:
     go_on = f"go on with: bbpyro train --resume {shlex.quote(str(folder))}"
     try:
         run = runs.train(folder, console, EpochPrinter(console))
+        if not processes.is_first():
+            return
         began = time.perf_counter()
         summary = runs.summarize(run, num_samples, console)
         scoring = time.perf_counter() - began
-    except KeyboardInterrupt:
-        _fail(f"interrupted; {go_on}", 130)
+    except KeyboardInterrupt as stop:
+        _fail(f"{str(stop) or 'interrupted'}; {go_on}", 130)
+    except LostProcessError as error:
+        again = "torchrun starts all of them again, from the last epoch on" if processes.are_started_again() else go_on
+        _fail(f"{error}; {again}", 1)
     except NonFiniteLossError as error:
         kept = (folder / runs.CHECKPOINT).exists()
         _fail(f"{error}{f'. The checkpoint of the last good epoch is in {folder}' if kept else ''}", 1)

@@ -5,10 +5,13 @@ import contextlib
 import errno
 import os
 import sys
+import warnings
 from collections.abc import Iterator
 from typing import Any, TextIO
 
 from rich.console import Console
+
+from bbpyro import processes
 
 _SPELLED = {"π": "pi", "τ": "tau", "±": "+-", "α": "alpha"}
 _PIPED_WIDTH = 80
@@ -77,6 +80,17 @@ def forgiving_streams() -> Iterator[None]:
             sys.stdout, sys.stderr = before
     if out.failure is not None and out.failure.errno != errno.EPIPE:
         raise OSError(out.failure.errno, out.failure.strerror, "standard output")
+
+
+@contextlib.contextmanager
+def first_alone_prints() -> Iterator[None]:
+    """Of several processes, have all but the first print nothing and warn of nothing: it would be the same again."""
+    if processes.is_first():
+        yield
+        return
+    with _nowhere() as nowhere, contextlib.redirect_stdout(nowhere), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 @contextlib.contextmanager

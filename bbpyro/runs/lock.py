@@ -1,4 +1,4 @@
-"""One process at a time trains a run, replaces it, or writes what was made of it."""
+"""One process at a time trains a run, replaces it, or writes what was made of it; of several, the first for all."""
 
 import contextlib
 import fcntl
@@ -9,6 +9,8 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+from bbpyro import processes
+
 _LOCK = ".lock"
 _holders: dict[Path, int] = {}  # the threads of this process, by the folder they hold
 
@@ -17,13 +19,15 @@ _holders: dict[Path, int] = {}  # the threads of this process, by the folder the
 def hold(folder: Path) -> Iterator[None]:
     """Keep a run's folder from every other process; a thread that holds it may do so again.
 
+    Of processes that train together the first holds it.
+
     The system lets go of it when the process ends, however it ends.
 
     Raises:
         ValueError: it is held already; the message says by which process.
     """
     place, thread = folder.resolve(), threading.get_ident()
-    if _holders.get(place) == thread:
+    if _holders.get(place) == thread or not processes.is_first():
         yield
         return
     descriptor = _take(folder)

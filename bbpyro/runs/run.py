@@ -16,7 +16,7 @@ import torch
 from rich.console import Console
 from torch import nn
 
-from bbpyro import checkpoint, data, training
+from bbpyro import checkpoint, data, processes, training
 from bbpyro.checkpoint import CheckpointError
 from bbpyro.export import COMPACT
 from bbpyro.model import BetaBernoulliNetwork
@@ -146,7 +146,9 @@ def check(folder: Path) -> None:
 def train(folder: Path, console: Console | None = None, on_epoch: OnEpoch | None = None) -> Run:
     """Train the run in `folder` to its end, from its newest checkpoint if it has one.
 
-    Every epoch leaves a checkpoint from which a killed run goes on with exactly the same numbers.
+    Every epoch leaves a checkpoint from which a killed run goes on with exactly the same numbers. Processes that have
+    joined (see :func:`bbpyro.processes.joined`) train it together: the first reads and writes the folder, each loads
+    the data. A run may go on with another number of them, with other noise.
 
     Args:
         folder: made by :func:`create`.
@@ -157,24 +159,18 @@ def train(folder: Path, console: Console | None = None, on_epoch: OnEpoch | None
     Raises:
         CheckpointError: the folder is no run, or its checkpoint is damaged or of another network.
         ValueError: its data set has changed, or cannot be had; or another process has the run in hand.
+        bbpyro.processes.LostProcessError: another of several processes has ended.
         bbpyro.training.NonFiniteLossError: the loss became nan; the last good checkpoint stays.
     """
-    read_config(folder)  # of a folder that is no run nothing is locked
+    if processes.is_first():
+        read_config(folder)  # of a folder that is no run nothing is locked
     with hold(folder):
         return _train(folder, console, on_epoch)
 
 
 def _train(folder: Path, console: Console | None, on_epoch: OnEpoch | None) -> Run:
     config, dataset = _open(folder)
-    checkpoint.clear_unfinished(folder, CHECKPOINT, METRICS, "config.json", "summary.json", "result.json", "loo.nc")
-    checkpoint.clear_unfinished(folder / "figures", "*.png")
-    saved = Saved.read(folder, config)
-    if saved:
-        saved.write_metrics(folder)  # of which a line may be missing, or be half written
-    else:
-        (folder / METRICS).unlink(missing_ok=True)
-    if saved is None or len(saved.records("SVI")) < config.epochs:
-        clear_artefacts(folder)  # which are of the network as it was
+    saved = processes.broadcast(_begin(folder, config) if processes.is_first() else None)
     plain = plain_network(config, dataset).to(config.torch_device())
     settings: dict[str, Any] = {
         "batch_size": config.batch_size,
@@ -188,6 +184,8 @@ def _train(folder: Path, console: Console | None, on_epoch: OnEpoch | None) -> R
 
     def keep(net: nn.Module, num_epochs: int, before: list[dict[str, Any]]) -> Callable[[training.TrainingState], None]:
         def after_epoch(state: training.TrainingState) -> None:
+            if not processes.is_first():
+                return
             Saved(state_dict_of(net), state.optimizer, [*before, *state.history], state.idle).write(folder, config)
             if on_epoch:
                 on_epoch(state.history[-1], num_epochs, config.scored_on)
@@ -231,6 +229,20 @@ def _train(folder: Path, console: Console | None, on_epoch: OnEpoch | None) -> R
     return Run(folder, config, dataset, bnn.eval(), [*pretraining, *history])
 
 
+def _begin(folder: Path, config: TrainConfig) -> Saved | None:
+    """What there is of the run, after its folder was put in order."""
+    checkpoint.clear_unfinished(folder, CHECKPOINT, METRICS, "config.json", "summary.json", "result.json", "loo.nc")
+    checkpoint.clear_unfinished(folder / "figures", "*.png")
+    saved = Saved.read(folder, config)
+    if saved:
+        saved.write_metrics(folder)  # of which a line may be missing, or be half written
+    else:
+        (folder / METRICS).unlink(missing_ok=True)
+    if saved is None or len(saved.records("SVI")) < config.epochs:
+        clear_artefacts(folder)  # which are of the network as it was
+    return saved
+
+
 def clear_artefacts(folder: Path) -> None:
     """Remove what an earlier compaction of the run wrote."""
     checkpoint.clear_unfinished(folder, *ARTEFACTS)
@@ -239,12 +251,14 @@ def clear_artefacts(folder: Path) -> None:
 
 
 def _open(folder: Path) -> tuple[TrainConfig, data.Dataset]:
-    config, noted = read_config(folder)
-    dataset = load_data(config)
     has_started = (folder / CHECKPOINT).exists()  # since when the pretrained weights are of no use to it
+    read: Any = (*read_config(folder), has_started) if processes.is_first() else None
+    config, noted, has_started = processes.broadcast(read)
+    dataset = load_data(config)
     now = describe(dataclasses.replace(config, pretrained=None) if has_started else config, dataset)
     check_same(noted, now, f"run {folder}", config)
-    torch.set_num_threads(min(config.threads, num_cores()))  # it may have been made on another machine
+    cores = max(1, num_cores() // processes.on_this_machine())
+    torch.set_num_threads(min(config.threads, cores))  # it may have been made on another machine
     return config, dataset
 
 

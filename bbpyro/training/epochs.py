@@ -14,11 +14,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
-from bbpyro import nests
+from bbpyro import nests, processes
 from bbpyro.bars import is_drawn
 from bbpyro.denormals import flushed, zero_denormal
 from bbpyro.layers import device_of
 from bbpyro.nests import Nest
+from bbpyro.training import parallel
 from bbpyro.training.trained import Trained
 
 
@@ -65,7 +66,8 @@ class Learner:
     Attributes:
         module: the network.
         optimizer: of its parameters, in groups of one rate each.
-        step: takes a step by a minibatch x, y; returns its loss, a datum.
+        step: takes a step by a minibatch x, y, or by this process's part of it, and what a datum of that weighs, see
+            :func:`bbpyro.processes.share`; returns its loss, a datum.
         x: the inputs that minibatches are taken of.
         prepare: what is made of the inputs of a minibatch before the step.
         read: what is made of inputs as they are given to the whole network, for this one.
@@ -74,7 +76,7 @@ class Learner:
 
     module: nn.Module
     optimizer: torch.optim.Optimizer
-    step: Callable[[Nest, Tensor], float]
+    step: Callable[[Nest, Tensor, float], float]
     x: Nest
     prepare: Callable[[Nest], Nest] | None = None
     read: Callable[[Nest], Nest] | None = None
@@ -128,10 +130,14 @@ class Epochs:
             report: what a record says, beside the loss, after an epoch that trained this.
             state: where to go on from.
         """
+        parallel.check_same(
+            self.y, num_epochs=self.num_epochs, batch_size=self.batch_size, seed=state.seed, epochs=len(state.history)
+        )
         whole = trainee.whole
         base_rates = [group["lr"] for group in whole.optimizer.param_groups]
         _load_optimizer(whole.optimizer, state.optimizer)
         trained.load(state.stored)
+        parallel.take_from_first(trained.stored.values())
         _clean(whole)  # what was trained elsewhere, or by an earlier version
         with (
             flushed(),
@@ -151,10 +157,11 @@ class Epochs:
                     group["lr"] = rate * factor
                 learner.module.train()
                 self._seed(epoch, state.seed)  # again, for a resumed run makes anew what this one has
-                loss = self._one_pass(epoch, learner, advance)
+                loss = self._one_pass(epoch, state.seed, learner, advance)
                 learner.module.eval()
+                parallel.take_from_first(learner.module.buffers())
                 _clean(learner)
-                idle = trainee.end(learner, state)
+                idle = processes.broadcast(trainee.end(learner, state))
                 record = {
                     "phase": self.label,
                     "epoch": epoch + 1,
@@ -163,26 +170,30 @@ class Epochs:
                     **report(learner),
                     "seconds": time.perf_counter() - started,
                 }
-                history = [*state.history, record]
+                history = [*state.history, processes.broadcast(record)]
                 stored = {name: tensor.detach() for name, tensor in trained.stored.items()}
                 state = TrainingState(state.seed, history, _optimizer_tensors(whole.optimizer), stored, idle)
                 if self.on_epoch:
                     self.on_epoch(state)
         return state.history
 
-    def _seed(self, epoch: int, seed: int) -> None:
+    def _seed(self, epoch: int, seed: int, *process: int) -> None:
         # The epoch's randomness follows from (seed, phase, epoch), so a resumed run needs no generator's state.
-        torch.manual_seed(int(np.random.SeedSequence([seed, *self.label.encode(), epoch]).generate_state(1)[0]))
+        entropy = [seed, *self.label.encode(), epoch, *process]
+        torch.manual_seed(int(np.random.SeedSequence(entropy).generate_state(1)[0]))
 
-    def _one_pass(self, epoch: int, learner: Learner, advance: Callable[[int, int], None]) -> float:
+    def _one_pass(self, epoch: int, seed: int, learner: Learner, advance: Callable[[int, int], None]) -> float:
         batches = torch.randperm(len(self.y), device="cpu").split(self.batch_size)
+        if not processes.is_first():  # the same order in all of them, and noise of its own in each
+            self._seed(epoch, seed, processes.rank())
         device = device_of(learner.module)
         total = 0.0
         for i, batch in enumerate(batches):
-            x, y = nests.to_device(nests.rows((learner.x, self.y), batch), device)
+            part, weight = processes.share(batch)
+            x, y = nests.to_device(nests.rows((learner.x, self.y), part), device)
             x = learner.prepare(x) if learner.prepare else x
             try:
-                total += learner.step(x, y) * len(batch)
+                total += learner.step(x, y, weight) * len(batch)
             except ArithmeticError as error:
                 layer = _first_non_finite(learner.module, x) or "the gates' masks or the ELBO"
                 raise NonFiniteLossError(epoch + 1, i + 1, layer) from error
@@ -190,11 +201,11 @@ class Epochs:
         broken = _first_non_finite(learner.module, x)  # by the last step, whose loss nobody has seen
         if broken is not None:
             raise NonFiniteLossError(epoch + 1, len(batches), broken)
-        return total / len(self.y)
+        return processes.total(total)[0] / processes.size() / len(self.y)
 
     @contextlib.contextmanager
     def _bar(self, epochs_done: int) -> Iterator[Callable[[int, int], None]]:
-        if not is_drawn(self.progress):
+        if not is_drawn(self.progress) or not processes.is_first():
             yield lambda epoch, num_batches: None
             return
         columns = (
@@ -256,7 +267,9 @@ def starting_state(seed: int | None, resume_from: TrainingState | None) -> Train
     """Where training starts: a given state, or a fresh one with a seed."""
     if resume_from is not None:
         return resume_from
-    return TrainingState(seed=int(torch.randint(2**31, (), device="cpu")) if seed is None else seed)
+    if seed is None:
+        seed = processes.broadcast(int(torch.randint(2**31, (), device="cpu")))
+    return TrainingState(seed)
 
 
 def _first_non_finite(module: nn.Module, x: Nest) -> str | None:

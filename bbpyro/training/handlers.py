@@ -9,7 +9,7 @@ from pyro.optim import PyroOptim
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
-from bbpyro import nests
+from bbpyro import nests, processes
 from bbpyro.layers import device_of
 from bbpyro.likelihoods import Likelihood, is_classification
 from bbpyro.nests import Nest
@@ -80,12 +80,29 @@ class Scorecard(Messenger):
         return log_prob
 
     def take(self) -> dict[str, float]:
-        """The scores since the last call: nll, nats a datum, and accuracy where y is a class."""
-        scores = {f"{self.split}_nll": self._nll.item() / self._num_data}
-        if self._num_right is not None:
-            scores[f"{self.split}_accuracy"] = int(self._num_right) / self._num_data
+        """The scores of all processes since the last call: nll, nats a datum, and accuracy where y is a class."""
+        of_classes = self._num_right is not None
+        nll, right = float(self._nll), int(self._num_right or 0)
+        num_data, nll, num_right, are_classes = processes.total(self._num_data, nll, right, of_classes)
+        scores = {f"{self.split}_nll": nll / num_data}
+        if are_classes:
+            scores[f"{self.split}_accuracy"] = num_right / num_data
         self._clear()
         return scores
+
+
+class MeanLoss(nn.Module):
+    """The mean -log p(y) of a minibatch under a network without gates, nats a datum, kept in a running score."""
+
+    def __init__(self, net: nn.Module, likelihood: Likelihood, score: Scorecard) -> None:
+        super().__init__()
+        self.net, self.likelihood, self.score = net, likelihood, score
+
+    def forward(self, x: Nest, y: Tensor, weight: float = 1.0) -> Tensor:
+        """The loss of x, y, which weighs this; data that weigh nothing are not counted in the score."""
+        distribution = self.likelihood(nests.call(self.net, x))
+        log_prob: Tensor = self.score.observe(distribution, y) if weight else distribution.log_prob(y)
+        return -log_prob.mean() * weight
 
 
 @torch.no_grad()
@@ -104,7 +121,8 @@ def held_out_score(
         return {}
     score = Scorecard("held_out")
     device = device_of(net)
-    for batch in nests.split(tuple(held_out), batch_size):
+    part = nests.rows(tuple(held_out), slice(processes.rank(), None, processes.size()))
+    for batch in nests.split(part, batch_size):
         x, y = nests.to_device(batch, device)
         score.observe(likelihood(nests.call(net, read(x) if read else x)), y)
     return score.take()

@@ -1,5 +1,6 @@
 """fit(): stochastic variational inference of a BetaBernoulliNetwork, with pyro.infer.SVI and Trace_ELBO."""
 
+import contextlib
 import fnmatch
 import functools
 import math
@@ -13,7 +14,7 @@ from pyro.infer import SVI, TraceMeanField_ELBO
 from rich.console import Console
 from torch import Tensor, nn
 
-from bbpyro import nests
+from bbpyro import nests, processes
 from bbpyro.checks import (
     check_batch_norm,
     check_choice,
@@ -29,6 +30,7 @@ from bbpyro.layers import device_of
 from bbpyro.likelihoods import Categorical, Likelihood
 from bbpyro.model import BetaBernoulliNetwork
 from bbpyro.nests import Nest
+from bbpyro.training import parallel
 from bbpyro.training.epochs import (
     Epochs,
     Learner,
@@ -41,6 +43,7 @@ from bbpyro.training.epochs import (
 from bbpyro.training.handlers import (
     PRECISIONS,
     KLWarmup,
+    MeanLoss,
     Scorecard,
     SingleOptimizer,
     held_out_score,
@@ -100,6 +103,11 @@ def fit(
     nn.Module, and those that it has in Pyro's store (`pyro.param`). What cannot be trained is warned of at the start.
     While another thread trains or predicts, this waits.
 
+    Where the process has joined others by `torch.distributed.init_process_group`, all of them train this one network:
+    each calls `fit` with the same arguments and all of the data, takes its own part of every minibatch of `batch_size`
+    (and of the held-out data) with noise of its own, and has the same network and records in the end. The gradient is
+    that of the ELBO on the whole minibatch. Batch norms see the part alone; the first process's statistics are kept.
+
     Args:
         bnn: the network.
         x: inputs `[N, ...]`, a tensor or a nest of them, see :class:`bbpyro.BetaBernoulliNetwork`; N is also what
@@ -122,8 +130,8 @@ def fit(
         precision: "float32", or "bf16" for torch.autocast within the network.
         held_out: inputs and labels to report on after each epoch; nothing is chosen by them.
         seed: for data order and noise; by default drawn from torch's global generator, which is left as it was.
-        progress: a progress bar, or the rich console to draw it on.
-        on_epoch: called after each epoch.
+        progress: a progress bar, or the rich console to draw it on; of several processes the first draws it.
+        on_epoch: called after each epoch, in every process.
         resume_from: a state that `on_epoch` was given, to go on from; `bnn` must be as it was then.
 
     Returns:
@@ -134,6 +142,7 @@ def fit(
     Raises:
         ValueError: an argument is out of range, or x, y and bnn.num_data do not fit each other.
         NonFiniteLossError: the loss became nan or infinite.
+        bbpyro.processes.LostProcessError: another of several processes has ended.
     """
     check_settings(num_epochs, batch_size, learning_rate, gate_learning_rate)
     check_data(bnn, bnn.likelihood, x, y, bnn.num_data)
@@ -145,12 +154,16 @@ def fit(
     check_choice("precision", precision, PRECISIONS)
 
     trained = of_network(bnn, x, y, learning_rate, gate_learning_rate)
-    warmup, score = KLWarmup(starts), Scorecard()
+    warmup, score, together = KLWarmup(starts), Scorecard(), parallel.Together(trained.stored.values())
 
     def learner(
         bnn: BetaBernoulliNetwork, optimizer: torch.optim.Optimizer, x: Nest, read: Callable[[Nest], Nest] | None
     ) -> Learner:
-        step = _svi_step(bnn, optimizer, ELBOS[elbo](), warmup if kl_warmup_epochs else None, score)
+        estimator, kl = ELBOS[elbo](), warmup if kl_warmup_epochs else None
+        if processes.size() > 1:
+            step = _parallel_step(bnn, optimizer, estimator, kl, score, together)
+        else:
+            step = _svi_step(bnn, optimizer, estimator, kl, score)
         if augment is None:
             return Learner(bnn, optimizer, step, read(x) if read else x, read=read)
         return Learner(bnn, optimizer, step, x, functools.partial(augmented, augment, read=read), read)
@@ -185,7 +198,7 @@ def _svi_step(
     estimator: Any,
     warmup: KLWarmup | None,
     score: Scorecard,
-) -> Callable[[Nest, Tensor], float]:
+) -> Callable[[Nest, Tensor, float], float]:
     """A step of SVI by a minibatch, which returns -ELBO/N; an ArithmeticError, and no step, where it is not finite."""
 
     def loss_and_grads(*args: Any) -> float:
@@ -197,9 +210,33 @@ def _svi_step(
     model, guide = (warmup(bnn.model), warmup(bnn.guide)) if warmup else (bnn.model, bnn.guide)
     svi = SVI(model, guide, SingleOptimizer(optimizer), estimator.loss, loss_and_grads=loss_and_grads)
 
-    def step(x: Nest, y: Tensor) -> float:
+    def step(x: Nest, y: Tensor, weight: float) -> float:
         with score:
             return svi.step(x, y) / bnn.num_data
+
+    return step
+
+
+def _parallel_step(
+    bnn: BetaBernoulliNetwork,
+    optimizer: torch.optim.Optimizer,
+    estimator: Any,
+    warmup: KLWarmup | None,
+    score: Scorecard,
+    together: parallel.Together,
+) -> Callable[[Nest, Tensor, float], float]:
+    """The same by this process's part of a minibatch, with the gradient of all; the mean over them is -ELBO/N."""
+    module = bnn.elbo_module(estimator)
+
+    def step(x: Nest, y: Tensor, weight: float) -> float:
+        with warmup or contextlib.nullcontext(), score if weight else contextlib.nullcontext():
+            loss = together.loss(module, x, y, weight)
+        together.backward(loss)
+        if not loss.isfinite():
+            raise ArithmeticError
+        optimizer.step()
+        optimizer.zero_grad()
+        return loss.item() / bnn.num_data
 
     return step
 
@@ -277,7 +314,8 @@ def pretrain(
     """Train a plain network, without gates, in place: where Beta-Bernoulli dropout starts from.
 
     Arguments, records and errors are those of :func:`fit`; `weight_decay` is the L2 on the mean loss, of the network's
-    own parameters alone; those of a likelihood that is an nn.Module are trained too. `phase` is what records and the
+    own parameters alone; those of a likelihood that is an nn.Module are trained too. Several processes share the
+    work here as well. `phase` is what records and the
     progress bar call it.
     """
     likelihood = likelihood or Categorical()
@@ -291,12 +329,14 @@ def pretrain(
     optimizer = fused_adam(trained.groups)
     score = Scorecard()
 
-    def step(x_batch: Nest, y_batch: Tensor) -> float:
-        distribution = likelihood(nests.call(net, x_batch))
-        loss = -score.observe(distribution, y_batch).mean()
+    module = MeanLoss(net, likelihood, score)
+    together = parallel.Together(trained.stored.values(), trained.has_unused)
+
+    def step(x_batch: Nest, y_batch: Tensor, weight: float) -> float:
+        loss = together.loss(module, x_batch, y_batch, weight)
+        together.backward(loss)
         if not loss.isfinite():
             raise ArithmeticError
-        loss.backward()
         optimizer.step()
         optimizer.zero_grad()
         return loss.item()

@@ -18,6 +18,7 @@ from bbpyro.layers import called_gates, device_of
 from bbpyro.likelihoods import Likelihood
 from bbpyro.model import BetaBernoulliNetwork
 from bbpyro.nests import Nest
+from bbpyro.objective import leaves
 
 
 @dataclass(frozen=True)
@@ -27,10 +28,12 @@ class Trained:
     Attributes:
         groups: as a torch optimizer takes them; none is empty.
         stored: those that belong to no module, but to Pyro's parameter store, by their names there.
+        has_unused: whether the loss does not depend on some of them.
     """
 
     groups: list[dict[str, Any]]
     stored: dict[str, Tensor]
+    has_unused: bool
 
     @torch.no_grad()
     def load(self, kept: Mapping[str, Tensor]) -> None:
@@ -128,7 +131,8 @@ def _trained(loss: Tensor, stored: dict[str, Tensor], *groups: tuple[list[Any], 
     learnt = [group for group in learnt if group["params"]]
     if not learnt:
         raise ValueError("net: all its parameters are frozen, so there is nothing to train; requires_grad_(True) thaws")
-    unknown = _without(_leaves(loss), [p for group in learnt for p in group["params"]])
+    known, reached = [p for group in learnt for p in group["params"]], leaves(loss)
+    unknown = _without(reached, known)
     if unknown:
         shapes = ", ".join(str(list(tensor.shape)) for tensor in unknown)
         warnings.warn(
@@ -136,21 +140,7 @@ def _trained(loss: Tensor, stored: dict[str, Tensor], *groups: tuple[list[Any], 
             "Pyro's store; make a likelihood or prior that has them an nn.Module, and they are trained and saved",
             stacklevel=5,
         )
-    return Trained(learnt, stored)
-
-
-def _leaves(loss: Tensor) -> list[Tensor]:
-    """The tensors that a gradient of the loss would reach."""
-    found: list[Tensor] = []
-    waiting: list[Any] = [loss.grad_fn]
-    seen: set[Any] = set()
-    while waiting:
-        node: Any = waiting.pop()
-        if node is not None and node not in seen:
-            seen.add(node)
-            found += [node.variable] if hasattr(node, "variable") else []
-            waiting += [following[0] for following in node.next_functions]
-    return found
+    return Trained(learnt, stored, has_unused=bool(_without(known, reached)))
 
 
 @contextmanager
