@@ -13,6 +13,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from bbpyro.layers import parameters_outside
 
+_last_names: weakref.WeakKeyDictionary[nn.Module, tuple[str | None, str]] = weakref.WeakKeyDictionary()
 _owners = WeakIdKeyDictionary()  # a tensor in Pyro's store -> weakly, the network that put it there
 
 
@@ -53,7 +54,13 @@ def register(network: nn.Module, name: str | None) -> None:
     """
     parameters = parameters_outside(network, PyroModule)  # such a module (a likelihood, say) tells Pyro of its own
     held = dict(pyro.get_param_store().named_parameters())
-    prefix = _free_name(network, name, parameters, held)
+    was_called, prefix = _last_names.get(network, (name, ""))
+    known = was_called == name and all(
+        held.get(f"{prefix}.{key}") is parameter for key, parameter in parameters.items()
+    )
+    if not known:
+        prefix = _free_name(network, name, parameters, held)
+        _last_names[network] = name, prefix
     own = {f"{prefix}.{key}": parameter for key, parameter in parameters.items()}
     for full_name, parameter in own.items():
         stored = held.get(full_name)
