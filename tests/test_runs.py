@@ -22,6 +22,7 @@ from bbpyro.checkpoint import CheckpointError
 from bbpyro.cli import main
 from bbpyro.runs import TrainConfig
 from bbpyro.training import NonFiniteLossError
+from bbpyro.training.shedding import PATIENCE
 
 PRETRAIN_EPOCHS, EPOCHS = 4, 10
 
@@ -498,6 +499,46 @@ def test_a_run_killed_at_any_moment_and_resumed_ends_with_the_numbers_of_one_nev
     resume(folder)
     assert_same_numbers(folder, trained.folder)
     assert {"summary.json", "figures/keep_probability.png"} < read_files(folder).keys()
+
+
+def test_a_run_that_sheds_killed_at_random_moments_ends_with_the_numbers_of_one_never_interrupted(
+    tmp_path: Path,
+) -> None:
+    """Its gates are so fast that units leave from the fifth epoch on; what is shed follows from the checkpoint."""
+    config = TrainConfig(
+        dataset=str(save_bars(tmp_path / "bars.npz")),
+        epochs=9,
+        pretrain_epochs=1,
+        batch_size=15,
+        gate_learning_rate=0.3,
+    )
+    trained = train_and_copy(tmp_path, config)
+    idle = {
+        name: t for name, t in checkpoint.load(trained.folder / "checkpoint.safetensors")[0].items() if "idle" in name
+    }
+    assert idle.keys() == {"idle.fc1.gate", "idle.fc2.gate", "idle.fc3.gate"}
+    num_shed = sum(int((epochs == PATIENCE).sum()) for epochs in idle.values())
+    assert num_shed > 100
+    for copy in trained.copies[5:9]:
+        runs.train(copy)
+        assert_same_numbers(copy, trained.folder)
+    folder = tmp_path / "killed"
+    command = [*BBPYRO, "train", *flags(config), "--gate-learning-rate", "0.3", "--run", str(folder)]
+    for moment in (7,):
+        process = subprocess.Popen(
+            command,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        kill_when(process, folder, moment)
+        command = [*BBPYRO, "train", "--resume", str(folder)]
+    resume(folder)
+    assert_same_numbers(folder, trained.folder)
+    wanted = runs.summarize(trained.run, num_samples=100)
+    found = json.loads((folder / "summary.json").read_text())
+    assert found["mean_mask"] == json.loads(json.dumps(wanted["mean_mask"]))
 
 
 # --- where a run starts from -------------------------------------------------------------------------------
