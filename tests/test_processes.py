@@ -343,7 +343,7 @@ def epochs_of(run: Path) -> list[int]:
 
 
 def test_a_run_goes_through_deaths_and_another_number_of_processes(tmp_path: Path, npz: Path) -> None:
-    run, epochs = tmp_path / "run", 100
+    run, epochs = tmp_path / "run", 40
     settings = ("--dataset", npz, "--epochs", str(epochs), "--pretrain-epochs", "1", "--batch-size", "50")
     launcher = launch("train", *settings, "--run", run, restarts=1)
     kill_after_epochs(launcher, run, 3, rank=0)
