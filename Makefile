@@ -37,6 +37,6 @@ $(BIN)/python:
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt -e .
 	@touch $@
 
-.venv/installed-dev: .venv/installed
+.venv/installed-dev: pyproject.toml constraints.txt | $(BIN)/python
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt -e '.[dev]'
-	@touch $@
+	@touch .venv/installed $@

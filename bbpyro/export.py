@@ -356,12 +356,12 @@ def _describe(module: nn.Module, name: str) -> dict[str, Any]:
             f"{name or 'the network'}: {kind.__name__} is none of torch's usual layers, nor an nn.Sequential of them; "
             "bbpyro.export.to_pt2 and to_onnx make files of any network"
         )
-    arguments = {
-        argument: _argument(module, argument)
-        for argument in inspect.signature(kind).parameters
-        if argument not in ("device", "dtype") and hasattr(module, argument)
+    given = {
+        key: _argument(module, key)
+        for key in inspect.signature(kind).parameters
+        if key not in ("device", "dtype") and hasattr(module, key)
     }
-    return {"type": kind.__name__, "arguments": arguments}
+    return {"type": kind.__name__, "arguments": given}
 
 
 def _argument(module: nn.Module, name: str) -> Any:
@@ -379,6 +379,6 @@ def _build(described: dict[str, Any]) -> nn.Module:
     if kind not in _LAYERS:
         raise _UnknownLayerError(str(kind)[:50])
     # JSON has no tuples, and torch's layers take no lists for them.
-    arguments = {name: tuple(v) if isinstance(v, list) else v for name, v in described["arguments"].items()}
+    given = {name: tuple(v) if isinstance(v, list) else v for name, v in described["arguments"].items()}
     with torch.device("meta"):
-        return _LAYERS[kind](**arguments)
+        return _LAYERS[kind](**given)

@@ -65,11 +65,10 @@ class _SphericalNormalLogProb(torch.autograd.Function):
     def forward(ctx: Any, v: Tensor, scale: float) -> Tensor:
         ctx.save_for_backward(v)
         ctx.precision = scale**-2
-        flat = v.flatten()
-        log_normalizer = flat.numel() * math.log(scale * math.sqrt(2 * math.pi))
-        return torch.dot(flat, flat).mul_(-ctx.precision / 2).sub_(log_normalizer)
+        return _spherical_normal_log_prob(v, scale)
 
     @staticmethod
+    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         return ctx.saved_tensors[0] * (grad * -ctx.precision), None
 
@@ -81,8 +80,16 @@ def log_gamma_draw(concentration: Tensor) -> Tensor:
     return torch.distributions.Gamma(c + 1, torch.ones_like(c), validate_args=False).sample().log() + uniform.log() / c
 
 
+def _spherical_normal_log_prob(v: Tensor, scale: float) -> Tensor:
+    flat = v.flatten()
+    log_normalizer = flat.numel() * math.log(scale * math.sqrt(2 * math.pi))
+    return torch.dot(flat, flat).mul_(-(scale**-2) / 2).sub_(log_normalizer)
+
+
 def spherical_normal_log_prob(v: Tensor, scale: float) -> Tensor:
     """Log N(v; 0, scale² I) over all elements of v: one number."""
+    if not torch.is_grad_enabled():
+        return _spherical_normal_log_prob(v, scale)
     result: Tensor = _SphericalNormalLogProb.apply(v, scale)
     return result
 

@@ -13,7 +13,7 @@ from torch.nn.utils import parametrize
 from bbpyro.checks import in_eval_mode
 from bbpyro.denormals import zero_denormal
 from bbpyro.layers import CONCENTRATION1, MIN_START, BetaBernoulliDropout, check_module, gates_of
-from bbpyro.nests import Nest
+from bbpyro.nests import FAILURES, Nest, reason_of
 from bbpyro.structure import follow_units
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -146,9 +146,9 @@ def _tied(net: nn.Module, places: list[Any], example_input: Nest) -> list[list[A
     try:
         with in_eval_mode(net):
             units = follow_units(net, example_input)
-    except (RuntimeError, ValueError, TypeError, IndexError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"example_input: the network cannot take it ({reason}); give one like the data") from error
+    except FAILURES as error:
+        why = reason_of(error)
+        raise ValueError(f"example_input: the network cannot take it ({why}); give one like the data") from error
     groups = units.groups()
     together: dict[Any, list[Any]] = {}
     for place in places:

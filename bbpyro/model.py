@@ -21,8 +21,9 @@ from torch.func import functional_call
 
 from bbpyro import nests, parameters, priors
 from bbpyro.denormals import are_flushed, zero_denormal
-from bbpyro.distributions import Bernoulli, Delta, RelaxedBernoulli
+from bbpyro.distributions import Bernoulli, Delta, relaxed_bernoullis
 from bbpyro.given import Given
+from bbpyro.layers import posteriors
 from bbpyro.likelihoods import Categorical, Likelihood
 from bbpyro.nests import Nest
 from bbpyro.objective import ELBOModule
@@ -101,11 +102,12 @@ class BetaBernoulliNetwork(Given):
     @program
     def model(self, x: Nest, y: Tensor | None = None) -> Any:
         """p(W, π, z, y | x) of a minibatch x `[B, ...]`, y `[B]`; returns the network's output."""
-        W = {name: pyro.sample(name, self._weight_prior(name, w)) for name, w in self.weights.items()}
+        weights = self.weights
+        W = {name: pyro.sample(name, self._weight_prior(name, w)) for name, w in weights.items()}
         pi = {g: pyro.sample(f"{g}.pi", _joint(self._prior(g, gate))) for g, gate in self.gates.items()}
         with pyro.plate("data", self.num_data, subsample=nests.first(x)):
             z = {g: pyro.sample(f"{g}.z", Bernoulli(pi[g]).to_event(1)) for g in pi}
-            output = functional_call(self.net, self._bind(W, z), *nests.arguments(self.net, x))
+            output = self._call(x, self._bound(W, weights), z)
             pyro.sample("y", self.likelihood(output), obs=y)
         return output
 
@@ -115,10 +117,10 @@ class BetaBernoulliNetwork(Given):
         self._register_parameters()
         for name, w in self.weights.items():
             pyro.sample(name, self._weight_posterior(name, w))
-        pi = {g: pyro.sample(f"{g}.pi", _joint(gate.posterior())) for g, gate in self.gates.items()}
+        pi = {g: pyro.sample(f"{g}.pi", _joint(q)) for g, q in posteriors(self.gates).items()}
         with pyro.plate("data", self.num_data, subsample=nests.first(x)):
-            for g in pi:
-                pyro.sample(f"{g}.z", RelaxedBernoulli(self.temperature, pi[g]).tied().to_event(1))
+            for g, q in relaxed_bernoullis(self.temperature, pi).items():
+                pyro.sample(f"{g}.z", q.tied().to_event(1))
 
     def elbo_module(self, elbo: Any = None) -> ELBOModule:
         """-ELBO as an nn.Module of (x, y), whose parameters are this network's: for loops of one's own.
@@ -166,19 +168,24 @@ class BetaBernoulliNetwork(Given):
         """The network's output by the mean mask: thresholded E[π] in place of z."""
         return nests.call(self.net, x)
 
-    def _bind(self, W: dict[str, Tensor], z: dict[str, Tensor]) -> dict[str, Tensor]:
-        """What the network's layers are given: their weights, and each gate its z."""
-        # pyro.infer.Predictive hands weights back with a leading dimension of size 1, where the plate would be.
-        own = self.weights
-        for name, w in W.items():
-            self._is_by_another_guide |= w.requires_grad and w is not own[name] and self.weight_guide == "delta"
+    def _call(self, x: Nest, W: dict[str, Tensor], z: dict[str, Tensor]) -> Any:
+        """The network's output with W, where that is not its own, and each gate's z."""
+        bound = W | {f"{g}.z": mask for g, mask in z.items()}
+        return functional_call(self.net, bound, *nests.arguments(self.net, x), tie_weights=bool(W))
+
+    def _bound(self, W: dict[str, Tensor], own: dict[str, nn.Parameter]) -> dict[str, Tensor]:
+        """What of W is to be bound to the network's layers: what is not their own, as it is under the delta guide."""
+        bound = {name: w for name, w in W.items() if w is not own[name]}
+        for name, w in bound.items():
+            self._is_by_another_guide |= w.requires_grad and self.weight_guide == "delta"
             if w.numel() != own[name].numel():
                 raise ValueError(
                     f"{name} has shape {tuple(w.shape)}: the network takes one draw at a time, so leave out "
                     "vectorize_particles=True, or Predictive's parallel=True"
                 )
-        bound = {name: w if w.shape == own[name].shape else w.reshape(own[name].shape) for name, w in W.items()}
-        return bound | {f"{g}.z": mask for g, mask in z.items()}
+            # pyro.infer.Predictive hands weights back with a leading dimension of size 1, where the plate would be.
+            bound[name] = w if w.shape == own[name].shape else w.reshape(own[name].shape)
+        return bound
 
     def _register_parameters(self) -> None:
         """Tell Pyro of this network's parameters; and now and then make 0 of weights that have decayed to nothing."""

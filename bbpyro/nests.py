@@ -16,11 +16,22 @@ from torch.utils._pytree import keystr, tree_flatten_with_path, tree_leaves, tre
 
 Nest = Any  # a tensor, or several in a tuple, list, dict or dataclass
 
+# What a network may raise of inputs that it cannot take; of a bug in it, perhaps, but not of a full memory or disk.
+FAILURES = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+
 
 def call(net: nn.Module, x: Nest) -> Any:
     """What a network makes of x, which are its :func:`arguments`."""
     args, kwargs = arguments(net, x)
     return net(*args, **kwargs)
+
+
+def reason_of(error: Exception) -> str:
+    """What one of these :data:`FAILURES` says, in a line; with its class where that says more than its words."""
+    said = (str(error).splitlines() or [""])[0]
+    if isinstance(error, LookupError | AttributeError) or not said:
+        return f"{type(error).__name__}: {said}".removesuffix(": ")
+    return said
 
 
 def arguments(net: nn.Module, x: Nest) -> tuple[tuple[Any, ...], dict[str, Any]]:

@@ -12,17 +12,16 @@ Medians of interleaved rounds, batch 100, one thread.
 import argparse
 import contextlib
 import copy
-import platform
+import functools
 import statistics
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pyro
 import torch
+from measuring import interleaved, processor
 from pyro.infer import SVI, Trace_ELBO
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 from torch import Tensor
 
@@ -76,15 +75,14 @@ def share_of(bnn: bbpyro.BetaBernoulliNetwork, limits: tuple[float, float]) -> f
 
 def time_all(cases: dict[Case, Step], batches: list[tuple[Tensor, Tensor]]) -> dict[Case, float]:
     """Median seconds of a call."""
-    seconds: dict[Case, list[float]] = {case: [] for case in cases}
-    for _ in track(range(ROUNDS), "timing", transient=True):
-        for case, step in cases.items():
-            with flushed() if case[1] == "flushed step" else contextlib.nullcontext():
-                started = time.perf_counter()
-                for batch in batches:
-                    step(*batch)
-                seconds[case].append((time.perf_counter() - started) / len(batches))
-    return {case: statistics.median(times[1:]) for case, times in seconds.items()}
+
+    def all_batches(case: Case) -> None:
+        with flushed() if case[1] == "flushed step" else contextlib.nullcontext():
+            for batch in batches:
+                cases[case](*batch)
+
+    seconds = interleaved({case: functools.partial(all_batches, case) for case in cases}, ROUNDS)
+    return {case: median / len(batches) for case, median in seconds.items()}
 
 
 def print_epochs(console: Console, run: runs.Run) -> None:
@@ -117,17 +115,9 @@ def main() -> None:
         each = [median[name, what] for what in ("step", "flushed step", "mean mask")]
         table.add_row(name, *shares, *(f"{1000 * seconds:.2f}" for seconds in each))
     console = Console()
-    console.print(_processor())
+    console.print(processor())
     console.print(table)
     print_epochs(console, run)
-
-
-def _processor() -> str:
-    """Its name, where the system tells it."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
-    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
 
 
 if __name__ == "__main__":

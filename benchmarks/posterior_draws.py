@@ -3,23 +3,15 @@
 python benchmarks/posterior_draws.py
 """
 
-import statistics
-import time
 from collections.abc import Callable
 
 import torch
+from measuring import interleaved
 
 import bbpyro
 from bbpyro.posterior.container import import_arviz
 
 ROUNDS, NUM_DATA, NUM_PREDICTIVE = 7, 1000, 10
-
-
-def seconds(function: Callable[[], object]) -> float:
-    """How long one call takes."""
-    started = time.perf_counter()
-    function()
-    return time.perf_counter() - started
 
 
 def main() -> None:
@@ -35,8 +27,7 @@ def main() -> None:
         "draws": lambda: bbpyro.to_arviz(bnn, num_samples=1000),
         "predictions": lambda: bbpyro.predict(bnn, x, NUM_PREDICTIVE),
     }
-    rounds = [{name: seconds(case) for name, case in cases.items()} for _ in range(ROUNDS)]
-    median = {name: statistics.median(times[name] for times in rounds) for name in cases}
+    median = interleaved(cases, ROUNDS)
     print(f"to_arviz, 1000 draws of each of 1584 π, prior and posterior: {median['draws']:.2f} s")
     each = median["predictions"] / NUM_PREDICTIVE
     print(f"a draw's predictions of {NUM_DATA} images: {each / median['plain']:.1f} times a plain forward pass")

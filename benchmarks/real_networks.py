@@ -34,7 +34,6 @@ import copy
 import functools
 import gc
 import json
-import re
 import resource
 import signal
 import subprocess
@@ -49,6 +48,7 @@ from typing import Any
 
 import torch
 import torch_pruning as tp
+from measuring import memory, reset_peak
 from torch import Tensor, nn
 from torchvision_classifiers import NETWORKS, BatchNorm, Convolution, last_layer, liven
 
@@ -243,22 +243,6 @@ def in_double(bnn: bbpyro.BetaBernoulliNetwork, x: Tensor, unseen: Tensor, ours:
         ours.notes.append(f"in float64: {first_line(error)}")
         return float("nan")
     return difference(small, bnn_output(double, unseen.double()), unseen.double())
-
-
-def memory(which: str) -> float:
-    """Bytes that are resident (VmRSS) or were at most (VmHWM); nan where the kernel does not tell."""
-    status = Path("/proc/self/status")
-    found = re.search(rf"{which}:\s+(\d+) kB", status.read_text() if status.is_file() else "")
-    return 1024 * int(found[1]) if found else float("nan")
-
-
-def reset_peak() -> float:
-    """Let VmHWM begin anew at what is resident now, and return that."""
-    try:
-        Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        return float("nan")
-    return memory("VmRSS")
 
 
 def first_line(error: object) -> str:

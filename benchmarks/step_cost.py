@@ -1,8 +1,10 @@
-"""What a training step costs: 784-500-300-10, batch 100, one thread, medians of interleaved rounds.
+"""What a training step costs at each of some sizes, batch 100, one thread, medians of interleaved rounds in CPU time.
 
-Every variant runs in turn in each round, so that a busy machine slows all of them; the ratios are what to quote.
+A size is that of LeNet-500-300's units: 784-500-300 is the full network. 340-172-129 and 294-110-71 are what is left of
+it after training, here and in arXiv 1805.10896. Every variant runs in turn in each round, so that a busy machine slows
+all of them; the ratios are what to quote.
 
-    python benchmarks/step_cost.py [--rounds 30] [--steps 20]
+    python benchmarks/step_cost.py [--sizes 784-500-300 340-172-129 294-110-71] [--rounds 30] [--steps 20]
 """
 
 import argparse
@@ -23,9 +25,11 @@ from rich.table import Table
 from torch import Tensor, nn
 
 import bbpyro
-from bbpyro.training import SingleOptimizer
+from bbpyro.denormals import flushed
+from bbpyro.training import LeanTraceELBO, SingleOptimizer
 
-NUM_DATA = 60_000
+NUM_DATA, NUM_CLASSES = 60_000, 10
+PLAIN, DROPOUT = "plain net, fused Adam", "nn.Dropout, fused Adam"
 Step = Callable[[torch.Tensor, torch.Tensor], object]
 
 
@@ -41,23 +45,35 @@ def plain_step(net: nn.Module, fused: bool = True) -> Step:
     return step
 
 
-def dropout_net() -> nn.Module:
+def plain_net(sizes: list[int]) -> nn.Module:
+    """LeNet-500-300, with layers of other sizes."""
+    inputs, first, second = sizes
+    return nn.Sequential(
+        nn.Flatten(),
+        nn.Linear(inputs, first),
+        nn.ReLU(),
+        nn.Linear(first, second),
+        nn.ReLU(),
+        nn.Linear(second, NUM_CLASSES),
+    )
+
+
+def dropout_net(sizes: list[int]) -> nn.Module:
     """The same network with nn.Dropout before each layer."""
-    net = bbpyro.networks.lenet_500_300()
     layers: list[nn.Module] = []
-    for module in net:
+    for module in plain_net(sizes).children():
         layers += [nn.Dropout(0.5), module] if isinstance(module, nn.Linear) else [module]
     return nn.Sequential(*layers)
 
 
-def network() -> bbpyro.BetaBernoulliNetwork:
-    """LeNet-500-300 with gates."""
-    return bbpyro.BetaBernoulliNetwork(bbpyro.insert_dropout(bbpyro.networks.lenet_500_300()), num_data=NUM_DATA)
+def network(sizes: list[int]) -> bbpyro.BetaBernoulliNetwork:
+    """The same network with gates."""
+    return bbpyro.BetaBernoulliNetwork(bbpyro.insert_dropout(plain_net(sizes)), num_data=NUM_DATA)
 
 
-def svi_step(elbo: Trace_ELBO) -> Step:
+def svi_step(sizes: list[int], elbo: Trace_ELBO) -> Step:
     """What fit() runs."""
-    bnn = network()
+    bnn = network(sizes)
     optimizer = torch.optim.Adam(bnn.parameters(), fused=True)
     svi = SVI(bnn.model, bnn.guide, SingleOptimizer(optimizer), elbo)
 
@@ -68,9 +84,9 @@ def svi_step(elbo: Trace_ELBO) -> Step:
     return step
 
 
-def elbo_module_step() -> Step:
+def elbo_module_step(sizes: list[int]) -> Step:
     """The same model and guide in Pyro's ELBOModule, with a plain torch loop."""
-    bnn = network()
+    bnn = network(sizes)
     estimator: Any = Trace_ELBO()  # typed for modules, and works for methods
     elbo = estimator(bnn.model, bnn.guide)
     optimizer = torch.optim.Adam(bnn.parameters(), fused=True)
@@ -84,9 +100,10 @@ def elbo_module_step() -> Step:
     return step
 
 
-def naive_step() -> Step:
+def naive_step(sizes: list[int]) -> Step:
     """The slide, with Pyro's own distributions and optimizer; its parameters are soon nan, it is timed all the same."""
-    sizes = [784, 500, 300, 10]
+    sizes = [*sizes, NUM_CLASSES]
+    pyro.clear_param_store()
 
     def forward(x: Tensor, weights: list[Tensor], masks: list[Tensor]) -> Tensor:
         for i, (w, z) in enumerate(zip(weights, masks, strict=True)):
@@ -142,39 +159,51 @@ def naive_step() -> Step:
     return step
 
 
+def variants(sizes: list[int]) -> dict[str, Step]:
+    """What is timed, by name."""
+    return {
+        PLAIN: plain_step(plain_net(sizes)),
+        "plain net, torch's default Adam": plain_step(plain_net(sizes), fused=False),
+        DROPOUT: plain_step(dropout_net(sizes)),
+        "bbpyro, SVI + LeanTraceELBO (fit)": svi_step(sizes, LeanTraceELBO()),
+        "bbpyro, SVI + Trace_ELBO": svi_step(sizes, Trace_ELBO()),
+        "bbpyro, SVI + TraceMeanField_ELBO": svi_step(sizes, TraceMeanField_ELBO()),
+        "bbpyro, ELBOModule": elbo_module_step(sizes),
+        "naive Pyro program": naive_step(sizes),
+    }
+
+
+def medians(steps: dict[str, Step], num_inputs: int, rounds: int, num_steps: int) -> dict[str, float]:
+    """Seconds of the processor a step of each, of rounds in which each takes its turn."""
+    batches = [(torch.rand(100, num_inputs), torch.randint(NUM_CLASSES, (100,))) for _ in range(num_steps)]
+    seconds: dict[str, list[float]] = {name: [] for name in steps}
+    for _ in track(range(rounds), "timing", transient=True):
+        for name, step in steps.items():
+            start = time.process_time()
+            for x, y in batches:
+                step(x, y)
+            seconds[name].append((time.process_time() - start) / num_steps)
+    return {name: statistics.median(times[1:] or times) for name, times in seconds.items()}
+
+
 def main() -> None:
-    """Time every variant and print the table."""
+    """Time every variant at every size and print a table for each."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", nargs="+", default=["784-500-300", "340-172-129", "294-110-71"])
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--steps", type=int, default=20)
     options = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    variants = {
-        "plain net, fused Adam": plain_step(bbpyro.networks.lenet_500_300()),
-        "plain net, torch's default Adam": plain_step(bbpyro.networks.lenet_500_300(), fused=False),
-        "nn.Dropout, fused Adam": plain_step(dropout_net()),
-        "bbpyro, SVI + Trace_ELBO (fit)": svi_step(Trace_ELBO()),
-        "bbpyro, SVI + TraceMeanField_ELBO": svi_step(TraceMeanField_ELBO()),
-        "bbpyro, ELBOModule": elbo_module_step(),
-        "naive Pyro program": naive_step(),
-    }
-    batches = [(torch.rand(100, 784), torch.randint(10, (100,))) for _ in range(options.steps)]
-    seconds: dict[str, list[float]] = {name: [] for name in variants}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the naive program's nan
-        for _ in track(range(options.rounds), "timing", transient=True):
-            for name, step in variants.items():
-                start = time.perf_counter()
-                for x, y in batches:
-                    step(x, y)
-                seconds[name].append((time.perf_counter() - start) / options.steps)
-    medians = {name: statistics.median(times[1:] or times) for name, times in seconds.items()}
-    table = Table("step", "ms (median)", "/ plain", "/ nn.Dropout")
-    for name, median in medians.items():
-        ratios = (median / medians[key] for key in ("plain net, fused Adam", "nn.Dropout, fused Adam"))
-        table.add_row(name, f"{1e3 * median:.2f}", *(f"{ratio:.2f}" for ratio in ratios))
-    Console().print(table)
+    for name in options.sizes:
+        sizes = [int(size) for size in name.split("-")]
+        with warnings.catch_warnings(), flushed():
+            warnings.simplefilter("ignore")  # the naive program's nan
+            found = medians(variants(sizes), sizes[0], options.rounds, options.steps)
+        table = Table("step", "ms (median)", "/ plain", "/ nn.Dropout", title=name)
+        for variant, median in found.items():
+            table.add_row(variant, f"{1e3 * median:.2f}", *(f"{median / found[key]:.2f}" for key in (PLAIN, DROPOUT)))
+        Console().print(table)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,10 @@
+from collections.abc import Iterator
+
 import pyro
 import pytest
 import torch
+
+from bbpyro.runs import shrinking
 
 torch.set_num_threads(1)
 
@@ -18,6 +22,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Slow files first."""
     place = {f"test_{name}.py": i for i, name in enumerate(SLOW)}
     items.sort(key=lambda item: place.get(item.path.name, len(SLOW)))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_round() -> Iterator[None]:
+    """`bbpyro compact` times each form once, not fifteen times; tests look at what is told of times, not at those."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shrinking, "_SECONDS_A_BATCH_SIZE", 0.0)
+        yield
 
 
 @pytest.fixture(autouse=True)

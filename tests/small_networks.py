@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+import bbpyro
+
 Example = Tensor | tuple[Tensor, ...] | dict[str, Tensor]
 
 
@@ -523,6 +525,15 @@ def shaken(make: Callable[[], nn.Module]) -> nn.Module:
             elif parameter.dim() == 1 or (parameter == parameter.flatten()[0]).all():
                 parameter.uniform_(0.5, 1.5)
     return net
+
+
+def half_dead(net: nn.Module) -> bbpyro.BetaBernoulliNetwork:
+    """The network with gates, of each of which every other unit is dead."""
+    bnn = bbpyro.BetaBernoulliNetwork(bbpyro.insert_dropout(net), num_data=10)
+    with torch.no_grad():
+        for gate in bnn.gates.values():
+            gate.unconstrained_concentration1[::2] = -20
+    return bnn
 
 
 def integers() -> Tensor:

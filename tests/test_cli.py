@@ -185,12 +185,26 @@ def test_evaluate_of_several_runs_prints_each_and_their_mean_and_range(
 
 
 def test_evaluate_of_a_run_in_training_says_so(cli: Cli, npz: Path, tmp_path: Path) -> None:
-    # This rate stops training in the first epoch of SVI.
-    flags = ["--epochs", "1", "--pretrain-epochs", "2", "--gate-learning-rate", "1e38"]
-    assert cli("train", "--dataset", npz, *flags, "--run", tmp_path / "run").status == 1
-    result = cli("evaluate", tmp_path / "run", "--num-samples", "1")
-    assert result.status == 0
-    assert f"{tmp_path / 'run'} is still in training: scores after pretraining epoch 2" in result.out
+    folder = tmp_path / "a run"
+    runs.create(folder, runs.TrainConfig(dataset=str(npz), epochs=2, pretrain_epochs=3))
+
+    def stop(record: dict[str, Any], num_epochs: int, scored_on: str) -> None:
+        if record["epoch"] == (2 if record["phase"] == "pretraining" else 1):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        runs.train(folder, on_epoch=stop)
+    result = cli("evaluate", folder, "--num-samples", "1")
+    assert (result.status, result.out, result.err.count("\n")) == (2, "", 1)
+    plain = 1 - read_metrics(folder)[-1]["held_out_accuracy"]
+    assert f"{folder} is still in pretraining: its gates are not trained yet" in result.err
+    assert f"the test error of the plain network is {plain:.2%} after epoch 2 of 3" in result.err
+    assert f"bbpyro train --resume '{folder}'" in result.err
+    with pytest.raises(KeyboardInterrupt):
+        runs.train(folder, on_epoch=stop)
+    result = cli("evaluate", folder, "--num-samples", "1")
+    assert (result.status, result.err) == (0, "")
+    assert f"{folder} is still in training: scores after epoch 1 of SVI" in result.out
 
 
 def test_bars_need_nothing_and_go_to_a_folder_of_their_own(tmp_path: Path) -> None:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from bbpyro import runs
+
 BBPYRO = str(Path(sys.executable).with_name("bbpyro"))
 SHORT = "train --dataset bars --epochs 1 --pretrain-epochs 1 --batch-size 1000 --num-samples 1 --run run"
 WRITTEN = {"config.json", "metrics.jsonl", "checkpoint.safetensors", "summary.json", "figures"}
@@ -47,7 +49,7 @@ def test_training_goes_on_to_its_end_where_its_output_goes_nowhere(
 def test_without_a_stream_nothing_is_written_to_a_file_in_its_place(tmp_path: Path) -> None:
     shell(f"$BBPYRO {SHORT} >&- 2>&- <&-", tmp_path)
     assert (tmp_path / "run" / "metrics.jsonl").read_text().count("\n") == 2
-    assert shell("$BBPYRO evaluate run --num-samples 1", tmp_path).returncode == 0
+    assert runs.load(tmp_path / "run").is_complete
 
 
 @pytest.mark.parametrize(("command", "status"), [("data list", 0), ("train --epochs 0", 2)])

@@ -5,6 +5,7 @@ import hypothesis
 import hypothesis.strategies as st
 import pytest
 import torch
+from small_networks import half_dead
 from torch import Tensor, nn
 
 import bbpyro
@@ -573,14 +574,6 @@ class Tied(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.c(self.b(self.a(x).relu()).relu())
-
-
-def half_dead(net: nn.Module) -> bbpyro.BetaBernoulliNetwork:
-    bnn = bbpyro.BetaBernoulliNetwork(bbpyro.insert_dropout(net), num_data=10)
-    with torch.no_grad():
-        for gate in bnn.gates.values():
-            gate.unconstrained_concentration1[::2] = -20
-    return bnn
 
 
 def test_layers_that_share_a_weight_are_compacted_each_by_its_own_gate():

@@ -13,7 +13,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_networks import NETWORKS, call
+from small_networks import NETWORKS, call, half_dead
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
@@ -304,14 +304,6 @@ def test_without_the_extra_onnx_says_how_to_get_it(monkeypatch: pytest.MonkeyPat
 
 
 # Networks of classes of one's own.
-
-
-def half_dead(net: nn.Module) -> bbpyro.BetaBernoulliNetwork:
-    bnn = bbpyro.BetaBernoulliNetwork(bbpyro.insert_dropout(net), num_data=10)
-    with torch.no_grad():
-        for gate in bnn.gates.values():
-            gate.unconstrained_concentration1[::2] = -20
-    return bnn
 
 
 @functools.cache

@@ -101,6 +101,28 @@ def test_a_wrong_tie_is_named(options, message) -> None:
         bbpyro.insert_dropout(Stages(), **options)
 
 
+class Particular(nn.Sequential):
+    """A network that asserts, without a word, what it takes."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape[1:] != (5,) or x.dtype != torch.float32:
+            raise AssertionError  # pytest would give a word to an assert of this file
+        return super().forward(x)
+
+
+def test_a_network_that_asserts_what_it_takes_is_like_one_that_raises() -> None:
+    net = Particular(nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 2))
+    bnn, x = bbpyro.BetaBernoulliNetwork(bbpyro.insert_dropout(net), num_data=8), torch.randn(8, 3)
+    with pytest.raises(ValueError, match=r"example_input: the network cannot take it \(AssertionError\)"):
+        bbpyro.insert_dropout(net, tie="residual", example_input=x)
+    with pytest.raises(ValueError, match=r"example_input: the network cannot take one of shape .*\(AssertionError\)"):
+        compact(bnn, x)
+    with pytest.raises(ValueError, match=r"x has shape .*, which the network cannot take \(AssertionError\)"):
+        bbpyro.fit(bnn, x, torch.arange(8) % 2, num_epochs=1, progress=False)
+    x = torch.randn(8, 5)
+    torch.testing.assert_close(compact(bnn, x)(x), bnn(x))  # which cannot be checked in double precision
+
+
 @pytest.mark.parametrize("norm", [FrozenBatchNorm, OwnBatchNorm])
 def test_a_gate_comes_after_a_frozen_or_subclassed_batch_norm_too(norm) -> None:
     net = shaken(

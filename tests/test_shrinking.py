@@ -4,6 +4,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,9 @@ import pytest
 import torch
 
 import bbpyro
-from bbpyro import compaction, export, runs
+from bbpyro import compaction, data, export, runs
 from bbpyro.cli import main
-from bbpyro.runs import TrainConfig
+from bbpyro.runs import TrainConfig, shrinking
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +90,15 @@ def test_times_are_ratios_to_the_original(run: Path, printed: str) -> None:
         for of_original, cell in zip(rows["original"], row, strict=True):
             seconds, ratio = cell.removesuffix("x").split()
             assert float(ratio) == pytest.approx(float(of_original.split()[0]) / float(seconds), rel=0.1, abs=0.01)
+
+
+def test_times_are_of_fifteen_rounds_or_of_as_many_as_there_is_time_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    called = []
+    nets = {name: lambda x, name=name: called.append(name) for name in ("a", "b")}
+    assert [len(seconds) for seconds in shrinking._rounds(nets, torch.zeros(1, 4), 2).values()] == [1, 1]
+    assert called == ["a", "a", "b", "b"]
+    monkeypatch.setattr(shrinking, "_SECONDS_A_BATCH_SIZE", 10.0)
+    assert [len(seconds) for seconds in shrinking._rounds(nets, torch.zeros(1, 4), 2).values()] == [15, 15]
 
 
 def test_every_form_that_was_written_predicts_as_the_mean_mask(run: Path, printed: str) -> None:
@@ -191,17 +201,23 @@ torch.save([net(x), net(x[:1])], {str(tmp_path / "y.pt")!r})
     assert one.shape == (1, 4)
 
 
+def off_by(shift: float) -> Callable[..., torch.nn.Module]:
+    """A compact() whose network predicts a little else."""
+
+    def compact(bnn, example, **options):
+        small = compaction.compact(bnn, example, **options)
+        with torch.no_grad():
+            small.fc3.bias += shift
+        return small
+
+    return compact
+
+
 def test_a_small_network_that_predicts_otherwise_is_not_written(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def broken(bnn, example, **options):
-        small = compaction.compact(bnn, example, **options)
-        with torch.no_grad():
-            small.fc3.bias += 1e-3
-        return small
-
     (run / "compact.pt2").unlink(missing_ok=True)
-    monkeypatch.setattr("bbpyro.runs.shrinking.compact", broken)
+    monkeypatch.setattr("bbpyro.runs.shrinking.compact", off_by(1e-3))
     with pytest.raises(SystemExit) as stop:
         main(["compact", str(run)])
     err = capsys.readouterr().err
@@ -209,9 +225,44 @@ def test_a_small_network_that_predicts_otherwise_is_not_written(
     assert not (run / "compact.pt2").exists()
 
 
+COARSE = """
+from torch import nn
+
+class Coarse(nn.Module):
+    def __init__(self, shape, num_classes):
+        super().__init__()
+        self.fc1, self.fc2, self.fc3 = nn.Linear(64, 90), nn.Linear(90, 90), nn.Linear(90, num_classes)
+
+    def forward(self, x):
+        x = (self.fc1(x.flatten(1)) + 1e3).relu() - 1e3
+        x = (self.fc2(x) + 1e3).relu() - 1e3
+        return self.fc3(x)
+"""
+
+
+def test_a_network_is_held_to_no_more_digits_than_its_own_rounding_leaves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "coarse_network.py").write_text(COARSE)
+    monkeypatch.chdir(tmp_path)
+    config = TrainConfig(dataset="bars", network="coarse_network:Coarse", epochs=3, pretrain_epochs=1, threshold=0.15)
+    runs.create(tmp_path / "run", config)
+    bnn, x = runs.train(tmp_path / "run").bnn, data.load("bars").x_test
+    small = bbpyro.compact(bnn, x[:2])
+    with torch.no_grad():
+        wanted = bnn(x)
+        assert (small(x) - wanted).abs().max() > 1e-5 * wanted.abs().max()
+    main(["compact", "run"])
+    assert (tmp_path / "run" / "compact.onnx").exists()
+    monkeypatch.setattr("bbpyro.runs.shrinking.compact", off_by(0.03))
+    with pytest.raises(SystemExit):
+        main(["compact", "run"])
+    assert "off on the held-out data" in capsys.readouterr().err
+
+
 def test_a_run_of_a_convolutional_network_is_trained_inspected_and_compacted(tmp_path: Path) -> None:
     generator = torch.Generator().manual_seed(0)
-    x, y = torch.rand(130, 28, 28, generator=generator), torch.arange(130) % 3
+    x, y = torch.rand(50, 28, 28, generator=generator), torch.arange(50) % 3
     np.savez(tmp_path / "images.npz", x=x.numpy(), y=y.numpy())
     folder = str(tmp_path / "run")
     short = ["--epochs", "1", "--pretrain-epochs", "1", "--num-samples", "2"]

@@ -160,7 +160,7 @@ def _try(net: nn.Module, likelihood: Likelihood, x: Nest, n: int, name: str) -> 
     ]
     try:
         output = nests.call(net, nests.to_device(sample(x, n), device_of(net)))
-    except _FAILURES as error:
+    except nests.FAILURES as error:
         raise ValueError(_why_not(net, x, name, error)) from error
     finally:
         for handle in handles:
@@ -168,9 +168,6 @@ def _try(net: nn.Module, likelihood: Likelihood, x: Nest, n: int, name: str) -> 
     for gate_name, gate, given in seen:
         _check_gate(gate_name, gate, given, n, x, name)
     return Trial(output, apply(likelihood, output))
-
-
-_FAILURES = (RuntimeError, ValueError, TypeError, LookupError, AttributeError, NotImplementedError)
 
 
 def _check_gate(gate_name: str, gate: Any, given: Tensor, n: int, x: Nest, name: str) -> None:
@@ -226,12 +223,10 @@ def _why_not(net: nn.Module, x: Nest, name: str, error: Exception) -> str:
             f"{name}: the network's forward wants more than one input ({error}); give them as a tuple, or as a dict "
             "by its names for them"
         )
-    reason = (str(error).splitlines() or [""])[0]
-    if isinstance(error, LookupError | AttributeError) or not reason:
-        reason = f"{type(error).__name__}: {reason}".removesuffix(": ")
     called = "" if isinstance(x, Tensor) else f" as net({_stars(net, x)}{name})"
     return (
-        f"{describe(name, x)}, which the network cannot take{called} ({reason}); wanted data like those it was made for"
+        f"{describe(name, x)}, which the network cannot take{called} ({nests.reason_of(error)}); "
+        "wanted data like those it was made for"
     )
 
 

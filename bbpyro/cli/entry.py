@@ -307,8 +307,7 @@ def _evaluate(command: Evaluate) -> None:
             run = runs.load(folder)
         scores.append(runs.score(run, command.num_samples, console))
         if not run.is_complete:
-            last = run.history[-1]
-            print_line(console, f"{folder} is still in training: scores after {last['phase']} epoch {last['epoch']}")
+            print_line(console, f"{folder} is still in training: scores after epoch {len(run.svi_history)} of SVI")
     if len(scores) == 1:
         print_summary(console, scores[0], run.dataset.note)
         _print_note(console, run.dataset.scale_note)

@@ -1,7 +1,8 @@
 """compact(): from a gated network to a plain one, from which the dead units are physically gone."""
 
-from bbpyro.compaction.compact import TOLERANCE, compact
+from bbpyro.compaction.compact import compact
 from bbpyro.compaction.errors import UnsupportedModuleError
+from bbpyro.compaction.outputs import TOLERANCE, tolerance
 from bbpyro.compaction.rebuilding import read_compaction, rebuild, take_apart
 from bbpyro.compaction.report import Compaction, GateReport
 from bbpyro.compaction.selection import SelectUnits
@@ -19,4 +20,5 @@ __all__ = [
     "read_compaction",
     "rebuild",
     "take_apart",
+    "tolerance",
 ]

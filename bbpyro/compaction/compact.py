@@ -11,19 +11,17 @@ from torch.nn.modules.batchnorm import _NormBase
 from bbpyro.checks import check_device, check_nest, wrong_dtype
 from bbpyro.compaction.errors import UnsupportedModuleError
 from bbpyro.compaction.folding import check_weights, fold, gated_layers, multiply, plainly_parametrized
-from bbpyro.compaction.outputs import Wanted
+from bbpyro.compaction.outputs import TOLERANCE, Wanted, tolerance
 from bbpyro.compaction.report import Compaction, built_shapes, kept_indices, report_gates
 from bbpyro.compaction.selection import SelectUnits, select_inputs
 from bbpyro.denormals import zero_denormal
 from bbpyro.exclusive import one_at_a_time
 from bbpyro.layers import called_gates, gates_of
 from bbpyro.model import BetaBernoulliNetwork
-from bbpyro.nests import Nest, call, map_tensors, tensors_of
+from bbpyro.nests import FAILURES, Nest, call, map_tensors, reason_of, tensors_of
 from bbpyro.structure import Removal, Units, follow_few, largest_removal, without
 
-TOLERANCE = 1e-5  # of the largest output, in float32
 _EXACT = 1e-9  # of the largest output, in float64
-_MOST_ROUNDING = 1e-3
 
 
 @one_at_a_time
@@ -92,11 +90,11 @@ def _example(masked: nn.Module, example_input: Nest) -> Nest:
     check_nest("example_input", example_input)
     try:
         call(masked, example_input)
-    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+    except FAILURES as error:
         raise ValueError(
             wrong_dtype(masked, example_input, "example_input")
             or f"example_input: the network cannot take one of shape {_shape(example_input)} "
-            f"({str(error).splitlines()[0]}); give one like the data, [N, ...]"
+            f"({reason_of(error)}); give one like the data, [N, ...]"
         ) from error
     if any(tensor.dtype != parameter.dtype for tensor in tensors_of(example_input)):
         ungated = copy.deepcopy(masked)
@@ -177,7 +175,7 @@ def _in_double(masked: nn.Module, example: Nest) -> Wanted | None:
         wanted = Wanted(masked, map_tensors(lambda x: x.double() if x.is_floating_point() else x, example), _EXACT)
         if wanted.dtypes == {torch.float64}:
             return wanted
-    except RuntimeError:  # of a network that makes numbers of a precision of its own
+    except FAILURES:  # of a network that makes numbers of a precision of its own, or insists on one
         pass
     _of_dtypes(masked, dtypes)
     return None
@@ -190,7 +188,7 @@ def _fold_and_follow(plain: nn.Module, masks: Mapping[str, Tensor | None], wante
         fold(plain.get_submodule(name), mask)
     zero_denormal(plain.parameters(), dtype)
     if wanted.tolerance > _EXACT:  # what folding alone changes, by rounding, is not to be told from what removing does
-        wanted.tolerance = min(max(TOLERANCE, 3 * wanted.difference(plain)), _MOST_ROUNDING)
+        wanted.tolerance = tolerance(wanted.difference(plain))
     units = follow_few(plain, wanted.inputs[0])
     for name, mask in every_mask.items():
         if mask is not None and masks[name] is None and f"{name}.weight".lstrip(".") in units.unread:

@@ -6,9 +6,15 @@ import torch
 from torch import Tensor, nn
 
 from bbpyro.compaction.errors import UnsupportedModuleError
-from bbpyro.nests import Nest, call, map_tensors, tensors_of
+from bbpyro.nests import FAILURES, Nest, call, map_tensors, tensors_of
 
-_WHAT_A_NETWORK_RAISES = (AttributeError, AssertionError, IndexError, KeyError, RuntimeError, TypeError, ValueError)
+TOLERANCE = 1e-5  # of the largest output, in float32
+_MOST_ROUNDING = 1e-3
+
+
+def tolerance(rounding: float) -> float:
+    """How far two networks may differ, as a part of the largest output, where so much of it is lost by rounding."""
+    return min(max(TOLERANCE, 3 * rounding), _MOST_ROUNDING)
 
 
 class Wanted:
@@ -32,7 +38,7 @@ class Wanted:
         noise = _noise_like(example)
         try:
             outputs = list(tensors_of(call(net, noise)))
-        except _WHAT_A_NETWORK_RAISES:  # a network may refuse what is no data
+        except FAILURES:  # a network may refuse what is no data
             return
         if all(bool(output.isfinite().all()) for output in outputs):
             self.inputs.append(noise)
@@ -44,7 +50,7 @@ class Wanted:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of what is only tried
                 found = [list(tensors_of(call(net, x))) for x in self.inputs]
-        except _WHAT_A_NETWORK_RAISES:
+        except FAILURES:
             return float("inf")
         return max(_distance(*pair) for pair in zip(found, self.outputs, strict=True))
 

@@ -9,10 +9,11 @@ from bbpyro.distributions.bernoulli import Bernoulli
 from bbpyro.distributions.exact_tails import ContinuedTails, with_exact_tails
 from bbpyro.distributions.keep_probability import Beta, BetaMixture, LogitNormal
 from bbpyro.distributions.kumaraswamy import Kumaraswamy
+from bbpyro.distributions.masks import Masks
 from bbpyro.distributions.parts import is_part, units_of
 from bbpyro.distributions.placing import placed_like
-from bbpyro.distributions.relaxed_bernoulli import RelaxedBernoulli
-from bbpyro.distributions.remembering import log_odds, remember_log_odds, remembered_log_odds
+from bbpyro.distributions.relaxed_bernoulli import RelaxedBernoulli, relaxed_bernoullis
+from bbpyro.distributions.remembering import is_tied, log_odds, remember_log_odds, remembered_log_odds
 from bbpyro.distributions.stick_breaking import StickBreaking
 from bbpyro.distributions.weights import Delta, HorseshoeLike, SphericalNormal
 
@@ -25,12 +26,15 @@ __all__ = [
     "HorseshoeLike",
     "Kumaraswamy",
     "LogitNormal",
+    "Masks",
     "RelaxedBernoulli",
     "SphericalNormal",
     "StickBreaking",
+    "is_tied",
     "log_odds",
     "is_part",
     "placed_like",
+    "relaxed_bernoullis",
     "remember_log_odds",
     "remembered_log_odds",
     "units_of",

@@ -5,11 +5,13 @@ from typing import Any
 import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor
+from torch.distributions.utils import lazy_property
 
+from bbpyro.distributions.masks import OfMasks
 from bbpyro.distributions.remembering import floating, is_tied, log_odds
 
 
-class Bernoulli(torch.distributions.Bernoulli, TorchDistributionMixin):
+class Bernoulli(OfMasks, torch.distributions.Bernoulli, TorchDistributionMixin):
     """z ~ Bernoulli(π), 0 or 1: torch's, but it takes a π that remembers its log-odds at those, however near 0 or 1.
 
     The draw of a tied guide (:meth:`bbpyro.RelaxedBernoulli.tied`) is relaxed, and has log-density 0 here as there:
@@ -26,16 +28,22 @@ class Bernoulli(torch.distributions.Bernoulli, TorchDistributionMixin):
 
     def __init__(self, probs: Any = None, logits: Any = None, validate_args: bool | None = None) -> None:
         if probs is not None and logits is None:
-            probs = floating(probs)
-            logits = log_odds(probs).to(probs.dtype)
-            super().__init__(logits=logits, validate_args=validate_args)
-            self.probs = probs
+            self._remembering = floating(probs)
+            super().__init__(self._remembering, validate_args=validate_args)
         else:
             super().__init__(probs, logits, validate_args=validate_args)
+
+    @lazy_property
+    def logits(self) -> Tensor:
+        """Log-odds of the keep probabilities, exact where these remember them."""
+        pi: Tensor = self._remembering
+        return log_odds(pi).to(pi.dtype).expand(self.batch_shape)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> "Bernoulli":
         """The same distribution with a larger batch shape."""
         expanded: Bernoulli = super().expand(torch.Size(batch_shape), _instance or self.__new__(type(self)))
+        if "_remembering" in vars(self):
+            expanded._remembering = self._remembering
         return expanded
 
     @torch.no_grad()

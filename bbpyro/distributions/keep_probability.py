@@ -5,6 +5,7 @@ from typing import Any
 
 import pyro.distributions as dist
 import torch
+import torch.nn.functional as F
 from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor
 from torch.distributions import constraints
@@ -37,7 +38,7 @@ class Beta(dist.Beta):
         if odds is None:
             return super().log_prob(value)
         c1, c0, log_beta, is_power = self._constants
-        log_prob = (1 - c1) * f.softplus(-odds) - log_beta
+        log_prob = torch.addcmul(-log_beta, c1 - 1, F.logsigmoid(odds))
         return (log_prob if is_power else log_prob + (1 - c0) * f.softplus(odds)).to(value.dtype)
 
     @property

@@ -1,5 +1,6 @@
 """Kumaraswamy's distribution, q(π)."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch.distributions.utils import broadcast_all
 
 from bbpyro import functional as f
 from bbpyro.distributions.remembering import remember_log_odds, remembered_log_odds
+from bbpyro.distributions.together import Together
 
 
 class Kumaraswamy(TorchDistribution):
@@ -31,10 +33,20 @@ class Kumaraswamy(TorchDistribution):
     support = constraints.unit_interval
     has_rsample = True
     _own_draw: tuple[Tensor, Tensor] | None = None  # the last reparameterised draw and its log-density
+    _together: tuple[Together, int] | None = None  # what this is drawn with, and as which part of it
 
     def __init__(self, concentration1: Any, concentration0: Any, validate_args: bool | None = None) -> None:
         self.concentration1, self.concentration0 = broadcast_all(concentration1, concentration0)
         super().__init__(self.concentration1.shape, validate_args=validate_args)
+
+    def split(self, sizes: Sequence[int]) -> "list[Kumaraswamy]":
+        """Distributions of successive parts of a vector `[K]`; the first draws of all of them are one draw of this."""
+        concentrations = (c.split(list(sizes), -1) for c in (self.concentration1, self.concentration0))
+        parts = [Kumaraswamy(a, b, validate_args=False) for a, b in zip(*concentrations, strict=True)]
+        together = Together(self, sizes)
+        for i, part in enumerate(parts):
+            part._together, part._validate_args = (together, i), self._validate_args
+        return parts
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> "Kumaraswamy":
         """The same distribution with a larger batch shape."""
@@ -48,13 +60,21 @@ class Kumaraswamy(TorchDistribution):
     def rsample(self, sample_shape: Any = ()) -> Tensor:
         """Reparameterised draws, `sample_shape + batch_shape`, that remember their log-odds."""
         shape = self._extended_shape(torch.Size(sample_shape))
-        exponential = torch.empty(shape, dtype=torch.float64, device=self.concentration1.device).exponential_()
-        exponential = exponential.clamp_min(torch.finfo(torch.float64).tiny)
-        a, b = self.concentration1.expand(shape), self.concentration0.expand(shape)
-        odds, log_prob = f.kumaraswamy_draw(exponential, a, b)
-        draw = remember_log_odds(odds, self.concentration1.dtype)
+        taken = self._together and self._together[0].take(self._together[1], shape)
+        draw, odds, log_prob = taken or self._draw(shape)
+        draw._log_odds = odds  # type: ignore[attr-defined]
         self._own_draw = (draw, log_prob) if log_prob.requires_grad else None
         return draw
+
+    def _draw(self, shape: torch.Size) -> tuple[Tensor, Tensor, Tensor]:
+        """A draw, its log-odds and its log-density."""
+        exponential = torch.empty(shape, dtype=torch.float64, device=self.concentration1.device).exponential_()
+        exponential = exponential.clamp_min(torch.finfo(torch.float64).tiny)
+        a, b = self.concentration1, self.concentration0
+        if a.shape != shape:
+            a, b = a.expand(shape), b.expand(shape)
+        odds, log_prob = f.kumaraswamy_draw(exponential, a, b)
+        return remember_log_odds(odds, self.concentration1.dtype), odds, log_prob
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Log-density of `value`, exact for a draw even where float rounds it to 0 or 1."""

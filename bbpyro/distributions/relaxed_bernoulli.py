@@ -1,20 +1,24 @@
 """The relaxed Bernoulli, of the masks z."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from pyro.distributions.torch_distribution import TorchDistribution
+from pyro.ops.provenance import get_provenance
 from torch import Tensor
 from torch.distributions import constraints
 from torch.distributions.utils import lazy_property
 
 from bbpyro import functional as f
 from bbpyro.denormals import negligible
+from bbpyro.distributions.masks import OfMasks
 from bbpyro.distributions.remembering import floating, is_tied, log_odds
+from bbpyro.distributions.together import Together
 
 
-class RelaxedBernoulli(TorchDistribution):
+class RelaxedBernoulli(OfMasks, TorchDistribution):
     """The relaxed (concrete) Bernoulli: z = sigmoid((logits + logit u) / τ), u uniform (arXiv 1611.00712).
 
     torch's own clamps the logits to ±16, which kills the gradient to a keep probability near 0 or 1; here they
@@ -37,6 +41,8 @@ class RelaxedBernoulli(TorchDistribution):
     }
     support = constraints.unit_interval
     has_rsample = True
+    is_tied = False
+    _together: tuple[Together, int] | None = None  # what this is drawn with, and as which part of it
 
     def __init__(
         self,
@@ -50,11 +56,15 @@ class RelaxedBernoulli(TorchDistribution):
         if logits is None:
             self.probs = floating(probs)
             logits = log_odds(self.probs).to(self.probs.dtype)
-        self.logits = floating(logits)
+        self.logits = self._given_logits = floating(logits)
         self.temperature = torch.as_tensor(temperature, dtype=self.logits.dtype, device=self.logits.device)
         self._scaled_logits = self.logits / self.temperature  # before expand() makes them many
-        self.is_tied = False
         super().__init__(self._scaled_logits.shape, validate_args=validate_args)
+
+    @lazy_property
+    def logits(self) -> Tensor:
+        """Log-odds of the keep probabilities."""
+        return self._given_logits.expand(self.batch_shape)
 
     @lazy_property
     def probs(self) -> Tensor:
@@ -64,11 +74,22 @@ class RelaxedBernoulli(TorchDistribution):
     def expand(self, batch_shape: Any, _instance: Any = None) -> "RelaxedBernoulli":
         """The same distribution with a larger batch shape."""
         new = self._get_checked_instance(RelaxedBernoulli, _instance)
-        new.logits, new._scaled_logits = self.logits.expand(batch_shape), self._scaled_logits.expand(batch_shape)
-        new.temperature, new.is_tied = self.temperature, self.is_tied
+        new._given_logits, new._scaled_logits = self._given_logits, self._scaled_logits
+        new.temperature, new.is_tied, new._together = self.temperature, self.is_tied, self._together
         super(RelaxedBernoulli, new).__init__(torch.Size(batch_shape), validate_args=False)
         new._validate_args = self._validate_args
         return new
+
+    def split(self, sizes: Sequence[int]) -> "list[RelaxedBernoulli]":
+        """Distributions of successive parts of a vector `[K]`; the first draws of all of them are one draw of this."""
+        logits, scaled = (t.split(list(sizes), -1) for t in (self.logits, self._scaled_logits))
+        together = Together(self, sizes)
+        parts = []
+        for i, size in enumerate(sizes):
+            part = self.expand(self.batch_shape[:-1] + (size,))
+            part._given_logits, part._scaled_logits, part._together = logits[i], scaled[i], (together, i)
+            parts.append(part)
+        return parts
 
     def tied(self) -> "RelaxedBernoulli":
         """The same distribution, for a guide whose q(z|π) is the model's p(z|π).
@@ -83,13 +104,19 @@ class RelaxedBernoulli(TorchDistribution):
     def rsample(self, sample_shape: Any = ()) -> Tensor:
         """Reparameterised draws, `sample_shape + batch_shape`, that remember their log-odds; a negligible one is 0."""
         shape = self._extended_shape(torch.Size(sample_shape))
+        taken = self._together and self._together[0].take(self._together[1], shape)
+        z, z_log_odds = taken or self._draw(shape)
+        z._log_odds, z._is_tied = z_log_odds, self.is_tied  # type: ignore[attr-defined]
+        return z
+
+    def _draw(self, shape: torch.Size) -> tuple[Tensor, Tensor]:
+        """A draw and its log-odds."""
         uniform = torch.rand(shape, dtype=self.logits.dtype, device=self.logits.device)
         noise = uniform.logit_(eps=torch.finfo(uniform.dtype).tiny).div_(self.temperature)
         z_log_odds = self._scaled_logits + noise
         z = torch.sigmoid(z_log_odds)
         F.threshold(z.data, negligible(z.dtype), 0.0, inplace=True)  # its gradient, z (1 - z) / τ, is as negligible
-        z._log_odds, z._is_tied = z_log_odds, self.is_tied  # type: ignore[attr-defined]
-        return z
+        return z, z_log_odds
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Log-density of `value`; of a tied draw, 0."""
@@ -98,3 +125,13 @@ class RelaxedBernoulli(TorchDistribution):
         if self._validate_args:
             self._validate_sample(value)
         return f.relaxed_bernoulli_log_prob(log_odds(value), self.temperature, self.logits)
+
+
+def relaxed_bernoullis(temperature: float, probs: Mapping[str, Tensor]) -> dict[str, RelaxedBernoulli]:
+    """A relaxed Bernoulli for each vector of keep probabilities, by name; alike vectors are drawn from as one."""
+    kinds = {(pi.dim(), pi.dtype, pi.device, get_provenance(pi)) for pi in probs.values()}
+    if len(probs) < 2 or {(dim, provenance) for dim, _, _, provenance in kinds} != {(1, frozenset())} or len(kinds) > 1:
+        return {name: RelaxedBernoulli(temperature, pi) for name, pi in probs.items()}
+    logits = torch.cat([log_odds(pi) for pi in probs.values()]).to(next(iter(probs.values())).dtype)
+    whole = RelaxedBernoulli(temperature, logits=logits)
+    return dict(zip(probs, whole.split([len(pi) for pi in probs.values()]), strict=True))

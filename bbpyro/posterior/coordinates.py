@@ -78,7 +78,7 @@ def _gates_on_input(bnn: BetaBernoulliNetwork, x: Nest, is_of_names: bool = Fals
         handles.append(gate.register_forward_pre_hook(look))
     try:
         bnn(x)
-    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+    except nests.FAILURES as error:
         if is_of_names:  # alone: there is no x
             shape = list(nests.first(x).shape[1:])
             raise ValueError(f"feature_names: the network takes no {shape} of them; give x too") from error

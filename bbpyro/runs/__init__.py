@@ -1,6 +1,6 @@
 """Runs: settings in, a folder with a trained network out."""
 
-from bbpyro.runs.config import Settings, TrainConfig, recipe
+from bbpyro.runs.config import Settings, TrainConfig, as_written, recipe
 from bbpyro.runs.inspection import POSTERIOR, Inspection, inspect, leave_one_out
 from bbpyro.runs.limits import check_num_samples
 from bbpyro.runs.lock import hold
@@ -36,6 +36,7 @@ __all__ = [
     "load",
     "load_data",
     "plain_network",
+    "as_written",
     "read_config",
     "recipe",
     "score",

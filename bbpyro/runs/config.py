@@ -153,7 +153,6 @@ class Settings:
     def from_json(cls, settings: dict[str, Any]) -> Self:
         """The settings that :meth:`to_json` wrote; a ValueError names one that is unknown or of a wrong type."""
         hints = typing.get_type_hints(cls)
-        settings = {"shed": False, **settings}  # a file of before there was shedding
         for name, value in settings.items():
             if name not in hints:
                 raise ValueError(f"unknown setting {name!r}, wanted one of {', '.join(hints)}")
@@ -219,6 +218,11 @@ class TrainConfig(Settings):
             default = {"beta": 1e-4, "indian-buffet": 5.0}[prior]
             settings["prior"] = old[prior].format(settings.pop("alpha") or default)
         return super().from_json(settings)
+
+
+def as_written(settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings that the file of a run or study holds; one of before there was shedding does without."""
+    return {"shed": False, **settings}
 
 
 def recipe(network: str) -> TrainConfig:

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 
 from bbpyro import plots, posterior
-from bbpyro.checkpoint import CheckpointError, clear_unfinished
+from bbpyro.checkpoint import clear_unfinished
 from bbpyro.posterior import container
 from bbpyro.prediction import Evaluation, score
 from bbpyro.runs.limits import check_posterior
@@ -72,8 +72,7 @@ def inspect(
         raise ValueError("a run is named twice; chains are different restarts of one model")
     first = runs[0]
     for run in runs:
-        if not run.svi_history:
-            raise CheckpointError(f"{run.folder} is still in pretraining: it has no posterior yet")
+        run.check_gates("it has no posterior yet")
         if dataclasses.replace(run.config, seed=first.config.seed) != first.config:
             raise ValueError(
                 f"{run.folder} and {first.folder} differ in more than their seed; chains are restarts of one model"

@@ -20,7 +20,7 @@ from bbpyro import checkpoint, data, processes, training
 from bbpyro.checkpoint import CheckpointError
 from bbpyro.export import COMPACT
 from bbpyro.model import BetaBernoulliNetwork
-from bbpyro.runs.config import AUGMENTATIONS, TrainConfig
+from bbpyro.runs.config import AUGMENTATIONS, TrainConfig, as_written
 from bbpyro.runs.limits import num_cores
 from bbpyro.runs.lock import hold
 from bbpyro.runs.origins import (
@@ -57,6 +57,14 @@ class Run:
     def is_complete(self) -> bool:
         """Whether training ran to its end."""
         return len(self.svi_history) == self.config.epochs
+
+    def check_gates(self, lacks: str) -> None:
+        """Raise a CheckpointError, with what the run `lacks` therefore, where training has not reached the gates."""
+        if not self.svi_history:
+            raise CheckpointError(
+                f"{self.folder} is still in pretraining: {lacks}; go on with bbpyro train --resume "
+                + shlex.quote(str(self.folder))
+            )
 
 
 def default_folder(config: TrainConfig) -> Path:
@@ -266,7 +274,7 @@ def read_config(folder: Path) -> tuple[TrainConfig, dict[str, Any]]:
         raise CheckpointError(f"{folder} is no bbpyro run: it has no config.json")
     try:
         description = json.loads(path.read_text(encoding="utf-8"))
-        config = TrainConfig.from_json(description["config"])
+        config = TrainConfig.from_json(as_written(description["config"]))
         noted = dict(description)
         if not isinstance(noted["data"], str):
             raise TypeError("data is no text")

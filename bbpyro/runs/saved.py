@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from bbpyro import checkpoint, training
 from bbpyro.checkpoint import CheckpointError
-from bbpyro.runs.config import TrainConfig
+from bbpyro.runs.config import TrainConfig, as_written
 
 CHECKPOINT = "checkpoint.safetensors"
 METRICS = "metrics.jsonl"
@@ -67,7 +67,7 @@ class Saved:
         if not (folder / CHECKPOINT).exists():
             return None
         tensors, meta = checkpoint.load(folder / CHECKPOINT)
-        if TrainConfig.from_json(meta["config"]) != config:
+        if TrainConfig.from_json(as_written(meta["config"])) != config:
             raise CheckpointError(
                 f"{folder}: {CHECKPOINT} is of another network or run, or config.json was altered: settings differ"
             )

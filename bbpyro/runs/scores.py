@@ -30,8 +30,17 @@ def score(run: Run, num_samples: int = 100, console: Console | None = None) -> d
         run: the run.
         num_samples: draws of q(z, π).
         console: where a progress bar is drawn.
+
+    Raises:
+        CheckpointError: the run is still in pretraining.
     """
     check_num_samples("num_samples", num_samples)
+    if not run.svi_history:
+        last = run.history[-1]
+        plain = f"{1 - last['held_out_accuracy']:.2%} after epoch {last['epoch']} of {run.config.pretrain_epochs}"
+        run.check_gates(
+            f"its gates are not trained yet, and the {run.config.scored_on} error of the plain network is {plain}"
+        )
     x, y = run.dataset.x_test, run.dataset.y_test
     with torch.random.fork_rng():
         torch.manual_seed(run.config.seed)

@@ -14,8 +14,8 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from bbpyro import checkpoint, export, training
-from bbpyro.checkpoint import CheckpointError
-from bbpyro.compaction import TOLERANCE, Compaction, Size, UnsupportedModuleError, compact, measure
+from bbpyro.compaction import TOLERANCE, Compaction, Size, UnsupportedModuleError, compact, measure, tolerance
+from bbpyro.nests import FAILURES
 from bbpyro.prediction import score
 from bbpyro.runs.config import AUGMENTATIONS
 from bbpyro.runs.limits import MAX_EPOCHS
@@ -105,8 +105,7 @@ def shrink(
         raise ValueError(f"round_to is {round_to}, wanted 1 or more")
     if int8:
         export.require_onnx()
-    if not run.svi_history:
-        raise CheckpointError(f"{run.folder} is still in pretraining: it has nothing to compact yet")
+    run.check_gates("it has nothing to compact yet")
     with hold(run.folder):
         return _shrink(run, finetune_epochs, int8, round_to, console)
 
@@ -118,7 +117,7 @@ def _shrink(run: Run, finetune_epochs: int, int8: bool, round_to: int, console: 
     original = plain_network(run.config, run.dataset).eval()
     with _stage(console, "compacting"):
         small = compact(run.bnn, example, round_to=round_to)
-        _check_equal(small, run.bnn, x, f"{run.folder}: the compact network")
+        _check_equal(small, run.bnn, x, small, f"{run.folder}: the compact network")
     forms = {"original": _plain(original), "mean mask": _Form(run.bnn), "compact": _plain(small)}
     if finetune_epochs:
         small = _finetuned(run, small, finetune_epochs, console)
@@ -129,7 +128,7 @@ def _shrink(run: Run, finetune_epochs: int, int8: bool, round_to: int, console: 
             if name in files:
                 forms[form] = _Form(export.onnx_network(files[name]), file=files[name])
         if "ONNX Runtime" in forms:
-            _check_equal(forms["ONNX Runtime"].call, small, x, f"{run.folder}: ONNX Runtime's network")
+            _check_equal(forms["ONNX Runtime"].call, small, x, small, f"{run.folder}: ONNX Runtime's network")
     _write(run, files)
     seconds = _time({name: form.call for name, form in forms.items()}, x, console)
     with _stage(console, "scoring"):
@@ -175,11 +174,24 @@ def _in_batches(call: Network, x: Tensor) -> Tensor:
     return torch.cat([call(batch) for batch in x.split(1000)])
 
 
-def _check_equal(found: Network, wanted: Network, x: Tensor, what: str) -> None:
-    outputs = _in_batches(wanted, x)
-    difference = (_in_batches(found, x) - outputs).abs().max() / outputs.abs().max()
-    if not difference <= TOLERANCE:
+def _check_equal(found: Network, wanted: Network, x: Tensor, small: nn.Module, what: str) -> None:
+    """Raise an UnsupportedModuleError where two forms differ by more than the small network's rounding accounts for."""
+    difference = _difference(_in_batches(found, x), _in_batches(wanted, x))
+    if not (difference <= TOLERANCE or difference <= tolerance(_rounding(small, x))):
         raise UnsupportedModuleError(f"{what} is {difference:.1e} off on the held-out data; nothing was written")
+
+
+def _difference(found: Tensor, wanted: Tensor) -> float:
+    return float((found - wanted).abs().max() / wanted.abs().max())
+
+
+def _rounding(net: nn.Module, x: Tensor) -> float:
+    """By how much of its largest output a network differs from itself in double precision; 0 if it cannot run so."""
+    exact = copy.deepcopy(net).double()
+    try:
+        return _difference(_in_batches(net, x), _in_batches(exact, x.double() if x.is_floating_point() else x))
+    except FAILURES:  # of one that makes numbers of a precision of its own
+        return 0.0
 
 
 def _finetuned(run: Run, small: nn.Module, num_epochs: int, console: Console | None) -> nn.Module:

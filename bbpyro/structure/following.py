@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from bbpyro.nests import Nest, call, num_rows, rows, tensors_of
+from bbpyro.nests import FAILURES, Nest, call, num_rows, rows, tensors_of
 from bbpyro.structure.surgery import named_tensors, own_storages, weights_with_bias
 from bbpyro.structure.tracing import Trace
 from bbpyro.structure.units import Array, Units
@@ -50,7 +50,7 @@ def follow_few(net: nn.Module, example: Nest) -> Units:
         if not units.is_partial or num_rows(example) <= _NUM_FOLLOWED:
             return units
         return follow_units(net, rows(example, slice(_MOST_FOLLOWED)))
-    except (RuntimeError, ValueError, TypeError, IndexError):
+    except FAILURES:
         return follow_units(net, example)
 
 

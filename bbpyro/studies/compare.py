@@ -209,7 +209,7 @@ def read_config(folder: Path) -> StudyConfig:
     if not is_study(folder):
         raise CheckpointError(f"{folder} is no bbpyro study: it has no {CONFIG}")
     try:
-        config = StudyConfig.from_json(json.loads(path.read_text(encoding="utf-8"))["config"])
+        config = StudyConfig.from_json(runs.as_written(json.loads(path.read_text(encoding="utf-8"))["config"]))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise _altered(path, error) from None
     try:

@@ -46,7 +46,7 @@ def result(folder: Path, config: runs.TrainConfig) -> dict[str, Any] | None:
     """
     try:
         found: dict[str, Any] = json.loads((folder / RESULT).read_text(encoding="utf-8"))
-        made_with = runs.TrainConfig.from_json(found["config"])
+        made_with = runs.TrainConfig.from_json(runs.as_written(found["config"]))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
     if made_with != config:

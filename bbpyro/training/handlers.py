@@ -59,8 +59,9 @@ class Scorecard(Messenger):
         self._clear()
 
     def _clear(self) -> None:
-        self._num_data, self._nll = 0, 0.0
-        self._num_right: int | None = None
+        self._num_data = 0
+        self._nll: Any = 0.0  # this and the next stay on the device, for a look at them waits for it
+        self._num_right: Any = None
 
     def _pyro_post_sample(self, msg: Any) -> None:
         if msg["name"] == "y" and msg["is_observed"]:
@@ -70,20 +71,22 @@ class Scorecard(Messenger):
     def observe(self, distribution: Any, y: Tensor) -> Tensor:
         """Count a minibatch; returns its log-likelihoods."""
         log_prob: Tensor = distribution.log_prob(y)
-        self._num_data += len(y)
-        self._nll -= log_prob.sum().item()
-        if is_classification(distribution):
-            self._num_right = (self._num_right or 0) + int((distribution.logits.argmax(-1) == y).sum())
+        with torch.no_grad():
+            self._num_data += len(y)
+            self._nll = self._nll - log_prob.detach().sum(dtype=torch.float64)
+            if is_classification(distribution):
+                right = (distribution.logits.detach().argmax(-1) == y).sum()
+                self._num_right = right if self._num_right is None else self._num_right + right
         return log_prob
 
     def take(self) -> dict[str, float]:
         """The scores of all processes since the last call: nll, nats a datum, and accuracy where y is a class."""
-        of_classes = self._num_right is not None
-        num_data, nll, num_right, are_classes = processes.total(
-            self._num_data, self._nll, self._num_right or 0, of_classes
+        right = 0 if self._num_right is None else int(self._num_right)
+        num_data, nll, num_right, num_of_classes = processes.total(
+            self._num_data, float(self._nll), right, self._num_right is not None
         )
         scores = {f"{self.split}_nll": nll / num_data}
-        if are_classes:
+        if num_of_classes:
             scores[f"{self.split}_accuracy"] = num_right / num_data
         self._clear()
         return scores

@@ -10,7 +10,7 @@ from typing import Any
 import pyro
 import pyro.poutine as poutine
 import torch
-from pyro.infer import SVI, Trace_ELBO, TraceMeanField_ELBO
+from pyro.infer import SVI, TraceMeanField_ELBO
 from rich.console import Console
 from torch import Tensor, nn
 
@@ -49,10 +49,11 @@ from bbpyro.training.handlers import (
     held_out_score,
     mixed_precision,
 )
+from bbpyro.training.lean_elbo import LeanTraceELBO
 from bbpyro.training.shedding import Shedding
 from bbpyro.training.trained import left_as_it_was, of_network, of_plain_network
 
-ELBOS = {"trace": Trace_ELBO, "mean-field": TraceMeanField_ELBO}
+ELBOS = {"trace": LeanTraceELBO, "mean-field": TraceMeanField_ELBO}
 
 
 def steps(progress: float) -> float:

@@ -8,12 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from bbpyro.layers import PARAMETERS, gates_of
-from bbpyro.nests import Nest, call, map_tensors, tensors_of
+from bbpyro.nests import FAILURES, Nest, call, map_tensors, tensors_of
 from bbpyro.structure import Removal, follow_few, largest_removal, without
 
 _MOST_COLUMNS = 4096  # of an input, whose units are followed by a matrix of as many rows
 _TOLERANCE = 1e-9  # of the largest output, in float64
-_FAILURES = (AttributeError, AssertionError, IndexError, KeyError, RuntimeError, TypeError, ValueError)
 
 
 class Reading:
@@ -95,7 +94,7 @@ def decide(net: nn.Module, shed: Mapping[str, Tensor], example: Nest) -> tuple[R
         given = flat if is_flat else x
         reader = _Reader(masked, given)
         units = follow_few(reader.eval(), given)
-    except _FAILURES:  # whatever a network raises that wants other numbers or types
+    except FAILURES:  # whatever a network raises that wants other numbers or types
         return None
     units.stick_constants()
     for name, gate in gates_of(masked).items():  # of a unit that lives q(π) goes on to be trained
@@ -166,7 +165,7 @@ def _computes(net: nn.Module, x: Nest, wanted: list[Tensor]) -> bool:
     """Whether a network has these outputs."""
     try:
         found = _outputs(net, x)
-    except _FAILURES:
+    except FAILURES:
         return False
     return len(found) == len(wanted) and all(map(_is_close, found, wanted))
 

@@ -1,0 +1,106 @@
+import importlib
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+import bbpyro
+
+FOLDER = Path(__file__).parents[1] / "benchmarks"
+SHORT = "--dataset bars --num-data 200 --pretrain-epochs 1 --epochs 2".split()
+
+
+@pytest.fixture(autouse=True)
+def importable(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.syspath_prepend(FOLDER)
+    yield
+
+
+def load(name: str) -> ModuleType:
+    return importlib.import_module(name)
+
+
+def test_a_training_of_each_network_leaves_a_line_an_epoch_a_table_and_a_figure(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script, output, figure = load("training_cost"), tmp_path / "cost.csv", tmp_path / "cost.png"
+    script.main([*SHORT, "--output", str(output), "--figure", str(figure)])
+    epochs = pd.read_csv(output, skiprows=1)
+    assert list(zip(epochs["epoch"], epochs["variant"], strict=True)) == [
+        (epoch, name) for epoch in (1, 2) for name in script.VARIANTS
+    ]
+    kept = epochs["kept"].dropna()
+    assert len(kept) == 4
+    assert all(len(units.split("-")) == 3 for units in kept)
+    assert (epochs["peak_mib"] >= epochs["training_mib"]).all() and (epochs["training_mib"] > 0).all()
+    assert epochs["error"].between(0, 1).all()
+    printed = capsys.readouterr().out
+    assert "lenet-500-300 on bars, 200 data, 1 + 2 epochs, batch 100, one thread" in printed
+    assert np.array(Image.open(figure)).std() > 1
+    with pytest.raises(SystemExit):
+        script.main([*SHORT, "--output", str(output)])
+    assert f"--report {output} makes the table of it" in capsys.readouterr().err
+
+
+def test_of_a_training_that_was_cut_off_the_epochs_count_that_all_have_done(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script, output = load("training_cost"), tmp_path / "cost.csv"
+    seconds = {"plain": 2, "nn.Dropout": 4, "bbpyro": 8, "bbpyro, shed": 3}
+    rows = [(name, epoch, 99, seconds[name], 300, 20, 0.5, "1-2") for epoch in (1, 2, 3) for name in seconds]
+    whole = pd.DataFrame(rows, columns=script.COLUMNS)
+    output.write_text("# what it was\n" + whole[:-2].to_csv(index=False))
+    script.main(["--report", str(output)])
+    title, *lines = [line for line in capsys.readouterr().out.splitlines() if line.strip()]
+    assert title.strip() == "what it was"
+    cells = {line.split("|")[1].strip(): [cell.strip() for cell in line.split("|")[2:6]] for line in lines[2:]}
+    assert cells["plain"] == ["4.0", "1.00", "0.50", "0.25"]
+    assert cells["bbpyro"] == ["16.0", "4.00", "2.00", "1.00"]
+    assert cells["bbpyro, shed"] == ["6.0", "1.50", "0.75", "0.38"]
+
+    output.write_text("# what it was\n" + whole[:2].to_csv(index=False))
+    with pytest.raises(SystemExit):
+        script.main(["--report", str(output)])
+    assert "no epoch is over for all of the networks" in capsys.readouterr().err
+
+
+def test_a_step_is_timed_at_every_size(capsys: pytest.CaptureFixture[str]) -> None:
+    load("scaling").main("--width 2e1 4e1 --batch 6 --largest 200 --rounds 1 --processes".split())
+    rows = [line.split("|") for line in capsys.readouterr().out.splitlines() if line.startswith("| 20 ")]
+    assert len(rows) == 1  # and none of 40, whose masks are more than 200
+    assert all(float(cell) > 0 for cell in rows[0][3:6])
+
+
+def test_the_slope_of_what_grows_linearly_is_1_whatever_it_costs_beside() -> None:
+    script = load("scaling")
+    sizes = [100, 1000, 10_000, 100_000]
+    assert script.slope(sizes, [4 + 2e-3 * size for size in sizes]) == pytest.approx(1, abs=1e-6)
+    assert script.slope(sizes, [4 + 2e-6 * size**2 for size in sizes]) > 1.9
+    assert np.isnan(script.slope(sizes, [4, 4.1, 3.9, 4.2]))  # nothing to see
+
+
+def test_a_process_that_fails_or_is_killed_is_told_of() -> None:
+    measuring = load("measuring")
+    with measuring.TakingTurns(torch.ones, "no size") as failing, pytest.raises(RuntimeError, match="TypeError"):
+        failing.turn()
+    with measuring.TakingTurns(torch.ones, "no size") as ended:
+        pass
+    with pytest.raises(RuntimeError, match="ended with status -15"):
+        ended.turn()
+
+
+def test_nn_dropout_stands_where_the_gates_would() -> None:
+    plain = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 2))
+    net = load("measuring").with_nn_dropout(plain, 16)
+    found = [type(m).__name__ + f" {m.p}" for m in net.modules() if isinstance(m, nn.Dropout | nn.Dropout2d)]
+    assert found == ["Dropout2d 0.5", "Dropout 0.2", "Dropout 0.5"]
+    x = torch.rand(3, 1, 4, 4)
+    torch.testing.assert_close(net.eval()(x), plain(x))
+    assert not any(isinstance(module, bbpyro.BetaBernoulliDropout) for module in net.modules())
+    assert not torch.equal(net.train()(x), plain(x))
