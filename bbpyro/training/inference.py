@@ -88,7 +88,7 @@ def fit(
     kl_warmup_epochs: int = 0,
     kl_start: float | Mapping[str, float] = 0.0,
     elbo: str = "trace",
-    shed: bool = False,
+    shed: bool = True,
     augment: Callable[[Nest], Nest] | None = None,
     precision: str = "float32",
     held_out: tuple[Nest, Tensor] | None = None,

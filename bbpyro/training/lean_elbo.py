@@ -27,27 +27,45 @@ class LeanTraceELBO(Trace_ELBO):
 
     def loss_and_grads(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> float:
         """The loss, -ELBO, of one draw; its gradient is added to those of the parameters."""
-        is_other = self.num_particles > 1 or self.retain_graph or is_validation_enabled()
-        if is_other or isinstance(poutine.unwrap(guide), Messenger):
+        found = self._terms(model, guide, args, kwargs)
+        if found is None:
             return self._by_traces(model, guide, *args, **kwargs)
-        drawn = _Sites({})
-        with drawn:
-            guide(*args, **kwargs)
-        if not all(site["fn"].has_rsample and not site["is_observed"] for site in drawn.sites.values()):
-            return self._by_traces(model, guide, *args, **kwargs)
-        scored = _Sites(drawn.sites)
-        with scored:
-            model(*args, **kwargs)
-        terms = _Terms()
-        for sign, of in ((-1.0, scored), (1.0, drawn)):
-            for site in of.sites.values():
-                terms.add(site, sign)
+        terms, has_parameters = found
         loss = terms.sum()
-        if drawn.has_parameters or scored.has_parameters:
+        if has_parameters:
             terms.backward()
         if math.isnan(loss):
             warn_if_nan(torch.tensor(loss), "loss")
         return loss
+
+    def differentiable_loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Tensor:
+        """The loss as a tensor, for whoever wants its gradient from autograd, as DistributedDataParallel does."""
+        found = self._terms(model, guide, args, kwargs, by_autograd=True)
+        if found is None:
+            by_traces: Tensor = super().differentiable_loss(model, guide, *args, **kwargs)
+            return by_traces
+        return found[0].differentiable_sum()
+
+    def _terms(
+        self, model: Any, guide: Any, args: Any, kwargs: Any, by_autograd: bool = False
+    ) -> "tuple[_Terms, bool] | None":
+        """The terms of the loss of one draw, and whether there are parameters; None where they want traces."""
+        is_other = self.num_particles > 1 or self.retain_graph or is_validation_enabled()
+        if is_other or isinstance(poutine.unwrap(guide), Messenger):
+            return None
+        drawn = _Sites({})
+        with drawn:
+            guide(*args, **kwargs)
+        if not all(site["fn"].has_rsample and not site["is_observed"] for site in drawn.sites.values()):
+            return None
+        scored = _Sites(drawn.sites)
+        with scored:
+            model(*args, **kwargs)
+        terms = _Terms(by_autograd)
+        for sign, of in ((-1.0, scored), (1.0, drawn)):
+            for site in of.sites.values():
+                terms.add(site, sign)
+        return terms, drawn.has_parameters or scored.has_parameters
 
     def _by_traces(self, *args: Any, **kwargs: Any) -> float:
         loss: float = super().loss_and_grads(*args, **kwargs)
@@ -76,9 +94,10 @@ class _Sites(Messenger):
 
 
 class _Terms:
-    """A weighted sum of log-densities, and its gradient."""
+    """A weighted sum of log-densities, and its gradient; `by_autograd`, of all of them, or only of what wants it."""
 
-    def __init__(self) -> None:
+    def __init__(self, by_autograd: bool = False) -> None:
+        self._by_autograd = by_autograd
         self._sums: list[Tensor] = []
         self._weights: list[float] = []
         self._leaves: dict[float, list[Tensor]] = {}  # those under a Gaussian, by what share of each its gradient gets
@@ -90,7 +109,7 @@ class _Terms:
             return
         is_plain = mask is None and isinstance(scale, int | float)
         weight = sign * scale if is_plain else sign
-        if is_plain and _is_gaussian_of_leaf(fn, value):
+        if is_plain and not self._by_autograd and _is_gaussian_of_leaf(fn, value):
             self._leaves.setdefault(-weight * fn.scale**-2, []).append(value)
             with torch.no_grad():
                 log_prob = fn.log_prob(value)
@@ -105,6 +124,10 @@ class _Terms:
         device = self._sums[0].device
         sums = torch.stack([total.detach().to(device, torch.float64) for total in self._sums])
         return torch.dot(sums, sums.new_tensor(self._weights)).item()
+
+    def differentiable_sum(self) -> Tensor:
+        """The sum, with the graph of its gradient."""
+        return torch.stack([total * weight for total, weight in zip(self._sums, self._weights, strict=True)]).sum()
 
     def backward(self) -> None:
         """Add the sum's gradient to those of the parameters."""
