@@ -37,7 +37,7 @@ def without_seconds(history):
 def test_after_training_the_pixels_that_carry_nothing_are_out_and_the_others_are_in(elbo):
     bars = data.bars()
     net = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 4))
-    bbpyro.pretrain(net, bars.x, bars.y, num_epochs=3, learning_rate=3e-3, seed=0, progress=False)
+    bbpyro.pretrain(net, bars.x, bars.y, num_epochs=3, learning_rate=3e-3, seed=1, progress=False)
     bnn = bbpyro.BetaBernoulliNetwork(bbpyro.insert_dropout(net, threshold=0.01), num_data=len(bars.x))
     history = bbpyro.fit(
         bnn,
@@ -47,7 +47,7 @@ def test_after_training_the_pixels_that_carry_nothing_are_out_and_the_others_are
         learning_rate=3e-3,
         gate_learning_rate=0.05,
         elbo=elbo,
-        seed=0,
+        seed=1,
         progress=False,
     )
     kept = bnn.gates["1.gate"].kept().reshape(8, 8)
@@ -205,9 +205,9 @@ def test_a_heavy_kl_at_first_drops_units_for_good_and_for_nothing_and_only_where
     bbpyro.pretrain(net, bars.x, bars.y, num_epochs=3, learning_rate=3e-3, seed=0, progress=False)
     settings = {"num_epochs": 12, "gate_learning_rate": 0.05, "learning_rate": 3e-3, "seed": 0, "progress": False}
     histories = {}
-    for only in ("none", "3.*", "*"):
+    for only, weight in (("none", None), ("3.*", 30.0), ("*", 10.0)):
         bnn = bbpyro.BetaBernoulliNetwork(bbpyro.insert_dropout(net, threshold=0.01), num_data=len(bars.x))
-        heavy = {} if only == "none" else {"kl_warmup_epochs": 6, "kl_start": {only: 10.0}}
+        heavy = {} if only == "none" else {"kl_warmup_epochs": 6, "kl_start": {only: weight}}
         histories[only] = bbpyro.fit(bnn, bars.x, bars.y, **heavy, **settings)
     inputs = {only: [record["active"]["1.gate"] for record in history] for only, history in histories.items()}
     assert inputs["*"][5] == inputs["*"][-1] == 16  # the pixels that carry the bars
