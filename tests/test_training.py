@@ -470,7 +470,7 @@ def test_a_forward_that_raises_in_bf16_leaves_autocast_again(bars):
 
 def test_every_tensor_of_training_is_on_the_networks_device(bars, monkeypatch):
     # The meta device, shapes without numbers, stands in for a GPU: as there, an operation on it and the CPU fails.
-    for name, number in (("__bool__", True), ("__int__", 1), ("item", 1.0)):
+    for name, number in (("__bool__", True), ("__int__", 1), ("__float__", 1.0), ("item", 1.0)):
         on_cpu = getattr(torch.Tensor, name)
         monkeypatch.setattr(torch.Tensor, name, lambda t, f=on_cpu, n=number: n if t.is_meta else f(t))
     monkeypatch.setattr(training.inference, "fused_adam", lambda groups, weight_decay=0.0: torch.optim.SGD(groups))

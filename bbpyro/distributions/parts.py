@@ -53,6 +53,6 @@ def is_part(part: TorchDistribution, whole: TorchDistribution, kept: Tensor) -> 
             wanted, found = whole.log_prob(values)[kept], part.log_prob(values[kept])
         except (AttributeError, IndexError, RuntimeError, TypeError, ValueError):
             return False
-        if found.shape != size or not torch.allclose(found, wanted, rtol=1e-4, atol=1e-4, equal_nan=True):
+        if found.shape != size or not bool(torch.isclose(found, wanted, rtol=1e-4, atol=1e-4, equal_nan=True).all()):
             return False
     return True

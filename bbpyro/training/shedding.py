@@ -230,6 +230,6 @@ def _are_like_parts(bnn: BetaBernoulliNetwork) -> bool:
             padded = torch.ones_like(w)
             padded[block] = part
             found.append(bnn._weight_prior(name, w).log_prob(padded) - bnn.weight_prior(part.shape).log_prob(part))
-        if not torch.allclose(found[0], found[1], rtol=1e-4, atol=1e-2):
+        if not bool(torch.isclose(found[0], found[1], rtol=1e-4, atol=1e-2).all()):
             return False
     return True
