@@ -470,7 +470,7 @@ def test_a_forward_that_raises_in_bf16_leaves_autocast_again(bars):
 
 def test_every_tensor_of_training_is_on_the_networks_device(bars, monkeypatch):
     # The meta device, shapes without numbers, stands in for a GPU: as there, an operation on it and the CPU fails.
-    for name, number in (("__bool__", True), ("__int__", 1), ("__float__", 1.0), ("item", 1.0)):
+    for name, number in (("__bool__", True), ("__int__", 1), ("item", 1.0)):
         on_cpu = getattr(torch.Tensor, name)
         monkeypatch.setattr(torch.Tensor, name, lambda t, f=on_cpu, n=number: n if t.is_meta else f(t))
     monkeypatch.setattr(training.inference, "fused_adam", lambda groups, weight_decay=0.0: torch.optim.SGD(groups))
@@ -480,7 +480,7 @@ def test_every_tensor_of_training_is_on_the_networks_device(bars, monkeypatch):
     bbpyro.pretrain(plain, x, y, **settings)
     for elbo in training.ELBOS:
         bnn = bbpyro.BetaBernoulliNetwork(bbpyro.insert_dropout(plain), num_data=20)
-        history = bbpyro.fit(bnn, x, y, elbo=elbo, kl_warmup_epochs=2, **settings)
+        history = bbpyro.fit(bnn, x, y, elbo=elbo, kl_warmup_epochs=2, shed=False, **settings)  # by numbers
         assert len(history) == 2
     assert {parameter.device.type for parameter in bnn.parameters()} == {"meta"}
 
