@@ -478,3 +478,32 @@ def test_fit_goes_on_without_shedding_from_a_state_of_one_with():
     history = training.fit(bnn, x, y, num_epochs=7, batch_size=30, resume_from=states[-1], shed=False)
     assert len(history) == 7
     assert history[-1]["active"]["1.gate"] >= 8
+
+
+# --- what would have gone wrong -------------------------------------------------------------------------------------
+
+
+def judged_by_nothing(monkeypatch):
+    """Whatever the likelihood could gain, units go that are out and at the prior."""
+    monkeypatch.setattr(
+        training.shedding.Shedding,
+        "_gain",
+        lambda self: {name: torch.zeros(gate.num_features) for name, gate in self._bnn.gates.items()},
+    )
+
+
+def test_a_network_that_counts_its_calls_in_python_stays_whole(monkeypatch):
+    class Counting(nn.Sequential):
+        calls = 0
+
+        def forward(self, x):
+            self.calls += self.training
+            return super().forward(x)
+
+    judged_by_nothing(monkeypatch)
+    made = shapes_trained(monkeypatch)
+    bnn, (x, y) = network(), some_data()
+    bnn.net = Counting(*bnn.net)
+    bbpyro.fit(bnn, x, y, num_epochs=6, batch_size=30, seed=0, shed=True)
+    assert not made
+    assert bnn.net.calls == 24
