@@ -507,3 +507,32 @@ def test_a_network_that_counts_its_calls_in_python_stays_whole(monkeypatch):
     bbpyro.fit(bnn, x, y, num_epochs=6, batch_size=30, seed=0, shed=True)
     assert not made
     assert bnn.net.calls == 24
+
+
+def test_a_network_without_gradients_in_evaluation_stays_whole(monkeypatch):
+    class Careful(nn.Sequential):
+        def forward(self, x):
+            with torch.set_grad_enabled(self.training):
+                return super().forward(x)
+
+    made = shapes_trained(monkeypatch)
+    bnn, (x, y) = network(), some_data()
+    bnn.net = Careful(*bnn.net)
+    bbpyro.fit(bnn, x, y, num_epochs=5, batch_size=30, seed=0, shed=True)
+    assert not made
+
+
+def test_what_the_likelihood_could_gain_is_judged_by_data_of_all_kinds():
+    """The data are sorted by class, and what would gain from the unit is of the last."""
+    x, y = some_data(num_data=2000)
+    x, y = x[y.argsort()], y.sort().values
+    bnn = network(num_data=2000)
+    with torch.no_grad():
+        bnn.net[3].weight[2, 0] = 5.0
+        bnn.net[1].weight[0], bnn.net[1].bias[0] = 0.0, 0.0
+        bnn.net[1].weight[0, 4] = 5.0
+        x[y != 2, 4] = -1.0
+    gain = training.shedding.Shedding(
+        bnn, torch.optim.Adam(bnn.parameters()), x, y, lambda *args: None, 100, lambda gate: 1.0, lambda epoch: None
+    )._gain()
+    assert gain["3.gate"][0] > TOLERANCE

@@ -143,16 +143,21 @@ class Shedding(Trainee):
 
     def _gain(self) -> dict[str, Tensor]:
         """By how much the log-likelihood of all data would change with z = 1 of each unit, by its slope at z; nats."""
-        bnn, data = self._bnn, nests.rows((self._x, self._y), slice(_NUM_JUDGED))
+        bnn, num_data = self._bnn, nests.num_rows(self._x)
+        every = torch.arange(0, num_data, max(1, num_data // _NUM_JUDGED), device="cpu")  # for they may be sorted
+        data = nests.rows((self._x, self._y), every)
         masks = {f"{name}.z": gate.mean_mask().detach() for name, gate in bnn.gates.items()}
         slopes = {name: torch.zeros_like(mask) for name, mask in masks.items()}
         with in_eval_mode(bnn), poutine.block(), torch.enable_grad(), _fixed_noise():
             for batch in nests.split(data, self._batch_size):
                 x, y = nests.to_device(batch, device_of(bnn))
                 z = {name: mask.repeat(len(y), 1).requires_grad_() for name, mask in masks.items()}
-                output = functional_call(bnn.net, z, *nests.arguments(bnn.net, x))
-                log_prob = bnn.likelihood(output).log_prob(y).sum()
-                found = torch.autograd.grad(log_prob, list(z.values()), allow_unused=True, materialize_grads=True)
+                try:
+                    output = functional_call(bnn.net, z, *nests.arguments(bnn.net, x))
+                    log_prob = bnn.likelihood(output).log_prob(y).sum()
+                    found = torch.autograd.grad(log_prob, list(z.values()), allow_unused=True, materialize_grads=True)
+                except nests.FAILURES:  # not to be had in evaluation, where forward may be without gradients
+                    found = tuple(torch.full_like(mask, torch.inf) for mask in masks.values())
                 for name, slope in zip(z, found, strict=True):
                     slopes[name] += slope.abs().sum(0)
         return {name.removesuffix(".z"): bnn.num_data / nests.num_rows(data) * s for name, s in slopes.items()}
