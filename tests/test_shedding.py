@@ -536,3 +536,23 @@ def test_what_the_likelihood_could_gain_is_judged_by_data_of_all_kinds():
         bnn, torch.optim.Adam(bnn.parameters()), x, y, lambda *args: None, 100, lambda gate: 1.0, lambda epoch: None
     )._gain()
     assert gain["3.gate"][0] > TOLERANCE
+
+
+def test_a_weight_that_is_a_transposed_tensor(monkeypatch):
+    """As of a decoder whose weight began as its encoder's."""
+    made = shapes_trained(monkeypatch)
+    bnn, (x, y) = network(), some_data()
+    bnn.net[3].weight = nn.Parameter(bnn.net[3].weight.detach().t().contiguous().t())
+    assert not bnn.net[3].weight.is_contiguous()
+    history = bbpyro.fit(bnn, x, y, num_epochs=6, batch_size=30, seed=0, shed=True)
+    assert made[0][0] == (6, 8)
+    assert history[-1]["weights_nll"] == pytest.approx(bnn.weights_kl().item())
+
+
+def test_unread_weights_stay_where_their_prior_allows_them():
+    x, y = some_data()
+    bounded = lambda shape: dist.Uniform(-50.0, 50.0).expand(shape).to_event(len(shape))  # noqa: E731
+    bnn = network(weight_prior=bounded, weight_guide="normal")
+    history = bbpyro.fit(bnn, x, y, num_epochs=6, batch_size=30, seed=0, shed=True)
+    assert all(math.isfinite(record["loss"]) for record in history)
+    assert bnn.weight_posterior("1.weight").base_dist.scale.max() < 1

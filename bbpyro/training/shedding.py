@@ -102,8 +102,9 @@ class Shedding(Trainee):
     def _offset(self, small: BetaBernoulliNetwork) -> float:
         """What the whole network's -ELBO has and the smaller one's has not, in nats: it stays what it is."""
         kl, own = self._bnn.kl(), small.kl()
-        gates = sum(self._kl_weight(name) * (kl[name] - own[name]).item() for name in own)
-        return gates + (self._bnn.weights_kl() - small.weights_kl()).item()
+        parts = [self._kl_weight(name) * (kl[name] - own[name]) for name in own]
+        parts.append(self._bnn.weights_kl() - small.weights_kl())
+        return sum(0.0 if part.isnan() else part.item() for part in parts)  # nan: both are infinite
 
     def end(self, learner: Learner, state: TrainingState) -> dict[str, Tensor]:
         """Have the whole network be what was learnt; returns for how many epochs on end each unit has been idle."""

@@ -2,11 +2,13 @@
 
 import copy
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor, nn
+from torch.distributions import constraints
 
 from bbpyro.distributions import units_of
 from bbpyro.layers import gates_of
@@ -155,10 +157,11 @@ def _put_to_rest(whole: BetaBernoulliNetwork, optimizer: torch.optim.Optimizer, 
     """Have q(W) of the weights that nothing reads be what their prior alone would make of it, and at rest."""
     for name, w in whole.weights.items():
         full_name = f"net.{name}"
-        if full_name in places:
-            prior, scales = whole._weight_prior(name, w), whole.unconstrained_scales
-            is_unread = torch.ones_like(w, dtype=torch.bool)
-            is_unread.view(-1)[places[full_name].flatten()] = False
+        prior, scales = whole._weight_prior(name, w), whole.unconstrained_scales
+        if full_name in places and _is_on_all_numbers(prior):
+            is_unread = torch.ones(w.numel(), dtype=torch.bool, device=w.device)
+            is_unread[places[full_name].flatten()] = False
+            is_unread = is_unread.view(w.shape)
             w.copy_(torch.where(is_unread, _moment(prior, "mode", torch.zeros_like(w)), w))
             if (key := name.replace(".", "/")) in scales and whole.weight_guide == "normal":
                 scale = _moment(prior, "stddev", F.softplus(scales[key]))
@@ -179,3 +182,14 @@ def _moment(prior: TorchDistribution, name: str, default: Tensor) -> Tensor:
     except (AttributeError, NotImplementedError, RuntimeError):
         return default
     return torch.where(found.isfinite(), found, default)
+def _is_on_all_numbers(prior: TorchDistribution) -> bool:
+    """Whether each real number is possible under a prior; under another, such as a Uniform, a weight stays as it is."""
+    try:
+        support: Any = prior.support
+    except (AttributeError, NotImplementedError):
+        return False
+    while hasattr(support, "base_constraint"):
+        support = support.base_constraint
+    return isinstance(support, type(constraints.real))
+
+
