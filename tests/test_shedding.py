@@ -556,3 +556,89 @@ def test_unread_weights_stay_where_their_prior_allows_them():
     history = bbpyro.fit(bnn, x, y, num_epochs=6, batch_size=30, seed=0, shed=True)
     assert all(math.isfinite(record["loss"]) for record in history)
     assert bnn.weight_posterior("1.weight").base_dist.scale.max() < 1
+
+
+@pytest.mark.parametrize("kind", ["by position", "by shape"])
+def test_under_a_weight_prior_that_a_smaller_network_would_not_have_nothing_is_shed(kind, monkeypatch):
+    shapes = {(10, 12): 1.0, (10,): 1.0, (8, 10): 0.5, (8,): 0.5, (3, 8): 1.0, (3,): 1.0}
+
+    def prior(shape):
+        scale = shapes[tuple(shape)] if kind == "by shape" else 1 / (1 + torch.arange(float(shape[-1])))
+        return dist.Normal(0.0, scale).expand(shape).to_event(len(shape))
+
+    judged_by_nothing(monkeypatch)
+    made = shapes_trained(monkeypatch)
+    x, y = some_data()
+    bnn = network(weight_prior=prior)
+    bbpyro.fit(bnn, x, y, num_epochs=5, batch_size=30, seed=0, shed=True)
+    assert not made
+
+
+def test_what_on_epoch_changes_is_what_is_trained(monkeypatch):
+    """Weights that are loaded, a layer that is frozen, another temperature."""
+    judged_by_nothing(monkeypatch)
+    made = shapes_trained(monkeypatch)
+    bnn, (x, y) = network(), some_data()
+    seen = {}
+
+    @torch.no_grad()
+    def change(state):
+        if len(state.history) == 5:
+            bnn.net[5].bias.fill_(7.0)
+            bnn.net[3].requires_grad_(False)
+            bnn.temperature = 2.0
+            seen["weight"] = bnn.net[3].weight.clone()
+
+    small = []
+    model = bbpyro.BetaBernoulliNetwork.guide
+    monkeypatch.setattr(
+        bbpyro.BetaBernoulliNetwork,
+        "guide",
+        lambda self, *args: (small.append(self.temperature), model(self, *args))[1],
+    )
+    bbpyro.fit(bnn, x, y, num_epochs=7, batch_size=30, seed=0, shed=True, on_epoch=change)
+    assert made
+    assert bnn.net[5].bias.min() > 6
+    assert torch.equal(bnn.net[3].weight, seen["weight"])
+    assert small[-1] == 2.0
+
+
+def test_a_prior_that_on_epoch_assigns_holds_from_then_on(monkeypatch):
+    """Under it no unit is out at the prior, so that all are trained again."""
+    made = shapes_trained(monkeypatch)
+    bnn, (x, y) = network(), some_data()
+    seen = []
+
+    def change(state):
+        if len(state.history) == 5:
+            bnn.prior = "Uniform"
+        seen.append(bnn.gates["1.gate"].unconstrained_concentration1[0].item())
+
+    bbpyro.fit(bnn, x, y, num_epochs=7, batch_size=30, seed=0, shed=True, on_epoch=change)
+    assert made
+    assert seen[3] == seen[4]
+    assert seen[5] != seen[4]
+
+
+@pytest.mark.parametrize("is_spectral", [False, True])
+def test_a_fit_resumed_where_units_are_shed_leaves_the_network_as_any_other(is_spectral, monkeypatch):
+    """In evaluation; and a spectral norm, which each look at its weight in training changes, is what it was."""
+    judged_by_nothing(monkeypatch)
+    bnn, (x, y) = network(), some_data()
+    if is_spectral:
+        nn.utils.parametrizations.spectral_norm(bnn.net[3])
+    start, states, saved = copy.deepcopy(bnn), [], []
+
+    def keep(state):
+        states.append(copy.deepcopy(state))
+        saved.append(copy.deepcopy(bnn.state_dict()))
+
+    settings = {"num_epochs": 6, "batch_size": 30, "seed": 0, "shed": True}
+    bbpyro.fit(bnn, x, y, on_epoch=keep, **settings)
+    resumed = start.train()
+    resumed.load_state_dict(saved[3])
+    bbpyro.fit(resumed, x, y, resume_from=states[3], **settings)
+    assert not resumed.training
+    assert not resumed.net[3].training
+    for name, tensor in bnn.state_dict().items():
+        assert torch.equal(resumed.state_dict()[name], tensor), name

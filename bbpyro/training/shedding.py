@@ -30,7 +30,7 @@ from bbpyro.model import BetaBernoulliNetwork, kl_of
 from bbpyro.nests import Nest
 from bbpyro.training.epochs import Learner, Trainee, TrainingState
 from bbpyro.training.leaving import Reading, decide
-from bbpyro.training.smaller import Smaller
+from bbpyro.training.smaller import Smaller, has_priors_of_its_own
 
 PATIENCE = 3  # epochs on end for which a unit is idle before it is shed
 TOLERANCE = 0.5  # nats, of the KL above its floor, and of what the likelihood could gain
@@ -70,16 +70,25 @@ class Shedding(Trainee):
         super().__init__(learner(bnn, optimizer, x, None), tell)
         self._bnn, self._optimizer, self._x, self._y = bnn, optimizer, x, y
         self._make_learner, self._batch_size, self._kl_weight = learner, batch_size, kl_weight
-        self._may_shed = [name for name, gate in bnn.gates.items() if _are_separable(bnn, name, gate)]
-        self._may_shed = self._may_shed if _are_like_parts(bnn) else []
+        self._learner = self.whole
+        self._look()
+
+    def _look(self) -> None:
+        """Which gates' units may be shed; none is yet."""
+        bnn = self._bnn
+        self._given = _given(bnn)
+        is_plain = type(bnn) is BetaBernoulliNetwork and not isinstance(bnn.weight_prior, nn.Module)
+        self._may_shed = [n for n, gate in bnn.gates.items() if is_plain and _are_separable(bnn, n, gate)]
         self._floors: dict[str, Tensor] = {}
         self._shed: dict[str, Tensor] = {}
         self._smaller: Smaller | None = None
-        self._learner = self.whole
 
     def begin(self, state: TrainingState) -> Learner:
         """What the epoch after those of `state` trains."""
         super().begin(state)
+        if _given(self._bnn) != self._given:  # assigned anew by on_epoch
+            self._look()
+            state.idle.clear()
         shed = {name: idle >= PATIENCE for name, idle in state.idle.items() if name in self._may_shed}
         shed = {name: out for name, out in shed.items() if bool(out.any())}
         if shed.keys() != self._shed.keys() or any(not torch.equal(out, self._shed[n]) for n, out in shed.items()):
@@ -87,13 +96,15 @@ class Shedding(Trainee):
             self._shrink()
         if self._smaller is None:
             return self.whole
+        self._smaller.take()
         parameters.forget(self._bnn)  # for Pyro's store to know the smaller one's by these names
         return dataclasses.replace(self._learner, offset=self._offset(self._smaller.bnn) / self._bnn.num_data)
 
     def _shrink(self) -> None:
         self._smaller, self._learner = None, self.whole  # and let go of the inputs that it read
-        found = decide(self._bnn.net, self._shed, nests.rows(self._x, slice(_NUM_EXAMPLES)))
-        if found is not None:
+        x = nests.to_device(nests.rows(self._x, torch.arange(len(self._y))[:_NUM_EXAMPLES]), device_of(self._bnn))
+        found = decide(self._bnn.net, self._shed, x)
+        if found is not None and has_priors_of_its_own(self._bnn, found[0]):
             removal, reading = found
             self._smaller = Smaller(self._bnn, self._optimizer, removal)
             self._learner = self._make_learner(self._smaller.bnn, self._smaller.optimizer, self._x, reading)
@@ -111,6 +122,7 @@ class Shedding(Trainee):
         self.close()
         if self._smaller is not None:
             self._smaller.give_back()
+            self._bnn.eval()  # as an epoch leaves what it trained
         if not self._may_shed:
             return {}
         idle = self._idle_units()
@@ -223,19 +235,7 @@ def _are_separable(bnn: BetaBernoulliNetwork, name: str, gate: BetaBernoulliDrop
     return is_part(part, q, every_other)
 
 
-def _are_like_parts(bnn: BetaBernoulliNetwork) -> bool:
-    """Whether the prior of a part of each weight is the same, whatever else the weight has."""
-    if type(bnn) is not BetaBernoulliNetwork or isinstance(bnn.weight_prior, nn.Module):
-        return False
-    generator = torch.Generator("cpu").manual_seed(0)
-    for name, w in bnn.weights.items():
-        block = tuple(slice((length + 1) // 2) for length in w.shape)
-        one, other = torch.randn((2, *w[block].shape), generator=generator, device="cpu").to(w)
-        found = []
-        for part in (one, other):
-            padded = torch.ones_like(w)
-            padded[block] = part
-            found.append(bnn._weight_prior(name, w).log_prob(padded) - bnn.weight_prior(part.shape).log_prob(part))
-        if not torch.allclose(found[0], found[1], rtol=1e-4, atol=1e-2):
-            return False
-    return True
+def _given(bnn: BetaBernoulliNetwork) -> list[Any]:
+    """What a smaller network is made by, beside numbers that it can take again."""
+    named = [(name, id(parameter)) for name, parameter in bnn.named_parameters()]
+    return [id(bnn.prior), id(bnn.weight_prior), id(bnn.likelihood), named, [name for name, _ in bnn.named_buffers()]]
