@@ -478,3 +478,167 @@ def test_fit_goes_on_without_shedding_from_a_state_of_one_with():
     history = training.fit(bnn, x, y, num_epochs=7, batch_size=30, resume_from=states[-1], shed=False)
     assert len(history) == 7
     assert history[-1]["active"]["1.gate"] >= 8
+
+
+# --- what would have gone wrong -------------------------------------------------------------------------------------
+
+
+def judged_by_nothing(monkeypatch):
+    """Whatever the likelihood could gain, units go that are out and at the prior."""
+    monkeypatch.setattr(
+        training.shedding.Shedding,
+        "_gain",
+        lambda self: {name: torch.zeros(gate.num_features) for name, gate in self._bnn.gates.items()},
+    )
+
+
+def test_a_network_that_counts_its_calls_in_python_stays_whole(monkeypatch):
+    class Counting(nn.Sequential):
+        calls = 0
+
+        def forward(self, x):
+            self.calls += self.training
+            return super().forward(x)
+
+    judged_by_nothing(monkeypatch)
+    made = shapes_trained(monkeypatch)
+    bnn, (x, y) = network(), some_data()
+    bnn.net = Counting(*bnn.net)
+    bbpyro.fit(bnn, x, y, num_epochs=6, batch_size=30, seed=0, shed=True)
+    assert not made
+    assert bnn.net.calls == 24
+
+
+def test_a_network_without_gradients_in_evaluation_stays_whole(monkeypatch):
+    class Careful(nn.Sequential):
+        def forward(self, x):
+            with torch.set_grad_enabled(self.training):
+                return super().forward(x)
+
+    made = shapes_trained(monkeypatch)
+    bnn, (x, y) = network(), some_data()
+    bnn.net = Careful(*bnn.net)
+    bbpyro.fit(bnn, x, y, num_epochs=5, batch_size=30, seed=0, shed=True)
+    assert not made
+
+
+def test_what_the_likelihood_could_gain_is_judged_by_data_of_all_kinds():
+    """The data are sorted by class, and what would gain from the unit is of the last."""
+    x, y = some_data(num_data=2000)
+    x, y = x[y.argsort()], y.sort().values
+    bnn = network(num_data=2000)
+    with torch.no_grad():
+        bnn.net[3].weight[2, 0] = 5.0
+        bnn.net[1].weight[0], bnn.net[1].bias[0] = 0.0, 0.0
+        bnn.net[1].weight[0, 4] = 5.0
+        x[y != 2, 4] = -1.0
+    gain = training.shedding.Shedding(
+        bnn, torch.optim.Adam(bnn.parameters()), x, y, lambda *args: None, 100, lambda gate: 1.0, lambda epoch: None
+    )._gain()
+    assert gain["3.gate"][0] > TOLERANCE
+
+
+def test_a_weight_that_is_a_transposed_tensor(monkeypatch):
+    """As of a decoder whose weight began as its encoder's."""
+    made = shapes_trained(monkeypatch)
+    bnn, (x, y) = network(), some_data()
+    bnn.net[3].weight = nn.Parameter(bnn.net[3].weight.detach().t().contiguous().t())
+    assert not bnn.net[3].weight.is_contiguous()
+    history = bbpyro.fit(bnn, x, y, num_epochs=6, batch_size=30, seed=0, shed=True)
+    assert made[0][0] == (6, 8)
+    assert history[-1]["weights_nll"] == pytest.approx(bnn.weights_kl().item())
+
+
+def test_unread_weights_stay_where_their_prior_allows_them():
+    x, y = some_data()
+    bounded = lambda shape: dist.Uniform(-50.0, 50.0).expand(shape).to_event(len(shape))  # noqa: E731
+    bnn = network(weight_prior=bounded, weight_guide="normal")
+    history = bbpyro.fit(bnn, x, y, num_epochs=6, batch_size=30, seed=0, shed=True)
+    assert all(math.isfinite(record["loss"]) for record in history)
+    assert bnn.weight_posterior("1.weight").base_dist.scale.max() < 1
+
+
+@pytest.mark.parametrize("kind", ["by position", "by shape"])
+def test_under_a_weight_prior_that_a_smaller_network_would_not_have_nothing_is_shed(kind, monkeypatch):
+    shapes = {(10, 12): 1.0, (10,): 1.0, (8, 10): 0.5, (8,): 0.5, (3, 8): 1.0, (3,): 1.0}
+
+    def prior(shape):
+        scale = shapes[tuple(shape)] if kind == "by shape" else 1 / (1 + torch.arange(float(shape[-1])))
+        return dist.Normal(0.0, scale).expand(shape).to_event(len(shape))
+
+    judged_by_nothing(monkeypatch)
+    made = shapes_trained(monkeypatch)
+    x, y = some_data()
+    bnn = network(weight_prior=prior)
+    bbpyro.fit(bnn, x, y, num_epochs=5, batch_size=30, seed=0, shed=True)
+    assert not made
+
+
+def test_what_on_epoch_changes_is_what_is_trained(monkeypatch):
+    """Weights that are loaded, a layer that is frozen, another temperature."""
+    judged_by_nothing(monkeypatch)
+    made = shapes_trained(monkeypatch)
+    bnn, (x, y) = network(), some_data()
+    seen = {}
+
+    @torch.no_grad()
+    def change(state):
+        if len(state.history) == 5:
+            bnn.net[5].bias.fill_(7.0)
+            bnn.net[3].requires_grad_(False)
+            bnn.temperature = 2.0
+            seen["weight"] = bnn.net[3].weight.clone()
+
+    small = []
+    model = bbpyro.BetaBernoulliNetwork.guide
+    monkeypatch.setattr(
+        bbpyro.BetaBernoulliNetwork,
+        "guide",
+        lambda self, *args: (small.append(self.temperature), model(self, *args))[1],
+    )
+    bbpyro.fit(bnn, x, y, num_epochs=7, batch_size=30, seed=0, shed=True, on_epoch=change)
+    assert made
+    assert bnn.net[5].bias.min() > 6
+    assert torch.equal(bnn.net[3].weight, seen["weight"])
+    assert small[-1] == 2.0
+
+
+def test_a_prior_that_on_epoch_assigns_holds_from_then_on(monkeypatch):
+    """Under it no unit is out at the prior, so that all are trained again."""
+    made = shapes_trained(monkeypatch)
+    bnn, (x, y) = network(), some_data()
+    seen = []
+
+    def change(state):
+        if len(state.history) == 5:
+            bnn.prior = "Uniform"
+        seen.append(bnn.gates["1.gate"].unconstrained_concentration1[0].item())
+
+    bbpyro.fit(bnn, x, y, num_epochs=7, batch_size=30, seed=0, shed=True, on_epoch=change)
+    assert made
+    assert seen[3] == seen[4]
+    assert seen[5] != seen[4]
+
+
+@pytest.mark.parametrize("is_spectral", [False, True])
+def test_a_fit_resumed_where_units_are_shed_leaves_the_network_as_any_other(is_spectral, monkeypatch):
+    """In evaluation; and a spectral norm, which each look at its weight in training changes, is what it was."""
+    judged_by_nothing(monkeypatch)
+    bnn, (x, y) = network(), some_data()
+    if is_spectral:
+        nn.utils.parametrizations.spectral_norm(bnn.net[3])
+    start, states, saved = copy.deepcopy(bnn), [], []
+
+    def keep(state):
+        states.append(copy.deepcopy(state))
+        saved.append(copy.deepcopy(bnn.state_dict()))
+
+    settings = {"num_epochs": 6, "batch_size": 30, "seed": 0, "shed": True}
+    bbpyro.fit(bnn, x, y, on_epoch=keep, **settings)
+    resumed = start.train()
+    resumed.load_state_dict(saved[3])
+    bbpyro.fit(resumed, x, y, resume_from=states[3], **settings)
+    assert not resumed.training
+    assert not resumed.net[3].training
+    for name, tensor in bnn.state_dict().items():
+        assert torch.equal(resumed.state_dict()[name], tensor), name

@@ -1,6 +1,7 @@
 """What can be left out of a network that is being trained, and what it then reads of its inputs."""
 
 import copy
+from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
@@ -83,12 +84,14 @@ def decide(net: nn.Module, shed: Mapping[str, Tensor], example: Nest) -> tuple[R
 
     Returns:
         The removal has also the masks z of the gates, and the parameters of their q(π). None where nothing can go, or
-        the network cannot be followed.
+        the network cannot be followed, or it keeps numbers of its own from call to call that are no buffers.
     """
     masked = _with_masks(net, shed)
     x = map_tensors(lambda t: t.double() if t.is_floating_point() else t, example)
     try:
         wanted = _outputs(masked, x)
+        if _counts_calls(masked, x):
+            return None
         flat = map_tensors(lambda t: t.flatten(1) if t.dim() > 2 else t, x)
         is_flat = _computes(masked, flat, wanted)
         given = flat if is_flat else x
@@ -159,6 +162,24 @@ def _outputs(net: nn.Module, x: Nest) -> list[Tensor]:
             torch.manual_seed(0)
             found += tensors_of(call(trial, x))
     return found
+
+
+def _counts_calls(net: nn.Module, x: Nest) -> bool:
+    """Whether a call in training changes numbers or collections of a module's that nobody could give back."""
+    trial = copy.deepcopy(net).train()
+    before = _python_numbers(trial)
+    with torch.random.fork_rng():
+        call(trial, x)
+    return _python_numbers(trial) != before
+
+
+def _python_numbers(net: nn.Module) -> dict[tuple[str, str], float]:
+    return {
+        (name, attribute): value if isinstance(value, int | float) else len(value)
+        for name, module in net.named_modules()
+        for attribute, value in vars(module).items()
+        if isinstance(value, int | float | list | dict | set | deque)
+    }
 
 
 def _computes(net: nn.Module, x: Nest, wanted: list[Tensor]) -> bool:

@@ -30,7 +30,7 @@ from bbpyro.model import BetaBernoulliNetwork, kl_of
 from bbpyro.nests import Nest
 from bbpyro.training.epochs import Learner, Trainee, TrainingState
 from bbpyro.training.leaving import Reading, decide
-from bbpyro.training.smaller import Smaller
+from bbpyro.training.smaller import Smaller, has_priors_of_its_own
 
 PATIENCE = 3  # epochs on end for which a unit is idle before it is shed
 TOLERANCE = 0.5  # nats, of the KL above its floor, and of what the likelihood could gain
@@ -70,16 +70,25 @@ class Shedding(Trainee):
         super().__init__(learner(bnn, optimizer, x, None), tell)
         self._bnn, self._optimizer, self._x, self._y = bnn, optimizer, x, y
         self._make_learner, self._batch_size, self._kl_weight = learner, batch_size, kl_weight
-        self._may_shed = [name for name, gate in bnn.gates.items() if _are_separable(bnn, name, gate)]
-        self._may_shed = self._may_shed if _are_like_parts(bnn) else []
+        self._learner = self.whole
+        self._look()
+
+    def _look(self) -> None:
+        """Which gates' units may be shed; none is yet."""
+        bnn = self._bnn
+        self._given = _given(bnn)
+        is_plain = type(bnn) is BetaBernoulliNetwork and not isinstance(bnn.weight_prior, nn.Module)
+        self._may_shed = [n for n, gate in bnn.gates.items() if is_plain and _are_separable(bnn, n, gate)]
         self._floors: dict[str, Tensor] = {}
         self._shed: dict[str, Tensor] = {}
         self._smaller: Smaller | None = None
-        self._learner = self.whole
 
     def begin(self, state: TrainingState) -> Learner:
         """What the epoch after those of `state` trains."""
         super().begin(state)
+        if _given(self._bnn) != self._given:  # assigned anew by on_epoch
+            self._look()
+            state.idle.clear()
         shed = {name: idle >= PATIENCE for name, idle in state.idle.items() if name in self._may_shed}
         shed = {name: out for name, out in shed.items() if bool(out.any())}
         if shed.keys() != self._shed.keys() or any(not torch.equal(out, self._shed[n]) for n, out in shed.items()):
@@ -87,13 +96,15 @@ class Shedding(Trainee):
             self._shrink()
         if self._smaller is None:
             return self.whole
+        self._smaller.take()
         parameters.forget(self._bnn)  # for Pyro's store to know the smaller one's by these names
         return dataclasses.replace(self._learner, offset=self._offset(self._smaller.bnn) / self._bnn.num_data)
 
     def _shrink(self) -> None:
         self._smaller, self._learner = None, self.whole  # and let go of the inputs that it read
-        found = decide(self._bnn.net, self._shed, nests.rows(self._x, slice(_NUM_EXAMPLES)))
-        if found is not None:
+        x = nests.to_device(nests.rows(self._x, torch.arange(len(self._y))[:_NUM_EXAMPLES]), device_of(self._bnn))
+        found = decide(self._bnn.net, self._shed, x)
+        if found is not None and has_priors_of_its_own(self._bnn, found[0]):
             removal, reading = found
             self._smaller = Smaller(self._bnn, self._optimizer, removal)
             self._learner = self._make_learner(self._smaller.bnn, self._smaller.optimizer, self._x, reading)
@@ -102,14 +113,16 @@ class Shedding(Trainee):
     def _offset(self, small: BetaBernoulliNetwork) -> float:
         """What the whole network's -ELBO has and the smaller one's has not, in nats: it stays what it is."""
         kl, own = self._bnn.kl(), small.kl()
-        gates = sum(self._kl_weight(name) * (kl[name] - own[name]).item() for name in own)
-        return gates + (self._bnn.weights_kl() - small.weights_kl()).item()
+        parts = [self._kl_weight(name) * (kl[name] - own[name]) for name in own]
+        parts.append(self._bnn.weights_kl() - small.weights_kl())
+        return sum(0.0 if part.isnan() else part.item() for part in parts)  # nan: both are infinite
 
     def end(self, learner: Learner, state: TrainingState) -> dict[str, Tensor]:
         """Have the whole network be what was learnt; returns for how many epochs on end each unit has been idle."""
         self.close()
         if self._smaller is not None:
             self._smaller.give_back()
+            self._bnn.eval()  # as an epoch leaves what it trained
         if not self._may_shed:
             return {}
         idle = self._idle_units()
@@ -143,16 +156,21 @@ class Shedding(Trainee):
 
     def _gain(self) -> dict[str, Tensor]:
         """By how much the log-likelihood of all data would change with z = 1 of each unit, by its slope at z; nats."""
-        bnn, data = self._bnn, nests.rows((self._x, self._y), slice(_NUM_JUDGED))
+        bnn, num_data = self._bnn, nests.num_rows(self._x)
+        every = torch.arange(0, num_data, max(1, num_data // _NUM_JUDGED), device="cpu")  # for they may be sorted
+        data = nests.rows((self._x, self._y), every)
         masks = {f"{name}.z": gate.mean_mask().detach() for name, gate in bnn.gates.items()}
         slopes = {name: torch.zeros_like(mask) for name, mask in masks.items()}
         with in_eval_mode(bnn), poutine.block(), torch.enable_grad(), _fixed_noise():
             for batch in nests.split(data, self._batch_size):
                 x, y = nests.to_device(batch, device_of(bnn))
                 z = {name: mask.repeat(len(y), 1).requires_grad_() for name, mask in masks.items()}
-                output = functional_call(bnn.net, z, *nests.arguments(bnn.net, x))
-                log_prob = bnn.likelihood(output).log_prob(y).sum()
-                found = torch.autograd.grad(log_prob, list(z.values()), allow_unused=True, materialize_grads=True)
+                try:
+                    output = functional_call(bnn.net, z, *nests.arguments(bnn.net, x))
+                    log_prob = bnn.likelihood(output).log_prob(y).sum()
+                    found = torch.autograd.grad(log_prob, list(z.values()), allow_unused=True, materialize_grads=True)
+                except nests.FAILURES:  # not to be had in evaluation, where forward may be without gradients
+                    found = tuple(torch.full_like(mask, torch.inf) for mask in masks.values())
                 for name, slope in zip(z, found, strict=True):
                     slopes[name] += slope.abs().sum(0)
         return {name.removesuffix(".z"): bnn.num_data / nests.num_rows(data) * s for name, s in slopes.items()}
@@ -217,19 +235,7 @@ def _are_separable(bnn: BetaBernoulliNetwork, name: str, gate: BetaBernoulliDrop
     return is_part(part, q, every_other)
 
 
-def _are_like_parts(bnn: BetaBernoulliNetwork) -> bool:
-    """Whether the prior of a part of each weight is the same, whatever else the weight has."""
-    if type(bnn) is not BetaBernoulliNetwork or isinstance(bnn.weight_prior, nn.Module):
-        return False
-    generator = torch.Generator("cpu").manual_seed(0)
-    for name, w in bnn.weights.items():
-        block = tuple(slice((length + 1) // 2) for length in w.shape)
-        one, other = torch.randn((2, *w[block].shape), generator=generator, device="cpu").to(w)
-        found = []
-        for part in (one, other):
-            padded = torch.ones_like(w)
-            padded[block] = part
-            found.append(bnn._weight_prior(name, w).log_prob(padded) - bnn.weight_prior(part.shape).log_prob(part))
-        if not bool(torch.isclose(found[0], found[1], rtol=1e-4, atol=1e-2).all()):
-            return False
-    return True
+def _given(bnn: BetaBernoulliNetwork) -> list[Any]:
+    """What a smaller network is made by, beside numbers that it can take again."""
+    named = [(name, id(parameter)) for name, parameter in bnn.named_parameters()]
+    return [id(bnn.prior), id(bnn.weight_prior), id(bnn.likelihood), named, [name for name, _ in bnn.named_buffers()]]

@@ -2,18 +2,23 @@
 
 import copy
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor, nn
+from torch.distributions import constraints
 
-from bbpyro.distributions import units_of
+from bbpyro.distributions import placed_like, units_of
 from bbpyro.layers import gates_of
 from bbpyro.model import BetaBernoulliNetwork
+from bbpyro.nests import FAILURES
 from bbpyro.priors import Prior
 from bbpyro.priors.placed import PlacedPriors
 from bbpyro.structure import Removal, sliced, without
+
+_SETTINGS = ("num_data", "temperature", "name")  # of a network, that may be assigned anew
 
 
 class Smaller:
@@ -54,6 +59,18 @@ class Smaller:
                 own = tensor.clone() if tensor.shape != p.shape else self._part(name, tensor)
                 optimizer.state[small][slot] = own
         return optimizer
+
+    @torch.no_grad()
+    def take(self) -> None:
+        """Be what the other network is now, which may have been changed since it was given back."""
+        whole = dict(_tensors(self._whole))
+        for name, small in _tensors(self.bnn):
+            if name in whole and small is not whole[name]:
+                small.copy_(self._part(name, whole[name]))
+                if isinstance(small, nn.Parameter):
+                    small.requires_grad_(whole[name].requires_grad)
+        for name in _SETTINGS:
+            vars(self.bnn)[name] = getattr(self._whole, name)
 
     @torch.no_grad()
     def give_back(self) -> None:
@@ -106,6 +123,28 @@ def _places(whole: BetaBernoulliNetwork, removal: Removal) -> dict[str, Tensor]:
     return places
 
 
+@torch.no_grad()
+def has_priors_of_its_own(whole: BetaBernoulliNetwork, removal: Removal) -> bool:
+    """Whether the weight prior says of what stays of each weight what it says of that in the whole weight."""
+    generator = torch.Generator("cpu").manual_seed(0)
+    for name, w in whole.weights.items():
+        if name not in removal.kept and name not in removal.grouped:
+            continue
+        places = sliced(torch.arange(w.numel(), device=w.device).view(w.shape), name, removal)
+        found = []
+        for part in torch.randn((2, *places.shape), generator=generator, device="cpu").to(w):
+            padded = torch.ones(w.numel(), dtype=w.dtype, device=w.device)
+            padded[places.flatten()] = part.flatten()
+            try:
+                own = placed_like(whole.weight_prior(places.shape), w).log_prob(part)
+            except FAILURES:  # it knows the weights of the whole network alone
+                return False
+            found.append(whole._weight_prior(name, w).log_prob(padded.view(w.shape)) - own)
+        if not torch.allclose(found[0], found[1], rtol=1e-4, atol=1e-2):
+            return False
+    return True
+
+
 def _without(
     whole: BetaBernoulliNetwork, removal: Removal, units: Mapping[str, Tensor], places: Mapping[str, Tensor]
 ) -> BetaBernoulliNetwork:
@@ -155,10 +194,11 @@ def _put_to_rest(whole: BetaBernoulliNetwork, optimizer: torch.optim.Optimizer, 
     """Have q(W) of the weights that nothing reads be what their prior alone would make of it, and at rest."""
     for name, w in whole.weights.items():
         full_name = f"net.{name}"
-        if full_name in places:
-            prior, scales = whole._weight_prior(name, w), whole.unconstrained_scales
-            is_unread = torch.ones_like(w, dtype=torch.bool)
-            is_unread.view(-1)[places[full_name].flatten()] = False
+        prior, scales = whole._weight_prior(name, w), whole.unconstrained_scales
+        if full_name in places and _is_on_all_numbers(prior):
+            is_unread = torch.ones(w.numel(), dtype=torch.bool, device=w.device)
+            is_unread[places[full_name].flatten()] = False
+            is_unread = is_unread.view(w.shape)
             w.copy_(torch.where(is_unread, _moment(prior, "mode", torch.zeros_like(w)), w))
             if (key := name.replace(".", "/")) in scales and whole.weight_guide == "normal":
                 scale = _moment(prior, "stddev", F.softplus(scales[key]))
@@ -170,6 +210,17 @@ def _put_to_rest(whole: BetaBernoulliNetwork, optimizer: torch.optim.Optimizer, 
             if tensor.shape == named[name].shape:
                 still = torch.zeros_like(tensor).flatten()
                 tensor.copy_(still.index_copy(0, where.flatten(), tensor.flatten()[where.flatten()]).view_as(tensor))
+
+
+def _is_on_all_numbers(prior: TorchDistribution) -> bool:
+    """Whether each real number is possible under a prior; under another, such as a Uniform, a weight stays as it is."""
+    try:
+        support: Any = prior.support
+    except (AttributeError, NotImplementedError):
+        return False
+    while hasattr(support, "base_constraint"):
+        support = support.base_constraint
+    return isinstance(support, type(constraints.real))
 
 
 def _moment(prior: TorchDistribution, name: str, default: Tensor) -> Tensor:
