@@ -66,8 +66,8 @@ class Settings:
     elbo: Literal["trace", "mean-field"] = "trace"
     """Pyro's Trace_ELBO, or TraceMeanField_ELBO with closed-form KLs."""
     shed: bool = True
-    """Let units whose posterior has gone to the prior leave the network that is trained: an epoch then costs what those
-    cost that live. The run's files are of the whole network all the same."""
+    """Units whose posterior has gone to the prior leave the network that is trained, so that an epoch costs what those
+    cost that live; the run's files are of the whole network all the same."""
     validation_size: int = 0
     """Hold out the last so many training data and report on them instead of the test set: for choosing settings."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
