@@ -492,18 +492,20 @@ def judged_by_nothing(monkeypatch):
     )
 
 
-def test_a_network_that_counts_its_calls_in_python_stays_whole(monkeypatch):
+@pytest.mark.parametrize("start", [0, torch.zeros(())], ids=["a number", "a tensor"])
+def test_a_network_that_counts_its_calls_in_python_stays_whole(start, monkeypatch):
     class Counting(nn.Sequential):
-        calls = 0
+        calls = None
 
         def forward(self, x):
-            self.calls += self.training
+            self.calls = self.calls + self.training
             return super().forward(x)
 
     judged_by_nothing(monkeypatch)
     made = shapes_trained(monkeypatch)
     bnn, (x, y) = network(), some_data()
     bnn.net = Counting(*bnn.net)
+    bnn.net.calls = start
     bbpyro.fit(bnn, x, y, num_epochs=6, batch_size=30, seed=0, shed=True)
     assert not made
     assert bnn.net.calls == 24
