@@ -492,18 +492,20 @@ def judged_by_nothing(monkeypatch):
     )
 
 
-def test_a_network_that_counts_its_calls_in_python_stays_whole(monkeypatch):
+@pytest.mark.parametrize("start", [0, torch.zeros(())], ids=["a number", "a tensor"])
+def test_a_network_that_counts_its_calls_in_python_stays_whole(start, monkeypatch):
     class Counting(nn.Sequential):
-        calls = 0
+        calls = None
 
         def forward(self, x):
-            self.calls += self.training
+            self.calls = self.calls + self.training
             return super().forward(x)
 
     judged_by_nothing(monkeypatch)
     made = shapes_trained(monkeypatch)
     bnn, (x, y) = network(), some_data()
     bnn.net = Counting(*bnn.net)
+    bnn.net.calls = start
     bbpyro.fit(bnn, x, y, num_epochs=6, batch_size=30, seed=0, shed=True)
     assert not made
     assert bnn.net.calls == 24
@@ -642,3 +644,15 @@ def test_a_fit_resumed_where_units_are_shed_leaves_the_network_as_any_other(is_s
     assert not resumed.net[3].training
     for name, tensor in bnn.state_dict().items():
         assert torch.equal(resumed.state_dict()[name], tensor), name
+
+
+def test_a_network_with_hooks_on_gradients_stays_whole(monkeypatch):
+    """Such as one that keeps weights at 0 that have been pruned, or that never move."""
+    judged_by_nothing(monkeypatch)
+    made = shapes_trained(monkeypatch)
+    bnn, (x, y) = network(), some_data()
+    bnn.net[3].weight.register_hook(torch.zeros_like)
+    before = bnn.net[3].weight.clone()
+    bbpyro.fit(bnn, x, y, num_epochs=6, batch_size=30, seed=0, shed=True)
+    assert not made
+    assert torch.equal(bnn.net[3].weight, before)

@@ -165,7 +165,7 @@ def _outputs(net: nn.Module, x: Nest) -> list[Tensor]:
 
 
 def _counts_calls(net: nn.Module, x: Nest) -> bool:
-    """Whether a call in training changes numbers or collections of a module's that nobody could give back."""
+    """Whether a call in training changes numbers, tensors or collections of a module's that are no buffers."""
     trial = copy.deepcopy(net).train()
     before = _python_numbers(trial)
     with torch.random.fork_rng():
@@ -174,12 +174,14 @@ def _counts_calls(net: nn.Module, x: Nest) -> bool:
 
 
 def _python_numbers(net: nn.Module) -> dict[tuple[str, str], float]:
-    return {
-        (name, attribute): value if isinstance(value, int | float) else len(value)
-        for name, module in net.named_modules()
-        for attribute, value in vars(module).items()
-        if isinstance(value, int | float | list | dict | set | deque)
-    }
+    found: dict[tuple[str, str], float] = {}
+    for name, module in net.named_modules():
+        for attribute, value in vars(module).items():
+            if isinstance(value, Tensor):
+                found[name, attribute] = value.double().sum().item()
+            elif isinstance(value, int | float | list | dict | set | deque):
+                found[name, attribute] = value if isinstance(value, int | float) else len(value)
+    return found
 
 
 def _computes(net: nn.Module, x: Nest, wanted: list[Tensor]) -> bool:

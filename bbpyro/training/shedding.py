@@ -78,6 +78,7 @@ class Shedding(Trainee):
         bnn = self._bnn
         self._given = _given(bnn)
         is_plain = type(bnn) is BetaBernoulliNetwork and not isinstance(bnn.weight_prior, nn.Module)
+        is_plain = is_plain and not _hooked(bnn)  # what a hook makes of a gradient is for all of it
         self._may_shed = [n for n, gate in bnn.gates.items() if is_plain and _are_separable(bnn, n, gate)]
         self._floors: dict[str, Tensor] = {}
         self._shed: dict[str, Tensor] = {}
@@ -238,4 +239,11 @@ def _are_separable(bnn: BetaBernoulliNetwork, name: str, gate: BetaBernoulliDrop
 def _given(bnn: BetaBernoulliNetwork) -> list[Any]:
     """What a smaller network is made by, beside numbers that it can take again."""
     named = [(name, id(parameter)) for name, parameter in bnn.named_parameters()]
-    return [id(bnn.prior), id(bnn.weight_prior), id(bnn.likelihood), named, [name for name, _ in bnn.named_buffers()]]
+    buffers = [name for name, _ in bnn.named_buffers()]
+    return [id(bnn.prior), id(bnn.weight_prior), id(bnn.likelihood), named, buffers, _hooked(bnn)]
+
+
+def _hooked(bnn: BetaBernoulliNetwork) -> list[str]:
+    """The parameters whose gradient a hook is told of, as by Tensor.register_hook."""
+    named = bnn.named_parameters()
+    return [name for name, p in named if p._backward_hooks or getattr(p, "_post_accumulate_grad_hooks", None)]
