@@ -656,3 +656,12 @@ def test_a_network_with_hooks_on_gradients_stays_whole(monkeypatch):
     bbpyro.fit(bnn, x, y, num_epochs=6, batch_size=30, seed=0, shed=True)
     assert not made
     assert torch.equal(bnn.net[3].weight, before)
+
+
+@pytest.mark.filterwarnings("ignore:not trained")
+def test_inputs_that_want_a_gradient(monkeypatch):
+    made = shapes_trained(monkeypatch)
+    bnn, (x, y) = network(), some_data()
+    history = bbpyro.fit(bnn, x.requires_grad_(), y, num_epochs=6, batch_size=30, seed=0, shed=True)
+    assert made[0][0] == (6, 8)
+    assert len(history) == 6

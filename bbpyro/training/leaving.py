@@ -31,12 +31,14 @@ class Reading:
         """What the network is given in place of `x`."""
         columns = iter(self.columns)
 
-        def read(tensor: Tensor) -> Tensor:
+        def read_one(tensor: Tensor) -> Tensor:
             kept = next(columns)
-            tensor = tensor.flatten(1) if self.is_flat and tensor.dim() > 2 else tensor
-            return tensor if kept is None else tensor.index_select(-1, kept.to(tensor.device))
+            read = tensor.detach()  # or all steps would share a graph
+            read = read.flatten(1) if self.is_flat and read.dim() > 2 else read
+            read = read if kept is None else read.index_select(-1, kept.to(read.device))
+            return read.requires_grad_(tensor.requires_grad)
 
-        return map_tensors(read, x)
+        return map_tensors(read_one, x)
 
 
 class _Reader(nn.Module):
