@@ -287,7 +287,9 @@ def test_batch_norms_have_the_statistics_of_the_first_process(results: list[dict
 
 def test_processes_that_were_given_different_data_are_told(results: list[dict[str, Any]]) -> None:
     for result in results:
-        assert result["other data"].startswith("y is not the same in all 2 processes; give each of them all of x and y")
+        assert result["other data"].startswith(
+            "x or y is not the same in all 2 processes; give each of them all of x and y"
+        )
 
 
 def test_a_part_of_one_datum_is_refused_where_a_batch_norm_is(results: list[dict[str, Any]]) -> None:

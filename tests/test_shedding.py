@@ -325,6 +325,17 @@ def test_where_a_whole_layer_is_out_one_unit_of_it_stays(monkeypatch):
     assert math.isfinite(history[-1]["loss"])
 
 
+def test_behind_a_gate_that_lets_nothing_through_units_that_could_be_of_use_stay(monkeypatch):
+    """All units of all gates are at the prior, and no weight is 0."""
+    made = shapes_trained(monkeypatch)
+    bnn, (x, y) = network(), some_data()
+    for name, gate in bnn.gates.items():
+        put_out(bnn, name, torch.ones(gate.num_features, dtype=torch.bool))
+        nn.init.normal_(bnn.net.get_submodule(name.removesuffix(".gate")).weight)
+    bbpyro.fit(bnn, x, y, num_epochs=5, batch_size=30, seed=0, shed=True, learning_rate=1e-6)
+    assert not made
+
+
 @pytest.mark.parametrize(
     "settings",
     [

@@ -130,11 +130,11 @@ class Epochs:
             report: what a record says, beside the loss, after an epoch that trained this.
             state: where to go on from.
         """
-        parallel.check_same(
-            self.y, num_epochs=self.num_epochs, batch_size=self.batch_size, seed=state.seed, epochs=len(state.history)
-        )
         whole = trainee.whole
         base_rates = [group["lr"] for group in whole.optimizer.param_groups]
+        settings = {"num_epochs": self.num_epochs, "batch_size": self.batch_size, "learning_rate": base_rates}
+        settings |= {"seed": state.seed, "epochs": len(state.history), "shed": type(trainee).__name__}
+        parallel.check_same((whole.x, self.y), **settings)
         _load_optimizer(whole.optimizer, state.optimizer)
         trained.load(state.stored)
         parallel.take_from_first(trained.stored.values())

@@ -4,11 +4,13 @@ import hashlib
 from collections.abc import Iterable
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from bbpyro import processes
+from bbpyro.nests import Nest, tensors_of
 
 
 class Together:
@@ -61,15 +63,24 @@ def take_from_first(tensors: Iterable[Tensor]) -> None:
                 dist.broadcast(tensor.detach(), 0)
 
 
-def check_same(y: Tensor, **settings: Any) -> None:
+def check_same(data: Nest, **settings: Any) -> None:
     """Raise a ValueError, in every process, unless all were given the same data and settings."""
     if processes.size() == 1:
         return
-    settings["y"] = hashlib.sha256(repr(y.shape).encode() + y.detach().cpu().numpy().tobytes()).hexdigest()
+    settings["data"] = _digest(data)
     for name, value in settings.items():
         found = processes.gather(value)
         if any(other != value for other in found):
+            what = "x or y" if name == "data" else name
             raise ValueError(
-                f"{name} is not the same in all {processes.size()} processes; give each of them all of x and y and the "
+                f"{what} is not the same in all {processes.size()} processes; give each of them all of x and y and the "
                 "same settings: each takes its own part of every minibatch"
             )
+
+
+def _digest(data: Nest) -> str:
+    digest = hashlib.sha256()
+    for tensor in tensors_of(data):
+        numbers = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+        digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode() + numbers.numpy().tobytes())
+    return digest.hexdigest()

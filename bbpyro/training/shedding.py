@@ -160,7 +160,7 @@ class Shedding(Trainee):
         bnn, num_data = self._bnn, nests.num_rows(self._x)
         every = torch.arange(0, num_data, max(1, num_data // _NUM_JUDGED), device="cpu")  # for they may be sorted
         data = nests.rows((self._x, self._y), every)
-        masks = {f"{name}.z": gate.mean_mask().detach() for name, gate in bnn.gates.items()}
+        masks = {f"{name}.z": _open_mask(gate) for name, gate in bnn.gates.items()}
         slopes = {name: torch.zeros_like(mask) for name, mask in masks.items()}
         with in_eval_mode(bnn), poutine.block(), torch.enable_grad(), _fixed_noise():
             for batch in nests.split(data, self._batch_size):
@@ -175,6 +175,12 @@ class Shedding(Trainee):
                 for name, slope in zip(z, found, strict=True):
                     slopes[name] += slope.abs().sum(0)
         return {name.removesuffix(".z"): bnn.num_data / nests.num_rows(data) * s for name, s in slopes.items()}
+
+
+def _open_mask(gate: BetaBernoulliDropout) -> Tensor:
+    """The mean mask; of a gate that lets nothing through, 1, for behind it no unit would seem of use."""
+    mask = gate.mean_mask().detach()
+    return mask if bool((mask > 0).any()) else torch.ones_like(mask)
 
 
 @contextlib.contextmanager
