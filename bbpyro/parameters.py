@@ -6,7 +6,6 @@ from collections.abc import Mapping
 import pyro
 import torch
 from pyro.nn import PyroModule
-from pyro.poutine.runtime import am_i_wrapped, effectful
 from torch import Tensor, nn
 from torch.distributions import constraints, transform_to
 from torch.distributions.transforms import Transform
@@ -63,7 +62,7 @@ def register(network: nn.Module, name: str | None) -> None:
         prefix = _free_name(network, name, parameters, held)
         _last_names[network] = name, prefix
     own = {f"{prefix}.{key}": parameter for key, parameter in parameters.items()}
-    for full_name, parameter in own.items() if not known else ():
+    for full_name, parameter in own.items():
         stored = held.get(full_name)
         if stored is parameter:
             continue
@@ -78,21 +77,8 @@ def register(network: nn.Module, name: str | None) -> None:
             }  # of setdefault it would be a copy
         )
         _owners[parameter] = weakref.ref(network)
-    _tell(own)
-
-
-def _tell(own: Mapping[str, nn.Parameter]) -> None:
-    """What pyro.param(name) does for each, which is how SVI learns of it, for a third of the time."""
-
-    def value_of(name: str, constraint: constraints.Constraint, event_dim: int | None) -> Tensor:
-        value = own[name].view_as(own[name])
-        value.unconstrained = weakref.ref(own[name])  # type: ignore[attr-defined]
-        return value
-
-    if am_i_wrapped():
-        tell = effectful(value_of, type="param")
-        for name in own:
-            tell(name, constraint=constraints.real, event_dim=None, name=name)
+    for full_name in own:
+        pyro.param(full_name)  # which is how SVI learns of it
 
 
 def forget(network: nn.Module) -> None:
