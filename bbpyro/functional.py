@@ -96,55 +96,6 @@ def spherical_normal_log_prob(v: Tensor, scale: float) -> Tensor:
 # --- the relaxed Bernoulli ---------------------------------------------------------------------------------
 
 
-class _RelaxedBernoulliDraw(torch.autograd.Function):
-    """(z, logit z) of each part of a row of relaxed masks, logit z = logits/τ + noise; of them z alone is kept."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, logits: Tensor, noise: Tensor, temperature: float, floor: float, sizes: Sequence[int]
-    ) -> tuple[Tensor, ...]:
-        ctx.set_materialize_grads(False)
-        ctx.like, ctx.temperature = (logits.shape, logits.dtype), temperature
-        log_odds = noise.detach().add_(logits.to(noise.dtype) / temperature)
-        z = F.threshold(
-            torch.sigmoid(log_odds), floor, 0.0, inplace=True
-        )  # its gradient, z (1 - z) / τ, is as negligible
-        parts = z.split(list(sizes), -1) if len(sizes) > 1 else (z,)
-        odds = log_odds.split(list(sizes), -1) if len(sizes) > 1 else (log_odds,)
-        ctx.save_for_backward(*parts)
-        return *parts, *odds
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Any) -> tuple[Any, ...]:
-        shape, dtype = ctx.like
-        masks = ctx.saved_tensors
-        found = []
-        for z, by_z, by_odds in zip(masks, grads[: len(masks)], grads[len(masks) :], strict=True):
-            # summed where the logits were broadcast
-            part_shape = shape if len(masks) == 1 else torch.Size([*shape[:-1], z.shape[-1]])
-            terms = [] if by_z is None else [torch.ops.aten.sigmoid_backward(by_z, z)]
-            terms += [] if by_odds is None else [by_odds]
-            found.append(sum(terms[1:], terms[0]).sum_to_size(part_shape) if terms else z.new_zeros(part_shape))
-        whole = found[0] if len(found) == 1 else torch.cat(found, -1)
-        return (whole / ctx.temperature).to(dtype), None, None, None, None
-
-
-def relaxed_bernoulli_draw(
-    logits: Tensor, noise: Tensor, temperature: float, floor: float, sizes: Sequence[int]
-) -> list[tuple[Tensor, Tensor]]:
-    """(z, logit z) of relaxed masks, z = sigmoid(logits/τ + noise), in parts of these sizes in the last dimension.
-
-    Args:
-        logits: of any floating dtype; they broadcast to the shape of the noise.
-        noise: logit(u)/τ, in the dtype of z; it is overwritten.
-        temperature: τ.
-        floor: what z is at most where it is 0.
-        sizes: of the parts.
-    """
-    drawn = _RelaxedBernoulliDraw.apply(logits, noise, temperature, floor, sizes)
-    return list(zip(drawn[: len(sizes)], drawn[len(sizes) :], strict=True))
-
-
 def relaxed_bernoulli_log_prob(log_odds: Tensor, temperature: Tensor, logits: Tensor) -> Tensor:
     """Log-density of z = sigmoid(log_odds) under RelaxedBernoulli(temperature, logits) (arXiv 1611.00712).
 
