@@ -18,7 +18,7 @@ Symbols: a, b are Kumaraswamy's concentration1 and concentration0; γ is Euler-M
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -68,7 +68,6 @@ class _SphericalNormalLogProb(torch.autograd.Function):
         return _spherical_normal_log_prob(v, scale)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         return ctx.saved_tensors[0] * (grad * -ctx.precision), None
 
@@ -110,7 +109,7 @@ def relaxed_bernoulli_log_prob(log_odds: Tensor, temperature: Tensor, logits: Te
 
 
 class _KumaraswamyDraw(torch.autograd.Function):
-    """(logit π, log q(π)) of a draw, as functions of a and b; the derivatives are written out.
+    """(logit π, log q(π), π) of a draw, as functions of what a and b are made of; the derivatives are written out.
 
     With t = E/b, w = logit(π^a) = log expm1(t), s = -log π = softplus(-w) / a, K = s / (1 - e^-s) and
     R = t e^-w / softplus(-w):
@@ -119,29 +118,51 @@ class _KumaraswamyDraw(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, exponential: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-        ctx.dtypes = a.dtype, b.dtype
-        a, b = a.double(), b.double()
+    def forward(ctx: Any, exponential: Tensor, least: float | None, *made_of: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        ctx.set_materialize_grads(False)
+        ctx.is_whole, ctx.sizes = least is None, [u.numel() for u in made_of]
+        ctx.dtypes = [u.dtype for u in made_of]
+        if least is None:
+            a, b = (c.double() for c in made_of)
+        else:
+            raw = torch.cat(made_of)
+            a, b = (F.softplus(raw) + least).double().view(2, -1).unbind()
         t = exponential / b
         w = t + torch.log(-torch.expm1(-t))
         log_as = log_softplus(-w)
-        log_s = log_as - a.log()
+        log_a = a.log()
+        log_s = log_as - log_a
         # e^-50 is 0 beside 1: further down, s / (1 - e^-s) is 1 and log(1 - e^-s) is log s.
         s = log_s.clamp_min(-50.0).exp()
         complement = -torch.expm1(-s)
         log_odds = torch.where(log_s < -50.0, -log_s, -s - complement.log())
-        log_prob = a.log() + b.log() + (1 - a) * s + (1 - b) * t
+        log_prob = log_a + b.log() + (1 - a) * s + (1 - b) * t
         k, r = s / complement, t * torch.exp(-w - log_as)
-        ctx.save_for_backward(k / a, -k * r / b, (1 - s) / a, (1 - t + (1 - a) * s * r) / b)
-        return log_odds, log_prob
+        slopes = torch.stack([k / a, -k * r / b, (1 - s) / a, (1 - t + (1 - a) * s * r) / b]).unflatten(0, (2, 2))
+        if least is not None:
+            slopes *= torch.sigmoid(raw).view(2, -1)
+        ctx.save_for_backward(slopes, log_odds)
+        return log_odds, log_prob, _inside(torch.sigmoid(log_odds).to(made_of[-1].dtype))
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, by_log_odds: Tensor, by_log_prob: Tensor) -> tuple[None, Tensor, Tensor]:
-        odds_a, odds_b, prob_a, prob_b = ctx.saved_tensors
-        grad_a = by_log_odds * odds_a + by_log_prob * prob_a
-        grad_b = by_log_odds * odds_b + by_log_prob * prob_b
-        return None, grad_a.to(ctx.dtypes[0]), grad_b.to(ctx.dtypes[1])
+    def backward(ctx: Any, by_log_odds: Any, by_log_prob: Any, by_draw: Any) -> tuple[Any, ...]:
+        slopes, log_odds = ctx.saved_tensors
+        if by_draw is not None:
+            through = by_draw * torch.sigmoid(log_odds) * torch.sigmoid(-log_odds)
+            by_log_odds = through if by_log_odds is None else by_log_odds + through
+        grad = torch.zeros_like(slopes[0]) if by_log_odds is None else slopes[0] * by_log_odds
+        if by_log_prob is not None:
+            grad.addcmul_(slopes[1], by_log_prob)
+        if ctx.is_whole:
+            return None, None, *(each.to(dtype) for each, dtype in zip(grad, ctx.dtypes, strict=True))
+        return None, None, *grad.flatten().to(ctx.dtypes[0]).split(ctx.sizes)
+
+
+def _inside(draw: Tensor) -> Tensor:
+    """A draw kept strictly inside (0, 1)."""
+    limits = torch.finfo(draw.dtype)
+    return draw.clamp(limits.tiny, 1 - limits.eps / 2)
 
 
 def kumaraswamy_draw(exponential: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
@@ -150,8 +171,21 @@ def kumaraswamy_draw(exponential: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor,
     All of one shape, E float64; both results are float64. The gradients are total ones: of the draw's log-density
     as the draw moves with a and b.
     """
-    log_odds, log_prob = _KumaraswamyDraw.apply(exponential, a, b)
-    return log_odds, log_prob
+    return kumaraswamy_draw_of(exponential, [a, b])[:2]
+
+
+def kumaraswamy_draw_of(
+    exponential: Tensor, made_of: Sequence[Tensor], least: float | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The same, and π itself, strictly inside (0, 1) and of the dtype of the parameters.
+
+    Args:
+        exponential: E, float64.
+        made_of: a and b; or, with `least`, vectors that make up all of a and then all of b end to end.
+        least: a and b are softplus of what they are made of, plus this; None for as they are.
+    """
+    log_odds, log_prob, draw = _KumaraswamyDraw.apply(exponential, least, *made_of)
+    return log_odds, log_prob, draw
 
 
 @in_double

@@ -147,13 +147,11 @@ class BetaBernoulliDropout(nn.Module):
 
 def posteriors(gates: Mapping[str, BetaBernoulliDropout]) -> dict[str, TorchDistribution]:
     """q(π) of each gate, by name; gates of the default family that are alike are drawn from as one."""
-    if len(gates) < 2 or not _are_alike(list(gates.values())):
+    if not _are_alike(list(gates.values())):
         return {name: gate.posterior() for name, gate in gates.items()}
-    unconstrained: list[Tensor] = [gate.unconstrained_concentration1 for gate in gates.values()]
-    unconstrained += [gate.unconstrained_concentration0 for gate in gates.values()]
-    a, b = (F.softplus(torch.cat(unconstrained)) + MIN_CONCENTRATION).view(2, -1)
-    sizes = [gate.num_features for gate in gates.values()]
-    return dict(zip(gates, kumaraswamy(a, b).split(sizes), strict=True))
+    one = [gate.unconstrained_concentration1 for gate in gates.values()]
+    zero = [gate.unconstrained_concentration0 for gate in gates.values()]
+    return dict(zip(gates, Kumaraswamy.of_unconstrained(one, zero, MIN_CONCENTRATION), strict=True))
 
 
 def _are_alike(gates: list[BetaBernoulliDropout]) -> bool:

@@ -10,6 +10,7 @@ import torch
 from scipy import stats
 
 from bbpyro import functional as f
+from bbpyro.distributions.relaxed_bernoulli import relaxed_bernoulli_draw
 
 # A context of its own: the precision of mpmath's global one is left alone.
 mp = mpmath.MPContext()
@@ -392,6 +393,63 @@ def test_gradients_of_a_draw_are_right(dtype, output):
         assert argument.grad.dtype == dtype
         reference = functools.partial(DRAW_GRADIENTS[output], i)
         check(argument.grad, reference, DRAW_POINTS, GRADIENT_TOLERANCE[dtype])
+
+
+def exponentials(*shape):
+    return torch.rand(shape, dtype=torch.float64).neg().log1p().neg()
+
+
+@pytest.mark.parametrize("least", [None, 1e-6])
+def test_a_draw_has_the_gradients_of_finite_differences(least):
+    torch.manual_seed(0)
+    exponential = exponentials(5)
+    if least is None:
+        made_of = [torch.rand(5, dtype=torch.float64) + 0.3 for _ in range(2)]
+    else:
+        made_of = [torch.randn(size, dtype=torch.float64) for size in (2, 3, 2, 3)]
+    made_of = [each.requires_grad_() for each in made_of]
+    assert torch.autograd.gradcheck(lambda *made_of: f.kumaraswamy_draw_of(exponential, made_of, least), made_of)
+
+
+def test_a_draw_of_unconstrained_vectors_is_that_of_their_softplus():
+    torch.manual_seed(0)
+    exponential, unconstrained = exponentials(5), [torch.randn(size) for size in (2, 3, 2, 3)]
+    a, b = (torch.nn.functional.softplus(torch.cat(unconstrained)) + 1e-6).view(2, -1)
+    found, wanted = (
+        f.kumaraswamy_draw_of(exponential, *arguments) for arguments in ((unconstrained, 1e-6), ([a, b], None))
+    )
+    for one, other in zip(found, wanted, strict=True):
+        assert torch.equal(one, other) and one.dtype == other.dtype
+
+
+def test_a_draw_of_kumaraswamy_cannot_be_differentiated_twice():
+    a, b = (torch.ones(3, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    weight = torch.ones(3, dtype=torch.float64, requires_grad=True)
+    log_odds, _ = f.kumaraswamy_draw(exponentials(3), a, b)
+    (by_a,) = torch.autograd.grad((weight * log_odds).sum(), a, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        by_a.sum().backward()
+
+
+@pytest.mark.parametrize("sizes, shape", [([5], (5,)), ([2, 3], (5,)), ([5], (1, 5)), ([2, 3], (4, 5)), ([5], ())])
+def test_relaxed_masks_have_the_gradients_of_finite_differences(sizes, shape):
+    torch.manual_seed(0)
+    logits = torch.randn(shape, dtype=torch.float64, requires_grad=True)
+    noise = torch.randn(4, 5, dtype=torch.float64)
+
+    def draw(logits):
+        pairs = relaxed_bernoulli_draw(logits, noise.clone(), 0.7, 1e-20, sizes)
+        return tuple(tensor for pair in pairs for tensor in pair)
+
+    assert torch.autograd.gradcheck(draw, logits) and torch.autograd.gradgradcheck(draw, logits)
+    masks = torch.cat(draw(logits)[::2], -1)
+    torch.testing.assert_close(masks, torch.sigmoid(logits / 0.7 + noise))
+
+
+def test_a_spherical_normal_can_be_differentiated_twice():
+    v = torch.randn(2, 3, dtype=torch.float64, requires_grad=True)
+    log_prob = functools.partial(f.spherical_normal_log_prob, scale=0.7)
+    assert torch.autograd.gradcheck(log_prob, v) and torch.autograd.gradgradcheck(log_prob, v)
 
 
 # --- Kumaraswamy: moments and entropy ----------------------------------------------------------------------

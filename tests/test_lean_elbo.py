@@ -127,6 +127,25 @@ def test_a_hook_on_a_weight_sees_all_of_its_gradient():
     torch.testing.assert_close(sum(seen), dict(zip(dict(bnn.named_parameters()), grads, strict=True))["net.0.weight"])
 
 
+def test_a_hook_after_accumulation_sees_all_of_a_weights_gradient():
+    bnn, x, y = network(), torch.randn(BATCH, 6), torch.randint(3, (BATCH,))
+    seen = {}
+    weight = bnn.net[0].weight
+    weight.register_post_accumulate_grad_hook(lambda leaf: seen.update(grad=leaf.grad.clone()))
+    gradients(LeanTraceELBO(), bnn, bnn.model, bnn.guide, x, y)
+    torch.testing.assert_close(seen["grad"], weight.grad)
+
+
+def test_gates_of_which_one_is_given_are_scored_each_by_itself():
+    pi = {"2.gate.pi": torch.rand(5)}
+    check(
+        network(),
+        torch.randn(BATCH, 6),
+        torch.randint(3, (BATCH,)),
+        lambda program: program if program.method.__name__ == "guide" else poutine.condition(program, pi),
+    )
+
+
 @pytest.mark.parametrize("num_particles", [1, 3])
 @pytest.mark.parametrize("validate", [True, False])
 def test_svi_trains_by_it(num_particles, validate):

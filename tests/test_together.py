@@ -11,7 +11,7 @@ from torch import nn
 
 import bbpyro
 from bbpyro import priors
-from bbpyro.distributions import Kumaraswamy, RelaxedBernoulli, log_odds, relaxed_bernoullis
+from bbpyro.distributions import Beta, Kumaraswamy, RelaxedBernoulli, joint_log_prob, log_odds, relaxed_bernoullis
 from bbpyro.layers import BetaBernoulliDropout, posteriors
 
 KS_LEVEL = 1e-5
@@ -165,3 +165,46 @@ def test_a_handler_that_sets_one_gates_pi_leaves_the_others_drawn():
     assert 0 < guide.nodes["0.gate.z"]["value"].mean() < 1
     draws = Predictive(bnn.model, guide=bnn.guide, num_samples=3)(x)
     assert draws["4.gate.z"].shape == (3, 7, 4) and len({float(pi.sum()) for pi in draws["4.gate.pi"]}) == 3
+
+
+def test_parts_of_one_draw_are_scored_as_one():
+    a, b = concentrations()
+    parts = Kumaraswamy(a, b).split(SIZES)
+    draws = [part.rsample() for part in parts]
+    betas = [Beta(torch.full((size,), 0.1 * size).double(), torch.full((size,), 1.0 + size)) for size in SIZES]
+    for distributions in (parts, betas):
+        each = [one.log_prob(draw) for one, draw in zip(distributions, draws, strict=True)]
+        together = joint_log_prob(distributions, draws)
+        torch.testing.assert_close(together, torch.cat(each))
+        wanted, found = (
+            torch.autograd.grad(total.sum(), (a, b), retain_graph=True) for total in (torch.cat(each), together)
+        )
+        torch.testing.assert_close(found, wanted)
+    assert betas[0].joined(betas) is betas[0].joined(betas)
+
+
+class Doubled(Beta):
+    """A density of its own."""
+
+    def log_prob(self, value):
+        return 2 * super().log_prob(value)
+
+
+def test_what_is_not_all_of_one_draw_or_not_of_one_kind_is_not_scored_as_one():
+    a, b = concentrations()
+    parts = Kumaraswamy(a, b).split(SIZES)
+    draws = [part.rsample() for part in parts]
+    betas = [Beta(torch.ones(size), torch.ones(size)) for size in SIZES]
+    learnt = Beta(torch.ones(2, requires_grad=True), torch.ones(2))
+    assert joint_log_prob(parts[:2], draws[:2]) is None
+    assert joint_log_prob(parts[::-1], draws[::-1]) is None
+    assert joint_log_prob(betas, [draws[0].clone(), *draws[1:]]) is None
+    assert joint_log_prob(parts[::-1], draws) is None  # the draws of another
+    for first in (
+        Doubled(torch.ones(2), torch.ones(2)),
+        learnt,
+        parts[0],
+        torch.distributions.Uniform(0, torch.ones(2)),
+    ):
+        assert joint_log_prob([first, *betas[1:]], draws) is None
+    assert joint_log_prob([betas[0], parts[1], betas[2]], draws) is None

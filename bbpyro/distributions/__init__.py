@@ -15,6 +15,7 @@ from bbpyro.distributions.placing import placed_like
 from bbpyro.distributions.relaxed_bernoulli import RelaxedBernoulli, relaxed_bernoullis
 from bbpyro.distributions.remembering import is_tied, log_odds, remember_log_odds, remembered_log_odds
 from bbpyro.distributions.stick_breaking import StickBreaking
+from bbpyro.distributions.together import is_part_of_draw, joint_log_prob
 from bbpyro.distributions.weights import Delta, HorseshoeLike, SphericalNormal
 
 __all__ = [
@@ -33,6 +34,8 @@ __all__ = [
     "is_tied",
     "log_odds",
     "is_part",
+    "is_part_of_draw",
+    "joint_log_prob",
     "placed_like",
     "relaxed_bernoullis",
     "remember_log_odds",

@@ -1,6 +1,8 @@
 """What π may be a priori: Beta, Gaussian log-odds, a mixture of two Betas."""
 
 import math
+import operator
+from collections.abc import Sequence
 from typing import Any
 
 import pyro.distributions as dist
@@ -23,6 +25,7 @@ class Beta(dist.Beta):
     """
 
     _kept: tuple[Any, tuple[Tensor, Tensor, Tensor, bool]] | None = None  # constants, and what they are of
+    _joined: "tuple[list[Beta], Beta] | None" = None  # what this was joined with last, and the result
 
     def rsample(self, sample_shape: Any = ()) -> Tensor:
         """Draws that remember their log-odds; reparameterised where the concentrations are being learnt."""
@@ -37,20 +40,39 @@ class Beta(dist.Beta):
         odds = remembered_log_odds(value)
         if odds is None:
             return super().log_prob(value)
-        c1, c0, log_beta, is_power = self._constants
-        log_prob = torch.addcmul(-log_beta, c1 - 1, F.logsigmoid(odds))
-        return (log_prob if is_power else log_prob + (1 - c0) * f.softplus(odds)).to(value.dtype)
+        less1, less0, log_normalizer, is_power = self._constants
+        log_prob = torch.addcmul(log_normalizer, less1, F.logsigmoid(odds))
+        return (log_prob if is_power else log_prob - less0 * f.softplus(odds)).to(value.dtype)
+
+    @staticmethod
+    def joined(parts: "Sequence[Beta]") -> "Beta | None":
+        """The distribution of vectors end to end that are of these, one each; None where a part is no such vector.
+
+        It is kept with the first of them, and given again for the same parts.
+        """
+        first, parts = parts[0], list(parts)
+        kept = first._joined if isinstance(first, Beta) else None
+        if kept is not None and len(kept[0]) == len(parts) and all(map(operator.is_, kept[0], parts)):
+            return kept[1]
+        if not all(type(part) is Beta and len(part.batch_shape) == 1 for part in parts):
+            return None
+        concentrations = [part._dirichlet.concentration for part in parts]
+        if any(c.requires_grad for c in concentrations) or len({(c.dtype, c.device) for c in concentrations}) > 1:
+            return None
+        c1, c0 = (torch.cat([getattr(part, f"concentration{i}") for part in parts]) for i in (1, 0))
+        first._joined = parts, Beta(c1, c0, validate_args=False)
+        return first._joined[1]
 
     @property
     def _constants(self) -> tuple[Tensor, Tensor, Tensor, bool]:
-        """(c1, c0, log B(c1, c0), c0 is 1), kept from call to call unless they are being learnt."""
+        """(c1 - 1, c0 - 1, -log B(c1, c0), c0 is 1), kept from call to call unless they are being learnt."""
         if self._kept is not None and self._kept[0] is self._dirichlet:
             return self._kept[1]
         c1, c0 = self.concentration1.double(), self.concentration0.double()
         log_beta = torch.lgamma(c1) + torch.lgamma(c0) - torch.lgamma(c1 + c0)
         if self._dirichlet.concentration.requires_grad:
-            return c1, c0, log_beta, False
-        self._kept = self._dirichlet, (c1, c0, log_beta, bool((c0 == 1).all()))
+            return c1 - 1, c0 - 1, -log_beta, False
+        self._kept = self._dirichlet, (c1 - 1, c0 - 1, -log_beta, bool((c0 == 1).all()))
         return self._kept[1]
 
 

@@ -3,13 +3,38 @@
 from typing import Any
 
 import pyro.distributions as dist
+import torch
 from torch import Tensor
+from torch.distributions.utils import lazy_property
 
 from bbpyro.distributions.remembering import is_tied
 
 
 class Masks(dist.Independent):
-    """Masks as one event. The log-density of a tied draw is 0, and so it is without a sum over the units."""
+    """Masks as one event. The log-density of a tied draw is 0, and so it is without a sum over the units.
+
+    What they are of is expanded to the data of a plate only where it is asked for: to score a tied draw, nothing is.
+    """
+
+    _few: Any = None  # what `base_dist` is expanded from
+
+    @lazy_property
+    def base_dist(self) -> Any:
+        """The distribution of each mask alone."""
+        return self._few.expand(self.batch_shape + self.event_shape[: self.reinterpreted_batch_ndims])
+
+    @lazy_property
+    def has_rsample(self) -> bool:
+        """Whether draws are reparameterised."""
+        return bool((self._few or self.base_dist).has_rsample)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> "Masks":
+        """The same distribution with a larger batch shape."""
+        new = self._get_checked_instance(Masks, _instance)
+        new._few = self._few or self.base_dist
+        new.reinterpreted_batch_ndims = self.reinterpreted_batch_ndims
+        new._batch_shape, new._event_shape = torch.Size(batch_shape), self.event_shape
+        return new
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Log-density of `value`, summed over the event; of a tied draw, 0."""

@@ -15,7 +15,55 @@ from bbpyro import functional as f
 from bbpyro.denormals import negligible
 from bbpyro.distributions.masks import OfMasks
 from bbpyro.distributions.remembering import floating, is_tied, log_odds
-from bbpyro.distributions.together import Together
+from bbpyro.distributions.together import Together, whole_of
+
+
+class _RelaxedBernoulliDraw(torch.autograd.Function):
+    """(z, logit z) of each part of a row of relaxed masks, logit z = logits/τ + noise; of them z alone is kept."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, logits: Tensor, noise: Tensor, temperature: float, floor: float, sizes: Sequence[int]
+    ) -> tuple[Tensor, ...]:
+        ctx.set_materialize_grads(False)
+        ctx.like, ctx.temperature = (logits.shape, logits.dtype), temperature
+        log_odds = noise.detach().add_(logits.to(noise.dtype) / temperature)
+        z = torch.sigmoid(log_odds)
+        F.threshold(z, floor, 0.0, inplace=True)  # its gradient, z (1 - z) / τ, is as negligible
+        parts = z.split(list(sizes), -1) if len(sizes) > 1 else (z,)
+        odds = log_odds.split(list(sizes), -1) if len(sizes) > 1 else (log_odds,)
+        ctx.save_for_backward(*parts)
+        return *parts, *odds
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> tuple[Any, ...]:
+        shape, dtype = ctx.like
+        masks = ctx.saved_tensors
+        found = []
+        for z, by_z, by_odds in zip(masks, grads[: len(masks)], grads[len(masks) :], strict=True):
+            # summed where the logits were broadcast
+            part_shape = shape if len(masks) == 1 else torch.Size([*shape[:-1], z.shape[-1]])
+            terms = [] if by_z is None else [torch.ops.aten.sigmoid_backward(by_z, z)]
+            terms += [] if by_odds is None else [by_odds]
+            found.append(sum(terms[1:], terms[0]).sum_to_size(part_shape) if terms else z.new_zeros(part_shape))
+        whole = found[0] if len(found) == 1 else torch.cat(found, -1)
+        return (whole / ctx.temperature).to(dtype), None, None, None, None
+
+
+def relaxed_bernoulli_draw(
+    logits: Tensor, noise: Tensor, temperature: float, floor: float, sizes: Sequence[int]
+) -> list[tuple[Tensor, Tensor]]:
+    """(z, logit z) of relaxed masks, z = sigmoid(logits/τ + noise), in parts of these sizes in the last dimension.
+
+    Args:
+        logits: of any floating dtype; they broadcast to the shape of the noise.
+        noise: logit(u)/τ, in the dtype of z; it is overwritten.
+        temperature: τ.
+        floor: what z is at most where it is 0.
+        sizes: of the parts.
+    """
+    drawn = _RelaxedBernoulliDraw.apply(logits, noise, temperature, floor, sizes)
+    return list(zip(drawn[: len(sizes)], drawn[len(sizes) :], strict=True))
 
 
 class RelaxedBernoulli(OfMasks, TorchDistribution):
@@ -55,16 +103,19 @@ class RelaxedBernoulli(OfMasks, TorchDistribution):
             raise ValueError("RelaxedBernoulli wants exactly one of probs and logits")
         if logits is None:
             self.probs = floating(probs)
-            logits = log_odds(self.probs).to(self.probs.dtype)
-        self.logits = self._given_logits = floating(logits)
-        self.temperature = torch.as_tensor(temperature, dtype=self.logits.dtype, device=self.logits.device)
-        self._scaled_logits = self.logits / self.temperature  # before expand() makes them many
-        super().__init__(self._scaled_logits.shape, validate_args=validate_args)
+            self._odds, self._dtype = log_odds(self.probs), self.probs.dtype
+        else:
+            self.logits = self._odds = floating(logits)
+            self._dtype = self._odds.dtype
+        self.temperature = torch.as_tensor(temperature, dtype=self._dtype, device=self._odds.device)
+        self._number = float(temperature) if isinstance(temperature, int | float) else None
+        shape = self._odds.shape if self._number else torch.broadcast_shapes(self._odds.shape, self.temperature.shape)
+        super().__init__(shape, validate_args=validate_args)
 
     @lazy_property
     def logits(self) -> Tensor:
         """Log-odds of the keep probabilities."""
-        return self._given_logits.expand(self.batch_shape)
+        return self._odds.to(self._dtype).expand(self.batch_shape)
 
     @lazy_property
     def probs(self) -> Tensor:
@@ -74,20 +125,20 @@ class RelaxedBernoulli(OfMasks, TorchDistribution):
     def expand(self, batch_shape: Any, _instance: Any = None) -> "RelaxedBernoulli":
         """The same distribution with a larger batch shape."""
         new = self._get_checked_instance(RelaxedBernoulli, _instance)
-        new._given_logits, new._scaled_logits = self._given_logits, self._scaled_logits
-        new.temperature, new.is_tied, new._together = self.temperature, self.is_tied, self._together
+        new._odds, new._dtype = self._odds, self._dtype
+        new.temperature, new._number = self.temperature, self._number
+        new.is_tied, new._together = self.is_tied, self._together
         super(RelaxedBernoulli, new).__init__(torch.Size(batch_shape), validate_args=False)
         new._validate_args = self._validate_args
         return new
 
     def split(self, sizes: Sequence[int]) -> "list[RelaxedBernoulli]":
         """Distributions of successive parts of a vector `[K]`; the first draws of all of them are one draw of this."""
-        logits, scaled = (t.split(list(sizes), -1) for t in (self.logits, self._scaled_logits))
         together = Together(self, sizes)
         parts = []
-        for i, size in enumerate(sizes):
-            part = self.expand(self.batch_shape[:-1] + (size,))
-            part._given_logits, part._scaled_logits, part._together = logits[i], scaled[i], (together, i)
+        for i, odds in enumerate(self._odds.split(list(sizes), -1)):
+            part = self.expand(self.batch_shape[:-1] + odds.shape[-1:])
+            part._odds, part._together = odds, (together, i)
             parts.append(part)
         return parts
 
@@ -111,12 +162,19 @@ class RelaxedBernoulli(OfMasks, TorchDistribution):
 
     def _draw(self, shape: torch.Size) -> tuple[Tensor, Tensor]:
         """A draw and its log-odds."""
-        uniform = torch.rand(shape, dtype=self.logits.dtype, device=self.logits.device)
+        return self._draw_parts(shape, [shape[-1] if shape else 1])[0]
+
+    def _draw_parts(self, shape: torch.Size, sizes: list[int]) -> list[tuple[Tensor, Tensor]]:
+        """The same of vectors end to end, each its own."""
+        uniform = torch.rand(shape, dtype=self._dtype, device=self._odds.device)
         noise = uniform.logit_(eps=torch.finfo(uniform.dtype).tiny).div_(self.temperature)
-        z_log_odds = self._scaled_logits + noise
+        floor = negligible(self._dtype)
+        if self._number is not None:
+            return relaxed_bernoulli_draw(self._odds, noise, self._number, floor, sizes)
+        z_log_odds = self._odds.to(self._dtype) / self.temperature + noise
         z = torch.sigmoid(z_log_odds)
-        F.threshold(z.data, negligible(z.dtype), 0.0, inplace=True)  # its gradient, z (1 - z) / τ, is as negligible
-        return z, z_log_odds
+        F.threshold(z.data, floor, 0.0, inplace=True)  # its gradient, z (1 - z) / τ, is as negligible
+        return list(zip(z.split(sizes, -1), z_log_odds.split(sizes, -1), strict=True)) if shape else [(z, z_log_odds)]
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Log-density of `value`; of a tied draw, 0."""
@@ -132,6 +190,10 @@ def relaxed_bernoullis(temperature: float, probs: Mapping[str, Tensor]) -> dict[
     kinds = {(pi.dim(), pi.dtype, pi.device, get_provenance(pi)) for pi in probs.values()}
     if len(probs) < 2 or {(dim, provenance) for dim, _, _, provenance in kinds} != {(1, frozenset())} or len(kinds) > 1:
         return {name: RelaxedBernoulli(temperature, pi) for name, pi in probs.items()}
-    logits = torch.cat([log_odds(pi) for pi in probs.values()]).to(next(iter(probs.values())).dtype)
-    whole = RelaxedBernoulli(temperature, logits=logits)
+    pi = whole_of(probs.values())
+    if pi is None:
+        logits = torch.cat([log_odds(pi) for pi in probs.values()]).to(next(iter(probs.values())).dtype)
+        whole = RelaxedBernoulli(temperature, logits=logits)
+    else:
+        whole = RelaxedBernoulli(temperature, pi)
     return dict(zip(probs, whole.split([len(pi) for pi in probs.values()]), strict=True))

@@ -17,6 +17,18 @@ from bbpyro.distributions.remembering import floating
 class Delta(dist.Delta):
     """A point mass whose own draw costs nothing to score (Pyro's compares every element with itself)."""
 
+    def __init__(
+        self, v: Tensor, log_density: Any = 0.0, event_dim: int = 0, validate_args: bool | None = None
+    ) -> None:
+        super().__init__(v, log_density, event_dim, validate_args=validate_args)
+        self.scores_nothing = isinstance(log_density, int | float) and log_density == 0
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> "Delta":
+        """The same distribution with a larger batch shape."""
+        new: Delta = super().expand(batch_shape, _instance or self.__new__(type(self)))
+        new.scores_nothing = self.scores_nothing
+        return new
+
     def rsample(self, sample_shape: Any = ()) -> Tensor:
         """The point, `sample_shape + v.shape`."""
         return self.v if len(sample_shape) == 0 else super().rsample(torch.Size(sample_shape))

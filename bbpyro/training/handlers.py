@@ -65,8 +65,7 @@ class Scorecard(Messenger):
 
     def _pyro_post_sample(self, msg: Any) -> None:
         if msg["name"] == "y" and msg["is_observed"]:
-            with torch.no_grad():
-                self.observe(msg["fn"], msg["value"])
+            self.observe(msg["fn"], msg["value"])
 
     def observe(self, distribution: Any, y: Tensor) -> Tensor:
         """Count a minibatch; returns its log-likelihoods."""
@@ -75,7 +74,8 @@ class Scorecard(Messenger):
             self._num_data += len(y)
             self._nll = self._nll - log_prob.detach().sum(dtype=torch.float64)
             if is_classification(distribution):
-                right = (distribution.logits.detach().argmax(-1) == y).sum()
+                scores = getattr(distribution, "scores", None)
+                right = ((distribution.logits if scores is None else scores).argmax(-1) == y).sum()
                 self._num_right = right if self._num_right is None else self._num_right + right
         return log_prob
 

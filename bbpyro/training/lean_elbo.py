@@ -13,7 +13,7 @@ from pyro.poutine.util import site_is_subsample
 from pyro.util import warn_if_nan
 from torch import Tensor
 
-from bbpyro.distributions import Masks, SphericalNormal, is_tied
+from bbpyro.distributions import Delta, Masks, SphericalNormal, is_part_of_draw, is_tied, joint_log_prob
 
 
 class LeanTraceELBO(Trace_ELBO):
@@ -98,35 +98,65 @@ class _Terms:
 
     def __init__(self, by_autograd: bool = False) -> None:
         self._by_autograd = by_autograd
+        self._constant = 0.0
         self._sums: list[Tensor] = []
         self._weights: list[float] = []
         self._leaves: dict[float, list[Tensor]] = {}  # those under a Gaussian, by what share of each its gradient gets
+        self._parts: dict[Any, list[tuple[Any, Tensor]]] = {}  # of joint draws, by weight, program and draw
 
     def add(self, site: Any, sign: float) -> None:
         """Count the log-density of a site, scaled and masked, with this sign."""
         fn, value, scale, mask = site["fn"], site["value"], site["scale"], site["mask"]
         if isinstance(fn, Masks) and is_tied(value):
             return
-        is_plain = mask is None and isinstance(scale, int | float)
-        weight = sign * scale if is_plain else sign
-        if is_plain and not self._by_autograd and _is_gaussian_of_leaf(fn, value):
-            self._leaves.setdefault(-weight * fn.scale**-2, []).append(value)
-            with torch.no_grad():
-                log_prob = fn.log_prob(value)
-        else:
+        if type(fn) is Delta and fn.scores_nothing and value is fn.v:
+            return
+        if mask is not None or not isinstance(scale, int | float):
             log_prob = fn.log_prob(value, *site["args"], **site["kwargs"])
-        total = log_prob if is_plain else scale_and_mask(log_prob, scale, mask)
-        self._sums.append(total.sum() if total.dim() else total)
+            self._count(scale_and_mask(log_prob, scale, mask), sign)
+        elif not self._by_autograd and _is_gaussian_of_leaf(fn, value):
+            self._add_gaussian(fn, value, sign * scale)
+        elif is_part_of_draw(fn, value):
+            whole = value._part_of[0]
+            self._parts.setdefault((sign * scale, sign < 0, id(whole)), []).append((fn, value))
+        else:
+            self._count(fn.log_prob(value, *site["args"], **site["kwargs"]), sign * scale)
+
+    def _count(self, log_prob: Tensor, weight: float) -> None:
+        self._sums.append(log_prob.sum() if log_prob.dim() else log_prob)
         self._weights.append(weight)
+
+    def _add_gaussian(self, fn: SphericalNormal, leaf: Tensor, weight: float) -> None:
+        """Count log N(leaf; 0, scale² I) = -|leaf|² / (2 scale²) - numel log(scale √2π)."""
+        precision = fn.scale**-2
+        self._leaves.setdefault(-weight * precision, []).append(leaf)
+        flat = leaf.detach().flatten()
+        self._count(torch.dot(flat, flat), -weight * precision / 2)
+        self._constant -= weight * leaf.numel() * math.log(fn.scale * math.sqrt(2 * math.pi))
+
+    def _count_parts(self) -> None:
+        """Count the parts of joint draws, those of one draw as one where all are there."""
+        for (weight, *_), pairs in self._parts.items():
+            log_prob = joint_log_prob([fn.base_dist for fn, _ in pairs], [value for _, value in pairs])
+            for each in [fn.log_prob(value) for fn, value in pairs] if log_prob is None else [log_prob]:
+                self._count(each, weight)
+        self._parts.clear()
 
     def sum(self) -> float:
         """The sum, in one look at the device."""
-        device = self._sums[0].device
-        sums = torch.stack([total.detach().to(device, torch.float64) for total in self._sums])
-        return torch.dot(sums, sums.new_tensor(self._weights)).item()
+        self._count_parts()
+        if not self._sums:
+            return self._constant
+        with torch.no_grad():
+            first, sums = self._sums[0], self._sums
+            if any(total.dtype != first.dtype or total.device != first.device for total in sums):
+                sums = [total.to(first.device, torch.float64) for total in sums]
+            found = torch.stack(sums).double()
+            return torch.dot(found, found.new_tensor(self._weights)).item() + self._constant
 
     def differentiable_sum(self) -> Tensor:
         """The sum, with the graph of its gradient."""
+        self._count_parts()
         return torch.stack([total * weight for total, weight in zip(self._sums, self._weights, strict=True)]).sum()
 
     def backward(self) -> None:
@@ -149,4 +179,6 @@ def _is_gaussian_of_leaf(fn: Any, value: Tensor) -> bool:
     """Whether the gradient of a log-density is a share of the value, and can be added to the gradient that this has."""
     if type(fn) is not SphericalNormal or value.shape != fn.event_shape:
         return False
-    return value.is_leaf and value.requires_grad and not value._backward_hooks
+    # A hook is to see the whole gradient, so that such a leaf is left to autograd.
+    has_hooks = value._backward_hooks or value._post_accumulate_grad_hooks
+    return value.is_leaf and value.requires_grad and not has_hooks
