@@ -17,10 +17,15 @@ class ELBOModule(nn.Module):
     Args:
         network: the :class:`bbpyro.BetaBernoulliNetwork`.
         elbo: such as `Trace_ELBO()`.
+
+    Raises:
+        TypeError: `elbo` is no such estimator.
     """
 
     def __init__(self, network: Any, elbo: Any) -> None:
         super().__init__()
+        if isinstance(elbo, type) or not hasattr(elbo, "differentiable_loss"):
+            raise TypeError(f"elbo is {elbo!r}, wanted an estimator with a differentiable loss, such as Trace_ELBO()")
         self.network, self.elbo = network, elbo
         self._idle: list[Tensor] | None = None
 

@@ -530,6 +530,7 @@ ALL_SETTINGS = {
     "kl_warmup_epochs": 2,
     "kl_start": [["fc1*", 4.5], ["*", 2.0]],
     "elbo": "mean-field",
+    "shed": False,
     "validation_size": 5,
     "seed": 3,
     "device": "cpu",
@@ -543,7 +544,11 @@ def as_flags(settings: dict[str, Any]) -> list[str]:
     def words(value: Any) -> list[str]:
         return [word for element in value for word in words(element)] if isinstance(value, list) else [str(value)]
 
-    return [word for name, value in settings.items() for word in (f"--{name.replace('_', '-')}", *words(value))]
+    def flag(name: str, value: Any) -> list[str]:
+        name = name.replace("_", "-")
+        return [f"--{'' if value else 'no-'}{name}"] if isinstance(value, bool) else [f"--{name}", *words(value)]
+
+    return [word for name, value in settings.items() for word in flag(name, value)]
 
 
 def test_print_config_prints_every_setting_and_does_nothing_else(cli: Cli, tmp_path: Path) -> None:
@@ -564,6 +569,17 @@ def test_what_print_config_prints_config_reads(cli: Cli, flags: list[str]) -> No
 def test_names_with_hyphens_are_read_too(cli: Cli) -> None:
     Path("settings.toml").write_text("batch-size = 7\n")
     assert "batch_size = 7\n" in cli("train", "--config", "settings.toml", "--print-config").out
+
+
+def test_a_flag_overrides_what_a_file_says_of_shedding(cli: Cli) -> None:
+    for text in ("true", "false"):
+        Path("settings.toml").write_text(f"shed = {text}\n")
+        for flag, wanted in (((), text), (("--shed",), "true"), (("--no-shed",), "false")):
+            assert f"shed = {wanted}\n" in cli("train", "--config", "settings.toml", *flag, "--print-config").out
+    Path("settings.toml").write_text('shed = "maybe"\n')
+    result = cli("train", "--config", "settings.toml")
+    assert result.status == 2
+    assert "shed is 'maybe', wanted true or false" in result.err
 
 
 def test_flags_override_the_file_before_and_after_it(cli: Cli) -> None:

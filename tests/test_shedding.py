@@ -213,6 +213,22 @@ def test_idle_units_leave_after_three_epochs_and_the_records_are_those_of_the_wh
     assert bnn.net[1].weight[0].abs().max() == 0  # the row that makes a unit that is shed: the mode of its prior
 
 
+def test_the_records_say_how_many_units_were_shed():
+    bnn, (x, y) = network(), some_data()
+    history = bbpyro.fit(bnn, x, y, num_epochs=5, batch_size=30, shed=True, seed=0)
+    assert [record["shed"]["1.gate"] for record in history] == [0, 0, 0, 4, 4]
+    assert history[-1]["shed"] == {"1.gate": 4, "3.gate": 4, "5.gate": 3}
+    bnn = network()
+    assert "shed" not in bbpyro.fit(bnn, x, y, num_epochs=1, batch_size=30, shed=False, seed=0)[0]
+
+
+@pytest.mark.parametrize("shed", ["no", None, 0])
+def test_shed_is_true_or_false(shed):
+    bnn, (x, y) = network(), some_data()
+    with pytest.raises(TypeError, match=f"shed is {shed!r}, wanted a bool"):
+        bbpyro.fit(bnn, x, y, num_epochs=1, shed=shed)
+
+
 def test_the_loss_does_not_jump_where_units_leave():
     """It is that of the whole network: what the shed units cost is counted on."""
     bnn, (x, y) = network(), some_data()

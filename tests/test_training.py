@@ -1,12 +1,13 @@
 import copy
 import math
+import re
 
 import pyro
 import pyro.distributions as dist
 import pytest
 import torch
 from pyro import poutine
-from pyro.infer import SVI, Trace_ELBO
+from pyro.infer import SVI, Trace_ELBO, TraceGraph_ELBO
 from torch import nn
 
 import bbpyro
@@ -494,3 +495,34 @@ def test_a_minibatch_of_one_is_refused_where_batch_norm_is(bars):
             with pytest.raises(ValueError, match=f"batch_size is {batch_size}: of 41 data that leaves"):
                 train(what, x, y, num_epochs=1, batch_size=batch_size, progress=False)
         train(what, x, y, num_epochs=1, batch_size=41, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("argument", "value", "mentions"),
+    [
+        ("bnn", nn.Linear(3, 2), "bnn is a Linear, wanted a BetaBernoulliNetwork"),
+        ("resume_from", "x.pt", "resume_from is 'x.pt', wanted a TrainingState"),
+        ("resume_from", {}, "resume_from is {}, wanted a TrainingState"),
+    ],
+)
+def test_what_fit_is_given_of_a_wrong_type_is_named(bars, argument, value, mentions):
+    bnn, x, y = tiny(bars)
+    arguments = {"bnn": bnn, "x": x, "y": y, "num_epochs": 1, argument: value}
+    with pytest.raises(TypeError, match=re.escape(mentions)):
+        bbpyro.fit(**arguments)
+
+
+def test_the_state_of_another_network_is_refused(bars):
+    bnn, x, y = tiny(bars)
+    states = []
+    bbpyro.fit(bnn, x, y, num_epochs=1, progress=False, on_epoch=states.append)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 5), nn.ReLU(), nn.Linear(5, 4))
+    other = bbpyro.BetaBernoulliNetwork(bbpyro.insert_dropout(net), num_data=len(x))
+    with pytest.raises(ValueError, match="resume_from: it is the state of another network"):
+        bbpyro.fit(other, x, y, num_epochs=2, resume_from=states[0], progress=False)
+
+
+@pytest.mark.parametrize("elbo", [Trace_ELBO, "trace", TraceGraph_ELBO()])
+def test_an_elbo_module_wants_an_estimator_that_is_differentiable(bars, elbo):
+    with pytest.raises(TypeError, match="wanted an estimator with a differentiable loss, such as Trace_ELBO"):
+        network(10).elbo_module(elbo)

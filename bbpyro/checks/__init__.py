@@ -10,7 +10,7 @@ from bbpyro.checks.data import (
     wrong_dtype,
 )
 from bbpyro.checks.likelihood import Trial
-from bbpyro.checks.settings import check_batch_norm, check_choice, check_positive, check_settings
+from bbpyro.checks.settings import check_batch_norm, check_choice, check_is, check_positive, check_settings
 from bbpyro.checks.tensors import check_nest, check_some, check_tensor, runs
 from bbpyro.nests import tensors_of
 
@@ -23,6 +23,7 @@ __all__ = [
     "check_device",
     "check_held_out",
     "check_inputs",
+    "check_is",
     "check_nest",
     "check_positive",
     "check_settings",

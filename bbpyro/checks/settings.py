@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Collection
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +19,18 @@ def check_settings(num_epochs: int, batch_size: int, *learning_rates: float) -> 
     for rate in learning_rates:
         if not 0 < rate < math.inf:
             raise ValueError(f"a learning rate is {rate}, wanted a positive number")
+
+
+def check_is(name: str, value: Any, kind: Any) -> None:
+    """Raise a TypeError unless an argument of this name is of a class, or of one of several."""
+    if not isinstance(value, kind):
+        kinds = [each for each in getattr(kind, "__args__", (kind,)) if each is not type(None)]
+        raise TypeError(f"{name} is {_briefly(value)}, wanted a {' or '.join(each.__name__ for each in kinds)}")
+
+
+def _briefly(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) < 40 and not isinstance(value, nn.Module) else f"a {type(value).__name__}"
 
 
 def check_positive(**numbers: int) -> None:

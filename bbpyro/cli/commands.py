@@ -9,6 +9,7 @@ import tyro
 
 from bbpyro import runs, studies
 
+Switch = tyro.conf.FlagCreatePairsOff[bool]  # a flag without its opposite
 RunFolders = Annotated[tuple[Path, ...], tyro.conf.arg(metavar="RUN [RUN ...]")]
 
 
@@ -20,13 +21,13 @@ class Train(runs.TrainConfig):
     """The run folder to write; by default runs/DATASET-DATE-TIME."""
     resume: Path | None = None
     """Go on with this run, with its own settings, from its newest checkpoint."""
-    force: bool = False
+    force: Switch = False
     """Replace the run folder if it exists."""
     num_samples: int = 100
     """Monte Carlo draws of the masks for the scores at the end."""
     config: Path | None = None
     """Read settings from this TOML file; flags override it."""
-    print_config: bool = False
+    print_config: Switch = False
     """Print the settings as TOML, for --config, and exit."""
 
     def settings(self) -> runs.TrainConfig:
@@ -52,11 +53,11 @@ class Compare(studies.StudyConfig):
     """Where they run: processes of this machine, or an existing cluster that sees the same files."""
     address: str | None = None
     """Of the cluster's scheduler, e.g. tcp://10.0.0.1:8786."""
-    published: bool = False
+    published: Switch = False
     """Put the published points behind the errors (lenet-500-300 and lenet5-caffe on MNIST)."""
     config: Path | None = None
     """Read settings from this TOML file; flags override it."""
-    print_config: bool = False
+    print_config: Switch = False
     """Print the settings as TOML, for --config, and exit."""
 
     def settings(self) -> studies.StudyConfig:
@@ -97,7 +98,7 @@ class Compact:
     """The run folder."""
     finetune_epochs: int = 0
     """Train the small network, plainly, for so many epochs more, at a learning rate of 1e-4."""
-    int8: bool = False
+    int8: Switch = False
     """Write compact-int8.onnx too: weights of eight bits, activations quantised dynamically."""
     round_to: int = 1
     """Leave a multiple of so many units in each layer, such as 8: processors may be faster with round numbers, and the
@@ -211,5 +212,5 @@ Command = (
 PARSER: dict[str, Any] = {
     "prog": "bbpyro",
     "description": "Beta-Bernoulli dropout: learn which units of a network are needed, and keep only those.",
-    "config": (tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes, tyro.conf.FlagCreatePairsOff),
+    "config": (tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes),
 }

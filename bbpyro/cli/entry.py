@@ -209,6 +209,12 @@ def _train_and_score(folder: Path, num_samples: int, console: Console) -> None:
         f"\n{summary['epochs']} epochs in {_duration(training)}, scores and figures in {_duration(scoring)}: "
         f"{_duration(training + scoring)} in all, at most {gib:.2f} GiB of memory",
     )
+    shed = sum(run.svi_history[-1].get("shed", {}).values())
+    if shed:
+        first, last = (run.svi_history[i]["seconds"] for i in (0, -1))
+        print_line(
+            console, f"{shed} units were shed: an epoch took {first:.1f} seconds at first, {last:.1f} at the end"
+        )
     print_line(console, f"wrote {folder}: summary.json, metrics.jsonl, checkpoint.safetensors, figures/")
     _warn_of_loss(console, run)
     print_collapse(console, {"": summary})
@@ -293,6 +299,7 @@ def _check_resume(command: Train | Compare, allowed: set[str]) -> None:
     for field in dataclasses.fields(command):
         if field.name not in allowed and getattr(command, field.name) != field.default:
             flag = field.name.replace("_", "-")
+            flag = f"no-{flag}" if field.default is True else flag
             raise ValueError(f"--resume goes on with the {what}'s own settings; leave out --{flag}")
 
 

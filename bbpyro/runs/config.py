@@ -66,8 +66,8 @@ class Settings:
     elbo: Literal["trace", "mean-field"] = "trace"
     """Pyro's Trace_ELBO, or TraceMeanField_ELBO with closed-form KLs."""
     shed: bool = True
-    """Units whose posterior has gone to the prior leave the network that is trained, so that an epoch costs what those
-    cost that live; the run's files are of the whole network all the same."""
+    """shed: units whose posterior has gone to the prior leave the network that is trained, for good, so that an epoch
+    costs less and less; the run's files are of the whole network all the same. no-shed: all stay."""
     validation_size: int = 0
     """Hold out the last so many training data and report on them instead of the test set: for choosing settings."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -259,4 +259,4 @@ def _describe(hint: Any) -> str:
         is_text = typing.get_args(hint)[0] is str
         return 'texts such as ["Jeffreys", "Beta(1e-4, 1)"]' if is_text else 'pairs such as [["conv*", 40.0]]'
     options = [option for option in typing.get_args(hint) or (hint,) if option is not types.NoneType]
-    return {int: "a whole number", float: "a number", str: "a text", Path: "a path"}[options[0]]
+    return {bool: "true or false", int: "a whole number", float: "a number", str: "a text", Path: "a path"}[options[0]]

@@ -260,6 +260,11 @@ def _load_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tens
     for key, tensor in tensors.items():
         index, name = key.split(".", 1)
         slots.setdefault(int(index), {})[name] = tensor
+    parameters = dict(enumerate(p for group in optimizer.param_groups for p in group["params"]))
+    for i, named in slots.items():
+        shapes = {tensor.shape for tensor in named.values() if tensor.dim()}
+        if i not in parameters or shapes - {parameters[i].shape}:
+            raise ValueError("resume_from: it is the state of another network; give the one that it was made with")
     optimizer.load_state_dict({**optimizer.state_dict(), "state": slots})
 
 

@@ -20,6 +20,7 @@ from bbpyro.checks import (
     check_choice,
     check_data,
     check_held_out,
+    check_is,
     check_positive,
     check_settings,
     in_eval_mode,
@@ -136,15 +137,19 @@ def fit(
 
     Returns:
         One record an epoch: learning rates, loss (-ELBO/N), train and held-out nll (nats a datum) and accuracy,
-        what W costs (weights_nll, -log p(W), or, where q(W) is a Normal, weights_kl; nats), and by gate kl (nats) and
-        active units.
+        what W costs (weights_nll, -log p(W), or, where q(W) is a Normal, weights_kl; nats), and by gate kl (nats),
+        active units, and how many had been shed.
 
     Raises:
+        TypeError: `bnn` is no BetaBernoulliNetwork, or another argument is of the wrong type.
         ValueError: an argument is out of range, or x, y and bnn.num_data do not fit each other.
         NonFiniteLossError: the loss became nan or infinite.
         bbpyro.processes.LostProcessError: another of several processes has ended.
     """
     check_settings(num_epochs, batch_size, learning_rate, gate_learning_rate)
+    check_is("bnn", bnn, BetaBernoulliNetwork)
+    check_is("shed", shed, bool)
+    check_is("resume_from", resume_from, TrainingState | None)
     check_data(bnn, bnn.likelihood, x, y, bnn.num_data)
     check_held_out(bnn, bnn.likelihood, held_out)
     check_batch_norm(bnn, len(y), batch_size)
@@ -178,6 +183,7 @@ def fit(
             "weights_kl" if bnn.weight_guide == "normal" else "weights_nll": bnn.weights_kl().item(),
             "kl": {name: kl.item() for name, kl in bnn.kl().items()},
             "active": {name: int(gate.kept().sum()) for name, gate in bnn.gates.items()},
+            **({"shed": _num_less(bnn, learner.module)} if shed else {}),
         }
 
     optimizer = fused_adam(trained.groups)
@@ -190,6 +196,11 @@ def fit(
     state = starting_state(seed, resume_from)
     with left_as_it_was(bnn), pyro.validation_enabled(False), mixed_precision(bnn.net, precision):
         return epochs.run(trainee, trained, report, state)
+
+
+def _num_less(bnn: BetaBernoulliNetwork, trained: Any) -> dict[str, int]:
+    """How many units of each gate the network that is trained has less."""
+    return {name: gate.num_features - trained.gates[name].num_features for name, gate in bnn.gates.items()}
 
 
 def _svi_step(

@@ -12,7 +12,7 @@ In 60 epochs of LeNet-500-300 without shedding, and in 148 of 200, no unit that 
 import contextlib
 import dataclasses
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import pyro.poutine as poutine
@@ -126,11 +126,10 @@ class Shedding(Trainee):
             self._bnn.eval()  # as an epoch leaves what it trained
         if not self._may_shed:
             return {}
-        idle = self._idle_units()
         counts = {}
-        for name, now in idle.items():
-            before = state.idle.get(name, torch.zeros(len(now), dtype=torch.int32))
-            counts[name] = torch.where(before >= PATIENCE, before, torch.where(now.cpu(), before + 1, 0)).int()
+        for name, idle in self._idle_units(state.idle).items():
+            before = state.idle.get(name, torch.zeros(len(idle), dtype=torch.int32))
+            counts[name] = torch.where(before >= PATIENCE, before, torch.where(idle.cpu(), before + 1, 0)).int()
         return counts
 
     def close(self) -> None:
@@ -139,21 +138,28 @@ class Shedding(Trainee):
             parameters.forget(self._smaller.bnn)
 
     @torch.no_grad()
-    def _idle_units(self) -> dict[str, Tensor]:
-        """By gate, which units are idle just now, boolean `[K]`."""
-        gates = {name: gate for name, gate in self._bnn.gates.items() if name in self._may_shed}
-        idle = {name: ~gate.kept() for name, gate in gates.items()}
-        if not any(bool(out.any()) for out in idle.values()):
-            return idle
-        gain = self._gain()
-        for name, gate in gates.items():
-            p = self._bnn._prior(name, gate)
-            if name not in self._floors:
-                self._floors[name] = lowest_kl(gate.family or kumaraswamy, p, gate.unconstrained_concentration1)
-            with _fixed_noise():
-                excess = kl_of(gate.posterior(), p) - self._floors[name]
-            idle[name] = idle[name] & (excess <= TOLERANCE) & (gain[name] <= TOLERANCE)
+    def _idle_units(self, before: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """By gate, which units that were not shed before are idle just now, boolean `[K]`."""
+        idle: dict[str, Tensor] = {}
+        for name, gate in self._bnn.gates.items():
+            if name in self._may_shed:
+                idle[name] = ~gate.kept()
+                if name in before:
+                    idle[name] &= (before[name] < PATIENCE).to(idle[name].device)
+                if bool(idle[name].any()):
+                    idle[name] &= self._excess(name, gate) <= TOLERANCE
+        if any(bool(units.any()) for units in idle.values()):
+            gain = self._gain()
+            idle = {name: units & (gain[name] <= TOLERANCE) for name, units in idle.items()}
         return idle
+
+    def _excess(self, name: str, gate: BetaBernoulliDropout) -> Tensor:
+        """By how much the KL of each unit is above the least that it can be; nats, `[K]`."""
+        p = self._bnn._prior(name, gate)
+        if name not in self._floors:
+            self._floors[name] = lowest_kl(gate.family or kumaraswamy, p, gate.unconstrained_concentration1)
+        with _fixed_noise():
+            return kl_of(gate.posterior(), p) - self._floors[name]
 
     def _gain(self) -> dict[str, Tensor]:
         """By how much the log-likelihood of all data would change with z = 1 of each unit, by its slope at z; nats."""
