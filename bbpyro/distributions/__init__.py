@@ -6,6 +6,7 @@ log-odds are those of the rounded value.
 """
 
 from bbpyro.distributions.bernoulli import Bernoulli
+from bbpyro.distributions.categorical import Categorical
 from bbpyro.distributions.exact_tails import ContinuedTails, with_exact_tails
 from bbpyro.distributions.keep_probability import Beta, BetaMixture, LogitNormal
 from bbpyro.distributions.kumaraswamy import Kumaraswamy
@@ -22,6 +23,7 @@ __all__ = [
     "Bernoulli",
     "Beta",
     "BetaMixture",
+    "Categorical",
     "ContinuedTails",
     "Delta",
     "HorseshoeLike",

@@ -82,7 +82,7 @@ class Scorecard(Messenger):
     def take(self) -> dict[str, float]:
         """The scores of all processes since the last call: nll, nats a datum, and accuracy where y is a class."""
         of_classes = self._num_right is not None
-        nll, right = (torch.as_tensor(score or 0).item() for score in (self._nll, self._num_right))
+        nll, right = (s.item() if isinstance(s, Tensor) else s or 0 for s in (self._nll, self._num_right))
         num_data, nll, num_right, are_classes = processes.total(self._num_data, nll, right, of_classes)
         scores = {f"{self.split}_nll": nll / num_data}
         if are_classes:
