@@ -265,7 +265,7 @@ def test_metrics_have_one_record_an_epoch(trained: Trained) -> None:
     ]
     both = {"phase", "epoch", "learning_rate", "loss", "train_nll", "train_accuracy", "held_out_nll"}
     for record in records:
-        gates = {"weights_nll", "kl", "active"} if record["phase"] == "SVI" else set()
+        gates = {"weights_nll", "kl", "active", "shed"} if record["phase"] == "SVI" else set()
         assert record.keys() == both | {"held_out_accuracy"} | gates
     assert records[-1]["active"].keys() == {"fc1.gate", "fc2.gate", "fc3.gate"}
     assert all("seconds" in record for record in trained.run.history)
