@@ -1,9 +1,12 @@
 from collections.abc import Iterator
+from pathlib import Path
 
+import numpy as np
 import pyro
 import pytest
 import torch
 
+from bbpyro import data
 from bbpyro.runs import shrinking
 
 torch.set_num_threads(1)
@@ -37,3 +40,12 @@ def fresh_start():
     """Every test from the same seed, with nothing in Pyro's global store."""
     pyro.clear_param_store()
     pyro.set_rng_seed(0)
+
+
+@pytest.fixture(scope="session")
+def npz(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data set that trains in no time."""
+    path = tmp_path_factory.mktemp("data") / "bars.npz"
+    bars = data.bars(num_train=150, num_test=50)
+    np.savez(path, **{name: getattr(bars, name).numpy() for name in ("x", "y", "x_test", "y_test")})
+    return path

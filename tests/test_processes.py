@@ -12,7 +12,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -25,7 +24,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import bbpyro
-from bbpyro import data, processes, runs
+from bbpyro import processes, runs
 
 PROCESSES = 2
 
@@ -298,14 +297,6 @@ def test_a_part_of_one_datum_is_refused_where_a_batch_norm_is(results: list[dict
 
 
 # --- the command, as torchrun starts it -------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def npz(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("data") / "bars.npz"
-    bars = data.bars(num_train=150, num_test=50)
-    np.savez(path, **{name: getattr(bars, name).numpy() for name in ("x", "y", "x_test", "y_test")})
-    return path
 
 
 def launch(*args: str | Path, restarts: int = 0) -> subprocess.Popen[str]:

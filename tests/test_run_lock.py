@@ -9,20 +9,11 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from bbpyro import data, runs
+from bbpyro import runs
 from bbpyro.cli import main
 from bbpyro.runs import TrainConfig
-
-
-@pytest.fixture(scope="module")
-def npz(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("data") / "bars.npz"
-    bars = data.bars(num_train=150, num_test=50)
-    np.savez(path, **{name: getattr(bars, name).numpy() for name in ("x", "y", "x_test", "y_test")})
-    return path
 
 
 @pytest.fixture

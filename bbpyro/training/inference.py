@@ -242,12 +242,7 @@ def _parallel_step(
     def step(x: Nest, y: Tensor, weight: float) -> float:
         with warmup or contextlib.nullcontext(), score if weight else contextlib.nullcontext():
             loss = together.loss(module, x, y, weight)
-        together.backward(loss)
-        if not loss.isfinite():
-            raise ArithmeticError
-        optimizer.step()
-        optimizer.zero_grad()
-        return loss.item() / bnn.num_data
+        return together.step(loss, optimizer) / bnn.num_data
 
     return step
 
@@ -326,8 +321,7 @@ def pretrain(
 
     Arguments, records and errors are those of :func:`fit`; `weight_decay` is the L2 on the mean loss, of the network's
     own parameters alone; those of a likelihood that is an nn.Module are trained too. Several processes share the
-    work here as well. `phase` is what records and the
-    progress bar call it.
+    work here as well. `phase` is what records and the progress bar call it.
     """
     likelihood = likelihood or Categorical()
     check_settings(num_epochs, batch_size, learning_rate)
@@ -339,18 +333,11 @@ def pretrain(
     trained = of_plain_network(net, likelihood, x, y, learning_rate, weight_decay)
     optimizer = fused_adam(trained.groups)
     score = Scorecard()
-
     module = MeanLoss(net, likelihood, score)
     together = parallel.Together(trained.stored.values(), trained.has_unused)
 
     def step(x_batch: Nest, y_batch: Tensor, weight: float) -> float:
-        loss = together.loss(module, x_batch, y_batch, weight)
-        together.backward(loss)
-        if not loss.isfinite():
-            raise ArithmeticError
-        optimizer.step()
-        optimizer.zero_grad()
-        return loss.item()
+        return together.step(together.loss(module, x_batch, y_batch, weight), optimizer)
 
     def report(learner: Learner) -> dict[str, Any]:
         return {**score.take(), **held_out_score(net, likelihood, held_out)}

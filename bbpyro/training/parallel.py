@@ -45,8 +45,21 @@ class Together:
                 self._module = module
             return self._distributed(*args)
 
-    def backward(self, loss: Tensor) -> None:
-        """Have all parameters have their gradient; raises as above."""
+    def step(self, loss: Tensor, optimizer: torch.optim.Optimizer) -> float:
+        """Take a step by the gradient of all processes; returns the loss of this one.
+
+        Raises:
+            ArithmeticError: the loss is not finite; no step was taken.
+            LostProcessError: another process has ended.
+        """
+        self._backward(loss)
+        if not loss.isfinite():
+            raise ArithmeticError
+        optimizer.step()
+        optimizer.zero_grad()
+        return loss.item()
+
+    def _backward(self, loss: Tensor) -> None:
         with processes.noticing_losses():
             loss.backward()
             for tensor in self._stored if processes.size() > 1 else ():
