@@ -532,6 +532,7 @@ ALL_SETTINGS = {
     "elbo": "mean-field",
     "shed": False,
     "validation_size": 5,
+    "validation_fold": 2,
     "seed": 3,
     "device": "cpu",
     "precision": "bf16",

@@ -119,6 +119,30 @@ def test_with_validation_holds_out_the_last_training_data() -> None:
     assert "last 8 training data" in split.note
 
 
+def test_folds_are_parts_of_the_training_data_counted_from_the_end() -> None:
+    whole = data.bars(num_train=50, num_test=20)
+    assert torch.equal(whole.with_validation(8, 0).x_test, whole.with_validation(8).x_test)
+    held_out = []
+    for fold in range(6):
+        split = whole.with_validation(8, fold)
+        first, end = 50 - 8 * (fold + 1), 50 - 8 * fold
+        assert torch.equal(split.x_test, whole.x[first:end]) and torch.equal(split.y_test, whole.y[first:end])
+        assert torch.equal(split.x, torch.cat([whole.x[:first], whole.x[end:]]))
+        assert torch.equal(split.y, torch.cat([whole.y[:first], whole.y[end:]]))
+        held_out += range(first, end)
+    assert sorted(held_out) == list(range(2, 50))  # each once; 2 are left of six parts of 8
+    assert "training data 35 to 42, held out" in whole.with_validation(8, 1).note
+
+
+@pytest.mark.parametrize(
+    ("size", "fold", "wanted"), [(8, 6, "0 to 5"), (8, -1, "0 to 5"), (25, 2, "0 to 1"), (30, 1, "0")]
+)
+def test_a_fold_that_is_not_there_is_refused(size: int, fold: int, wanted: str) -> None:
+    told = f"validation_fold is {fold}, wanted {wanted}: there are 50 training data, in parts of {size}"
+    with pytest.raises(ValueError, match=told):
+        data.bars(num_train=50, num_test=20).with_validation(size, fold)
+
+
 @pytest.mark.parametrize("size", [-1, 0, 50, 51])
 def test_a_validation_split_that_leaves_nothing_is_refused(size: int) -> None:
     with pytest.raises(ValueError, match=f"validation_size is {size}, wanted between 1 and 49"):

@@ -129,8 +129,9 @@ def trained(npz: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
         *(("batch_size", value, [f"{value}", "at least 1"]) for value in (0, -1)),
         *(
             (name, -1, ["-1", "at least 0"])
-            for name in ("pretrain_epochs", "kl_warmup_epochs", "validation_size", "seed")
+            for name in ("pretrain_epochs", "kl_warmup_epochs", "validation_size", "validation_fold", "seed")
         ),
+        ("validation_fold", 1, ["validation_fold is 1", "validation_size 0"]),
         ("seed", 2**64, ["seed"]),
         *(("threshold", value, [f"{value}", "[0, 1)"]) for value in (-0.1, 1.0, float("nan"))),
         ("schedule", "linear", ["'linear'", "cosine", "steps"]),
@@ -619,6 +620,22 @@ def test_with_a_validation_split_the_scores_are_of_its_data(tmp_path: Path, shor
     assert torch.equal(run.dataset.x_test, data.load(short.dataset).x[-30:])
     scores = runs.score(run, num_samples=1)
     assert (scores["scored_on"], scores["num_scored"]) == ("validation", 30)
+
+
+def test_a_fold_is_held_out_and_a_run_of_before_there_were_folds_is_read(tmp_path: Path, short: TrainConfig) -> None:
+    whole = data.load(short.dataset)
+    run = train(tmp_path / "run", dataclasses.replace(short, validation_size=30, validation_fold=1))
+    assert torch.equal(run.dataset.x_test, whole.x[-60:-30])
+    assert torch.equal(run.dataset.x, torch.cat([whole.x[:-60], whole.x[-30:]]))
+    assert runs.score(run, num_samples=1)["scored_on"] == "validation"
+    with pytest.raises(ValueError, match="validation_fold is 5, wanted 0 to 4"):
+        runs.create(tmp_path / "b", dataclasses.replace(short, validation_size=30, validation_fold=5))
+    runs.create(tmp_path / "old", dataclasses.replace(short, validation_size=30))
+    written = json.loads((tmp_path / "old" / "config.json").read_text())
+    del written["config"]["validation_fold"]
+    (tmp_path / "old" / "config.json").write_text(json.dumps(written))
+    old = runs.train(tmp_path / "old")
+    assert old.config.validation_fold == 0 and torch.equal(old.dataset.x_test, whole.x[-30:])
 
 
 @pytest.mark.parametrize("size", [150, 10**6])

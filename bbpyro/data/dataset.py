@@ -3,6 +3,7 @@
 import hashlib
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 
@@ -30,21 +31,33 @@ class Dataset:
     note: str = ""
     feature_names: tuple[str, ...] = ()
 
-    def with_validation(self, size: int) -> "Dataset":
-        """The last `size` training data in place of the test set, for choosing hyper-parameters.
+    def with_validation(self, size: int, fold: int = 0) -> "Dataset":
+        """`size` of the training data in place of the test set, for choosing hyper-parameters.
+
+        Args:
+            size: how many.
+            fold: which, counted from the end: the last are fold 0, those before them fold 1, and so on.
 
         Raises:
-            ValueError: `size` is not between 1 and N-1.
+            ValueError: `size` is not between 1 and N-1, or there are not so many folds.
         """
-        if not 1 <= size < len(self.x):
-            raise ValueError(f"validation_size is {size}, wanted between 1 and {len(self.x) - 1}, or 0 for none")
+        num_data = len(self.x)
+        if not 1 <= size < num_data:
+            raise ValueError(f"validation_size is {size}, wanted between 1 and {num_data - 1}, or 0 for none")
+        if not 0 <= fold < num_data // size:
+            last, parts = num_data // size - 1, f"there are {num_data} training data, in parts of {size}"
+            wanted = f"wanted 0 to {last}" if last else "wanted 0"
+            raise ValueError(f"validation_fold is {fold}, {wanted}: {parts}")
+        end = num_data - fold * size
+        held_out = slice(end - size, end)
+        which = f"last {size} training data" if fold == 0 else f"training data {end - size + 1} to {end}"
         return replace(
             self,
-            x=self.x[:-size],
-            y=self.y[:-size],
-            x_test=self.x[-size:],
-            y_test=self.y[-size:],
-            note=f"scores are of the last {size} training data, held out; the test set was not touched",
+            x=_without(self.x, held_out),
+            y=_without(self.y, held_out),
+            x_test=self.x[held_out],
+            y_test=self.y[held_out],
+            note=f"scores are of the {which}, held out; the test set was not touched",
         )
 
     @property
@@ -69,3 +82,8 @@ class Dataset:
             digest.update(repr(tuple(tensor.shape)).encode())
             digest.update(tensor.contiguous().numpy().data)
         return digest.hexdigest()
+
+
+def _without(tensor: Tensor, part: slice) -> Tensor:
+    """A tensor without a part of it; where that is its end, without a copy."""
+    return tensor[: part.start] if part.stop == len(tensor) else torch.cat([tensor[: part.start], tensor[part.stop :]])

@@ -70,6 +70,8 @@ class Settings:
     costs less and less; the run's files are of the whole network all the same. no-shed: all stay."""
     validation_size: int = 0
     """Hold out the last so many training data and report on them instead of the test set: for choosing settings."""
+    validation_fold: int = 0
+    """Which part of the training data is held out: 0 the last validation-size of them, 1 those before, and so on."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to train and predict: auto is the GPU, if torch has one."""
     precision: Literal["float32", "bf16"] = "float32"
@@ -99,6 +101,7 @@ class Settings:
             "pretrain_epochs": 0,
             "kl_warmup_epochs": 0,
             "validation_size": 0,
+            "validation_fold": 0,
             "threads": 1,
         }
         for name, least in at_least.items():
@@ -108,6 +111,10 @@ class Settings:
             value = getattr(self, name)
             if value is not None and not 1e-37 <= value <= 1e38:
                 raise ValueError(f"{name} is {value}, wanted a positive number, from 1e-37 to 1e38")
+        if self.validation_fold and not self.validation_size:
+            raise ValueError(
+                f"validation_fold is {self.validation_fold}, but validation_size 0 holds nothing out; give it a size"
+            )
         p = self.initial_keep_probability
         if p is not None and not MIN_START <= p <= 1 - MIN_START:
             raise ValueError(f"initial_keep_probability is {p}, wanted a number from {MIN_START} to {1 - MIN_START}")

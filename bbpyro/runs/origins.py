@@ -24,7 +24,9 @@ from bbpyro.runs.config import TrainConfig
 def load_data(config: TrainConfig) -> data.Dataset:
     """The run's data, with its validation split in place of the test set if it has one."""
     dataset = data.load(config.dataset, config.data_dir)
-    return dataset.with_validation(config.validation_size) if config.validation_size else dataset
+    if not config.validation_size:
+        return dataset
+    return dataset.with_validation(config.validation_size, config.validation_fold)
 
 
 def plain_network(config: TrainConfig, dataset: data.Dataset) -> nn.Module:
