@@ -10,6 +10,7 @@ import tyro
 from bbpyro import runs, studies
 
 Switch = tyro.conf.FlagCreatePairsOff[bool]  # a flag without its opposite
+_VARY = tyro.conf.arg(metavar="SETTING VALUE [VALUE ...]")
 RunFolders = Annotated[tuple[Path, ...], tyro.conf.arg(metavar="RUN [RUN ...]")]
 
 
@@ -41,10 +42,15 @@ class Compare(studies.StudyConfig):
 
     prior: tyro.conf.UseAppendAction[Annotated[tuple[str, ...], tyro.conf.arg(metavar="PRIOR")]] = ()
     """A prior on π, as bbpyro train takes it, once for each that is compared; by default Beta(0.0001, 1),
-    IndianBuffet(5) and FixedRate(0.5)."""
+    IndianBuffet(5) and FixedRate(0.5), and with --vary the first of them."""
+    vary: tyro.conf.UseAppendAction[Annotated[tuple[tuple[str, ...], ...], _VARY]] = ()
+    """A setting and the values of it that are compared, once for each setting: --vary epochs 60 120. Each value as it
+    is typed after the setting's flag, in quotes where that is several words (--vary kl-start none 'conv* 40 fc* 6'),
+    or true, false, none. All combinations are trained; those of validation-fold are averaged over, as seeds are."""
+    points: tyro.conf.SuppressFixed[Any] = dataclasses.field(default_factory=dict)
     study: Path | None = None
-    """The study folder, by default runs/study-DATE-TIME; a study that is there goes on, and priors or seeds that it
-    has not are added."""
+    """The study folder, by default runs/study-DATE-TIME; a study that is there goes on, and priors, values or seeds
+    that it has not are added."""
     resume: Path | None = None
     """Go on with this study, with its own settings."""
     jobs: int = 1
@@ -63,7 +69,8 @@ class Compare(studies.StudyConfig):
     def settings(self) -> studies.StudyConfig:
         """The part that decides the numbers."""
         chosen = {f.name: getattr(self, f.name) for f in dataclasses.fields(studies.StudyConfig)}
-        return studies.StudyConfig(**{**chosen, "prior": self.prior or studies.StudyConfig.prior})
+        own = {"prior": self.prior or studies.StudyConfig.prior, "vary": dict(self.vary)}
+        return studies.StudyConfig(**{**chosen, **own})
 
 
 @dataclass(frozen=True)
@@ -148,18 +155,25 @@ examples:
 )
 COMPARE = tyro.conf.subcommand(
     "compare",
-    description="""Train several priors, each from several seeds, and compare them: a table with the mean and the range
-over the seeds, and figures, in a study folder. A study that was stopped goes on where it was.
+    description="""Train several priors, or values of other settings, each from several seeds, and compare them: a table
+with the mean and the range over the seeds, and figures, in a study folder. A study that was stopped goes on where it
+was.
 
 examples:
   bbpyro compare --dataset bars --epochs 10 --gate-learning-rate 0.05 --jobs 2
                                                 two minutes, and no network needed
   bbpyro compare --prior 'Beta(1e-4, 1)' --prior 'IndianBuffet(5)' --prior mine:prior --seeds 3 --jobs 2
   bbpyro compare --prior "{'fc1.*': Jeffreys, '*': Beta(1e-4, 1)}" --prior 'Beta(1e-4, 1)'
+  bbpyro compare --vary gate-learning-rate 0.005 0.01 0.02 --vary epochs 60 120
+                                                six settings, each from three seeds
+  bbpyro compare --vary kl-start none 'fc* 6' --kl-warmup-epochs 20 --validation-size 5000 --vary validation-fold 0 1 2
   bbpyro compare --resume runs/study-20260101-120000 --jobs 2
   bbpyro compare --prior Jeffreys --prior Uniform --print-config > study.toml
   bbpyro compare --config study.toml --study runs/ignorance
-  bbpyro compare --config study.toml --backend dask --address tcp://10.0.0.1:8786 --jobs 20""",
+  bbpyro compare --config study.toml --backend dask --address tcp://10.0.0.1:8786 --jobs 20
+
+In the file what varies is in a table [vary], as epochs = [60, 120]. Settings that go together are a table each, under a
+name: [points.tight] and below it epochs = 120 and so on, then [points.loose]; a point may have a prior too.""",
 )
 EVALUATE = tyro.conf.subcommand(
     "evaluate",

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import io
 import json
+import re
 import shlex
 import sys
 import threading
@@ -101,8 +102,11 @@ def _parse(args: list[str]) -> Train | Compare | Evaluate | Posterior | Compact 
     if isinstance(command, Train):
         return tyro.cli(Command, args=args, default=Train(**fields), **PARSER)
     # tyro would append the priors of the command line to those of the file; they are to replace them.
-    flags: Compare = tyro.cli(Command, args=args, default=Compare(**{**fields, "prior": ()}), **PARSER)
-    return dataclasses.replace(flags, prior=flags.prior or fields["prior"])
+    default: Any = Compare(**{**fields, "prior": (), "vary": (), "points": {}})
+    flags: Compare = tyro.cli(Command, args=args, default=default, **PARSER)
+    return dataclasses.replace(
+        flags, prior=flags.prior or fields["prior"], vary=fields["vary"], points=fields["points"]
+    )
 
 
 def _defaults(command: Train | Compare, args: list[str]) -> runs.TrainConfig | studies.StudyConfig | None:
@@ -121,15 +125,41 @@ def _defaults(command: Train | Compare, args: list[str]) -> runs.TrainConfig | s
         raise ValueError(f"config: {command.config} is no file of settings ({error}); see --print-config") from None
     if other:
         raise ValueError(f"config: {command.config} is {other}")
-    if isinstance(command, Compare) and command.study is not None and studies.is_study(command.study):
-        settings = studies.read_config(command.study).to_json() | settings
-    is_flag = any(arg.split("=")[0] == "--network" for arg in args)
-    network = command.network if is_flag else settings.get("network", command.network)
+    flags = _flags(args)
+    if isinstance(command, Compare):
+        settings = _of_study(command, settings, flags)
+    network = command.network if "network" in flags else settings.get("network", command.network)
     own = runs.recipe(network)
     if not settings and own == runs.TrainConfig():
         return None
     shared = {f.name for f in dataclasses.fields(runs.Settings)}
     return kind.from_json({k: v for k, v in own.to_json().items() if k in shared} | settings)
+
+
+def _flags(args: Sequence[str]) -> set[str]:
+    """The settings that the command line has a flag for."""
+    names = {arg.split("=")[0].removeprefix("--").replace("-", "_") for arg in args if arg.startswith("--")}
+    return names | {name.removeprefix("no_") for name in names}
+
+
+def _of_study(command: Compare, settings: dict[str, Any], flags: set[str]) -> dict[str, Any]:
+    """What holds where the flags are silent, but for --vary, which is in it.
+
+    An axis of the command line takes the place of one of that name, or of a value for all, in the file; and that of
+    one in the study.
+    """
+    is_there = command.study is not None and studies.is_study(command.study)
+    lent = studies.read_config(command.study).to_json() if command.study and is_there else {}
+    merged = lent | settings
+    for name, read in (("vary", studies.axes.read_vary), ("points", studies.axes.read_points)):
+        found = {key: value for each in (lent, settings) for key, value in read(each.get(name, {})).items()}
+        if name == "vary":
+            studies.axes.check_given_once(settings, found)
+            found |= studies.axes.read_vary(studies.axes.from_words(command.vary))
+            studies.axes.check_given_once(flags, found)
+        if found:
+            merged[name] = found
+    return merged
 
 
 def _other_kind(command: Train | Compare, settings: dict[str, Any]) -> str | None:
@@ -231,7 +261,20 @@ def _duration(seconds: float) -> str:
 
 def _print_config(config: runs.TrainConfig | studies.StudyConfig) -> None:
     config.validate()
-    print("".join(f"{k} = {json.dumps(v)}\n" for k, v in config.to_json().items() if v is not None), end="")
+    settings = config.to_json()
+    tables = {name: settings.pop(name) for name in ("vary", "points") if name in settings}
+    points = {f"points.{_toml_key(name)}": own for name, own in tables.pop("points", {}).items()}
+    print(_toml(settings), end="")
+    for name, table in {**tables, **points}.items():
+        print(f"\n[{name}]\n{_toml(table)}", end="")
+
+
+def _toml(table: dict[str, Any]) -> str:
+    return "".join(f"{name} = {json.dumps(value)}\n" for name, value in table.items() if value is not None)
+
+
+def _toml_key(name: str) -> str:
+    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else json.dumps(name)
 
 
 def _compare(command: Compare) -> None:

@@ -27,8 +27,9 @@ def print_table(
     header: Sequence[str],
     rows: Sequence[Sequence[str] | None],
     words: Collection[str] = (),
+    num_names: int = 1,
 ) -> None:
-    """A table under its title; as many as it takes, each with the first column, where it is wider than the terminal.
+    """A table under its title; as many as it takes, each with the first columns, where it is wider than the terminal.
 
     Args:
         console: where.
@@ -36,14 +37,16 @@ def print_table(
         header: a text a column, broken at spaces where that makes the table narrower.
         rows: a text a column, of several lines perhaps, the second and later of which are ranges; None is a rule.
         words: headers of columns that hold words in place of numbers and ranges.
+        num_names: how many columns, the first and those beside it, say what a row is of, and are in every table.
     """
     cells = [row for row in rows if row is not None]
     first = max(cell_len(line) for text in (header[0], *(row[0] for row in cells)) for line in text.split("\n"))
     longest = max((cell_len(piece) for row in cells for word in row[0].split() for piece in _pieces(word)), default=0)
     least = min(first, max(_NARROWEST, min(longest, _WIDEST)))
-    room = console.width - 1 - _FRAME
     widths = [_width(header[i], [row[i] for row in cells]) for i in range(1, len(header))]
-    unbroken = [max(width, cell_len(text)) for width, text in zip(widths, header[1:], strict=True)]
+    beside, widths = widths[: num_names - 1], widths[num_names - 1 :]
+    room = console.width - 1 - _FRAME - sum(width + _FRAME for width in beside)
+    unbroken = [max(width, cell_len(text)) for width, text in zip(widths, header[num_names:], strict=True)]
     if len(_split(unbroken, room - least)) == len(_split(widths, room - least)):
         widths = unbroken
     while first > least and len(_split(widths, room - first)) > len(_split(widths, room - least)):
@@ -51,17 +54,19 @@ def print_table(
     first = min(first, max(least, room - min(widths, default=0) - _FRAME))
     if title:
         print_text(console, title)
-    for columns in _split(widths, room - first):
+    for free in _split(widths, room - first):
+        columns = [*range(num_names - 1), *(num_names - 1 + i for i in free)]
+        widths_of_all = [*beside, *widths]
         table = Table(broken(header[0], first))
         for i in columns:
             justify: JustifyMethod = "left" if header[1 + i] in words else "right"
-            table.add_column(broken(header[1 + i], widths[i]), justify=justify)
+            table.add_column(broken(header[1 + i], widths_of_all[i]), justify=justify)
         for row in rows:
             if row is None:
                 table.add_section()
             else:
                 name = Text("\n".join(broken(line, first) for line in row[0].split("\n")))
-                cells_of = ((header[1 + i] in words, broken(row[1 + i], widths[i])) for i in columns)
+                cells_of = ((header[1 + i] in words, broken(row[1 + i], widths_of_all[i])) for i in columns)
                 table.add_row(name, *(Text(text) if is_words else _cell(text) for is_words, text in cells_of))
         console.print(table)
 

@@ -248,26 +248,37 @@ def _below(saved: str) -> str:
 
 
 def print_study(console: Console, study: studies.Study) -> None:
-    """What each prior costs and keeps: the mean over its seeds, and the range below it; then what failed."""
-    scored_on = next((result["scored_on"] for result in study.results.values()), "no")
-    what = f"{study.config.network} on {_data_name(study.config.dataset)}"
+    """What each setting costs and keeps: the mean over its seeds, and the range below it; then what failed."""
+    scored_on = " and ".join(sorted({result["scored_on"] for result in study.results.values()})) or "no"
+    what = f"{_of_all(study, 'network')} on {_of_all(study, 'dataset')}"
     table = study.table
     counts = {_counted(row) for _, row in table.iterrows()}
     each = f"; {counts.pop()} each" if len(counts) == 1 else ""
+    names = studies.tables.settings_header(table)
     costs = f"{what}, {studies.tables.label('kept', list(study.total.values()))} units"
     for title, scores in ((f"{what}, {scored_on} data", studies.tables.PREDICTIONS), (costs, studies.tables.COSTS)):
         rows = []
-        for prior, row in table.iterrows():
+        for key, row in table.iterrows():
             cells = [studies.tables.cell(row, score) for score in scores] if row["runs"] else [("", "")] * len(scores)
             shown = [mean + (f"\n{_in_lines(span)}" if row["runs"] > 1 else "") for mean, span in cells]
-            rows.append([f"{prior}{studies.tables.sign(row)}" + ("" if each else f"\n{_counted(row)}"), *shown])
+            first, *others = studies.tables.settings_cells(key, row)
+            first += studies.tables.sign(row) + ("" if each else f"\n{_counted(row)}")
+            rows.append([first, *others, *shown])
         console.print()
-        print_table(console, title + each, ["prior", *(name for name, _ in scores.values())], rows)
-    print_text(console, studies.tables.NOTE)
-    for note in studies.tables.notes(study.runs):
+        header = [*names, *(name for name, _ in scores.values())]
+        print_table(console, title + each, header, rows, num_names=len(names))
+    print_text(console, studies.tables.note(study.runs))
+    for note in [*study.config.told, *studies.tables.notes(study.runs)]:
         print_text(console, note)
     for failure in study.failures:
         print_line(console, f"failed: {failure.task}: {failure.reason}; see {failure.log}")
+
+
+def _of_all(study: studies.Study, setting: str) -> str:
+    """The network, or the data set, of a study's runs."""
+    found = {getattr(each.config, setting) for each in study.config.candidates()}
+    name = found.pop()
+    return f"{len(found) + 1} {setting}s" if found else _data_name(name) if setting == "dataset" else name
 
 
 def _data_name(dataset: str) -> str:

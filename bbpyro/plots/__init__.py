@@ -3,7 +3,7 @@
 from bbpyro.plots.check import guide_check
 from bbpyro.plots.gates import forest, input_map, intervals, keep_probability, prior_posterior
 from bbpyro.plots.predictions import predictions, reliability, threshold_sweep
-from bbpyro.plots.studies import PUBLISHED, error_flops, kept_epochs, loo_compare, priors_posteriors
+from bbpyro.plots.studies import PUBLISHED, error_flops, kept_epochs, loo_compare, priors_posteriors, setting
 from bbpyro.plots.style import COLORS, save
 from bbpyro.plots.training import elbo, kept_units
 
@@ -23,6 +23,7 @@ __all__ = [
     "predictions",
     "prior_posterior",
     "priors_posteriors",
+    "setting",
     "reliability",
     "save",
     "threshold_sweep",

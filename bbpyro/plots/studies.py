@@ -1,5 +1,6 @@
-"""Figures of a study: what each prior costs and keeps, and where it puts π."""
+"""Figures of a study: what each setting, such as a prior, costs and keeps, and where it puts π."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -41,17 +42,34 @@ PUBLISHED = {
     "lenet5-caffe": {"BB": [(0.57, 2.94), (0.65, 3.39)], "SBP": [(0.82, 4.81)], "DBB": [(0.64, 2.95)]},
 }
 _MARKERS = "osD^v"
+_STOPS = "osD^vP*X<>"
 _SAME_PLACE = 3.0  # points of a figure, 1/72 inch, within which two rings of one size look like one
 
 
-def error_flops(runs: pd.DataFrame, published: Mapping[str, Sequence[tuple[float, float]]] | None = None) -> Figure:
+def setting(keys: Sequence[str], values: Any) -> str:
+    """What a setting of a study is called: "Jeffreys(), gate learning rate 0.01"; `values` are those of the `keys`."""
+    parts = []
+    for key, value in zip(keys, values if isinstance(values, tuple) else (values,), strict=True):
+        shown = value if isinstance(value, str) else f"{value:.12g}"
+        parts.append(shown if key in ("prior", "point") else f"{key.replace('_', ' ')} {shown}")
+    return ", ".join(parts)
+
+
+def error_flops(
+    runs: pd.DataFrame,
+    published: Mapping[str, Sequence[tuple[float, float]]] | None = None,
+    keys: Sequence[str] = ("prior",),
+) -> Figure:
     """Error against FLOPs left: each seed a ring, each prior a colour and a size, so that none hides another.
 
-    Runs that are no better than the most frequent class, or have a layer without units, are marked.
+    Where another setting varies, its values are the points of a curve, each the mean of its seeds with their range; of
+    several such settings the first. Runs that are no better than the most frequent class, or have a layer without
+    units, are marked.
 
     Args:
         runs: `Study.runs`; its columns plain_error and majority_error, where there are any, become lines.
         published: points to put behind, by method: (error in percent, how many times fewer FLOPs).
+        keys: the columns of `runs` that tell settings apart, `Study.table.index.names`.
     """
     figure = new_figure(8.5, 4.4)
     (axis,) = panels(figure, 1, 1)
@@ -63,14 +81,10 @@ def error_flops(runs: pd.DataFrame, published: Mapping[str, Sequence[tuple[float
         [0.8 * 100 * f for f in runs["flops_left"] if f > 0]
         + [80 / s for p in (published or {}).values() for _, s in p]
     )
-    priors = list(runs["prior"].unique())
-    sizes = np.linspace(6 + 2.5 * (len(priors) - 1), 6, len(priors))
-    rings = []
-    for prior, shade, size in zip(priors, colors(len(priors)), sizes, strict=True):
-        group = runs[runs["prior"] == prior]
-        x = np.maximum(100 * group["flops_left"], low)  # a logarithm has no 0
-        style = {"color": shade, "markersize": size, "fillstyle": "none", "markeredgewidth": 1.6, "clip_on": False}
-        rings += axis.plot(x, 100 * group["error"], "o", **style, label=prior)
+    runs = runs.assign(flops_left=np.maximum(runs["flops_left"], low / 100))  # a logarithm has no 0
+    along = next((key for key in keys if key != "prior"), None)
+    curves = _split(runs, [key for key in keys if key != along])
+    rings = _draw_curves(axis, curves, along) if along else _draw_rings(axis, curves)
     values = np.concatenate([line.get_ydata() for line in axis.lines])
     _flops_axis(axis, min(low, 50))
     _error_axis(axis, values)
@@ -79,12 +93,72 @@ def error_flops(runs: pd.DataFrame, published: Mapping[str, Sequence[tuple[float
             error = 100 * pd.to_numeric(runs[name]).mean()  # a run that began from weights in a file has None
             above = "" if error <= axis.get_ylim()[1] else ", above the axis"
             axis.axhline(error, color="black", linestyle=dashes, linewidth=1, label=f"{text}, {error:.2f}%{above}")
-    axis.set_ylabel(f"error on {runs['scored_on'].iloc[0]} data, mean mask, %")
-    found = _annotate(figure, axis, runs, dict(zip(priors, rings, strict=True)))
+    axis.set_ylabel(f"error on {' and '.join(runs['scored_on'].unique())} data, mean mask, %")
+    found = _annotate(figure, axis, rings)
     told = [f"{sign}: {text}" for name, (sign, text) in MARKS.items() if name in found]
-    title(axis, "\n".join(["lower left is better; a ring a seed, ×2 two of them in one place", *told]))
+    marks = "a point the mean of its seeds, with their range; a ring a seed" if along else "a ring a seed"
+    title(axis, "\n".join([f"lower left is better; {marks}, ×2 two of them in one place", *told]))
     _legend_beside(axis)
     return figure
+
+
+def _split(runs: pd.DataFrame, keys: Sequence[str]) -> dict[str, pd.DataFrame]:
+    """The runs of each setting, by what it is called; those of numbers from the least on."""
+    if not keys:
+        return {"": runs}
+    groups = list(runs.groupby(list(keys), sort=False))
+    if all(isinstance(value, int | float | np.number) for key, _ in groups for value in key):
+        groups.sort(key=lambda each: each[0])
+    return {setting(keys, key): group for key, group in groups}
+
+
+def _draw_rings(axis: Axes, priors: Mapping[str, pd.DataFrame]) -> list[tuple[pd.DataFrame, Any]]:
+    """A ring a run, each prior in a colour and size; returns the runs of each, and its rings."""
+    sizes = np.linspace(6 + 2.5 * (len(priors) - 1), 6, len(priors))
+    rings = []
+    for (prior, group), shade, size in zip(priors.items(), colors(len(priors)), sizes, strict=True):
+        style = {"color": shade, "markersize": size, "fillstyle": "none", "markeredgewidth": 1.6, "clip_on": False}
+        rings += [(group, _place(axis, group, "o", label=prior, **style))]
+    return rings
+
+
+def _draw_curves(axis: Axes, curves: Mapping[str, pd.DataFrame], along: str) -> list[tuple[pd.DataFrame, Any]]:
+    """A curve through the means of each, along the values of one column; returns the runs of a point, and its rings."""
+    stops = _split(pd.concat(curves.values()), [along])
+    of_curves, of_stops = colors(len(curves)), colors(len(stops))
+    is_one = len(curves) == 1
+    shapes = dict.fromkeys(stops, "o") if is_one else dict(zip(stops, itertools.cycle(_STOPS), strict=False))
+    rings = []
+    for (name, runs), shade in zip(curves.items(), of_curves, strict=True):
+        points = _split(runs, [along])
+        means = pd.DataFrame({stop: group[["flops_left", "error"]].mean() for stop, group in points.items()}).T
+        shade = GREY if is_one else shade
+        _place(axis, means, "-", color=shade, linewidth=1.2, zorder=1.5, label=name or None)
+        for stop, group in points.items():
+            own = of_stops[list(stops).index(stop)] if is_one else shade
+            style: dict[str, Any] = {"color": own, "clip_on": False}
+            rings += [(group, _place(axis, group, shapes[stop], markersize=4, fillstyle="none", **style))]
+            x, y = 100 * group["flops_left"], 100 * group["error"]
+            axis.plot([x.min(), x.max()], [y.mean()] * 2, "-", linewidth=1, **style)
+            axis.plot([x.mean()] * 2, [y.min(), y.max()], "-", linewidth=1, **style)
+            label = _with_budget(stop, along, group) if is_one else None
+            _place(axis, means.loc[[stop]], shapes[stop], markersize=7, zorder=3, label=label, **style)
+    for stop, group in {} if is_one else stops.items():
+        label = _with_budget(stop, along, group)
+        axis.plot([], [], shapes[stop], color=GREY, markersize=7, label=label)
+    return rings
+
+
+def _place(axis: Axes, runs: pd.DataFrame, form: str, **style: Any) -> Any:
+    (line,) = axis.plot(100 * runs["flops_left"], 100 * runs["error"], form, **style)
+    return line
+
+
+def _with_budget(name: str, key: str, runs: pd.DataFrame) -> str:
+    """What a point is called, with the epochs it took where those differ from point to point."""
+    if key in ("epochs", "pretrain_epochs") or "budget" not in runs or runs["budget"].nunique() > 1:
+        return name
+    return f"{name}: {runs['budget'].iloc[0]} epochs"
 
 
 def _flops_axis(axis: Axes, low: float) -> None:
@@ -113,14 +187,14 @@ def _error_axis(axis: Axes, values: Any) -> None:
     axis.ticklabel_format(axis="y", useOffset=False)
 
 
-def _annotate(figure: Figure, axis: Axes, runs: pd.DataFrame, rings: Mapping[str, Any]) -> set[str]:
-    """Say where rings of one prior are in one place, and which runs have faults; returns which faults there are."""
+def _annotate(figure: Figure, axis: Axes, rings: Sequence[tuple[pd.DataFrame, Any]]) -> set[str]:
+    """Say where rings of one setting are in one place, and which runs have faults; returns which faults there are."""
     figure.draw_without_rendering()  # which puts the axes in their place
     points = 72 / figure.dpi
     said: list[Any] = []  # where there is a text already, and how many
     found: set[str] = set()
-    for prior, ring in rings.items():
-        group = runs[runs["prior"] == prior].to_dict("records")
+    for runs, ring in rings:
+        group = runs.to_dict("records")
         at = points * axis.transData.transform(ring.get_xydata())
         left = list(range(len(group)))
         while left:
@@ -145,10 +219,10 @@ def kept_epochs(
     total: Mapping[str, int],
     sides: Mapping[str, str] | None = None,
 ) -> Figure:
-    """Units kept after each epoch, a panel a layer, a colour a prior, a line a seed.
+    """Units kept after each epoch, a panel a layer, a colour a prior or other setting, a line a seed.
 
     Args:
-        histories: by prior, for each seed the records of :func:`bbpyro.fit`.
+        histories: by prior, or other setting, for each seed the records of :func:`bbpyro.fit`.
         total: by gate, its units.
         sides: by gate, the side of its layer that it is on, "input" or "output"; by default "input".
     """
@@ -168,15 +242,15 @@ def kept_epochs(
         row[0].set_ylabel("kept, %")
     for axis in axes[-1]:
         epoch_axis(axis, "epoch of SVI")
-    super_title(figure, "units kept, a line a seed; grey: the other priors")
+    super_title(figure, "units kept, a line a seed; grey: the others")
     return figure
 
 
 def priors_posteriors(studied: Mapping[str, Any]) -> Figure:
-    """How much of each prior, and of its posterior, lies above each value of π: a row a prior, a column a layer.
+    """How much of each prior, and of its posterior, lies above each value of π: a row a setting, a column a layer.
 
     Args:
-        studied: by prior, what :func:`bbpyro.to_arviz` returned, a chain a seed.
+        studied: by prior, or other setting, what :func:`bbpyro.to_arviz` returned, a chain a seed.
     """
     first = next(iter(studied.values()))
     names = gates(first)
@@ -202,7 +276,7 @@ def _seeds(idata: Any) -> str:
 
 
 def _grid(priors: Sequence[str], columns: Sequence[str]) -> tuple[Figure, Any]:
-    """A figure with a row for each prior, under its name, and a column for each layer: axes `[priors, columns]`."""
+    """A figure with a row for each setting, under its name, and a column for each layer: axes `[priors, columns]`."""
     width = min(3.2 * len(columns), max(13.0, 1.5 * len(columns)))
     figure = new_figure(max(6.0, width), 1.0 + 1.55 * len(priors))
     axes = np.array(panels(figure, len(priors), len(columns), sharex=True, sharey=True)).reshape(len(priors), -1)
@@ -222,10 +296,10 @@ def _legend_beside(axis: Axes) -> None:
 
 
 def loo_compare(loos: Mapping[str, Any]) -> Figure:
-    """The elpd of each prior by az.loo and its standard error; in grey that of its difference to the best.
+    """The elpd of each setting by az.loo and its standard error; in grey that of its difference to the best.
 
     Args:
-        loos: by prior, what :func:`bbpyro.posterior.loo` returned.
+        loos: by prior, or other setting, what :func:`bbpyro.posterior.loo` returned.
     """
     figure = new_figure(8, 1.2 + 0.5 * len(loos))
     (axis,) = panels(figure, 1, 1)

@@ -1,6 +1,6 @@
-"""Studies: priors times seeds, trained side by side, and compared in a table and its figures."""
+"""Studies: priors and other settings times seeds, trained side by side, and compared in a table and its figures."""
 
-from bbpyro.studies import tables
+from bbpyro.studies import axes, tables
 from bbpyro.studies.compare import (
     BACKENDS,
     Failure,
@@ -21,6 +21,7 @@ __all__ = [
     "Failure",
     "Study",
     "StudyConfig",
+    "axes",
     "check_workers",
     "compare",
     "default_folder",

@@ -1,4 +1,4 @@
-"""compare(): priors times seeds, each a run of its own in a process of its own, and what comes out."""
+"""compare(): priors and settings times seeds, each a run of its own in a process of its own, and what comes out."""
 
 import contextlib
 import dataclasses
@@ -18,7 +18,7 @@ from rich.console import Console
 
 from bbpyro import checkpoint, priors, runs
 from bbpyro.checkpoint import CheckpointError
-from bbpyro.studies import figures, tables, task
+from bbpyro.studies import axes, figures, tables, task
 from bbpyro.studies.config import StudyConfig
 from bbpyro.studies.display import display
 from bbpyro.version import __version__
@@ -54,7 +54,8 @@ class Study:
 
     def __repr__(self) -> str:
         counts = f"{len(self.results)} of {len(self.config.tasks())} runs done, {len(self.failures)} failed"
-        return f"Study({str(self.folder)!r}, {len(self.config.prior)} priors, {counts})"
+        what = "settings" if self.config.is_product else "priors"
+        return f"Study({str(self.folder)!r}, {len(self.config.candidates())} {what}, {counts})"
 
     @property
     def runs(self) -> pd.DataFrame:
@@ -63,13 +64,17 @@ class Study:
 
     @property
     def table(self) -> pd.DataFrame:
-        """A row for each prior: mean, lowest and highest of each score."""
-        return tables.by_prior(self.runs)
+        """A row for each setting: mean, lowest and highest of each score over seeds, and folds.
+
+        Its index is the prior, or the axes of more than one value ("prior", "point", settings by name).
+        """
+        return tables.by_setting(self.runs, self.config.keys)
 
     @property
     def total(self) -> dict[str, int]:
-        """The units of each gate."""
-        return next((result["total"] for result in self.results.values()), {})
+        """The units of each gate; none where the runs' networks differ."""
+        found = [result["total"] for result in self.results.values()]
+        return found[0] if found and all(total == found[0] for total in found) else {}
 
     def write(self, published: bool = False) -> None:
         """Write its tables, runs.csv, table.csv and table.md, and its figures into its folder.
@@ -77,11 +82,13 @@ class Study:
         Args:
             published: put the published points, where there are any for this network and MNIST, behind the errors.
         """
-        total = [units for units in self.total.values()]
-        tables.write(self.folder, self.table, self.runs, total)
+        tables.write(self.folder, self.table, self.runs, list(self.total.values()), self.config.told)
         if self.results:
-            network = self.config.network if published and self.config.dataset == "mnist" else None
-            runs.write_figures(self.folder, figures.draw(self.folder, self.runs, self.total, network))
+            totals = {name: result["total"] for name, result in self.results.items()}
+            made_of = {(each.config.network, each.config.dataset) for each in self.config.candidates()}
+            network = next(iter(made_of))[0] if published and {data for _, data in made_of} == {"mnist"} else None
+            behind = network if len(made_of) == 1 else None
+            runs.write_figures(self.folder, figures.draw(self.folder, self.runs, totals, self.config.keys, behind))
 
 
 def default_folder() -> Path:
@@ -90,8 +97,10 @@ def default_folder() -> Path:
 
 
 def compare(
-    prior: Sequence[priors.PriorLike] | StudyConfig,
+    prior: Sequence[priors.PriorLike] | StudyConfig | None = None,
     *,
+    vary: Mapping[str, Sequence[Any]] | None = None,
+    points: Mapping[str, Mapping[str, Any]] | None = None,
     seeds: int = 3,
     folder: Path | str | None = None,
     jobs: int = 1,
@@ -101,14 +110,18 @@ def compare(
     progress: bool | Console = True,
     **settings: Any,
 ) -> Study:
-    """Train each prior from each seed, and gather what came out.
+    """Train each prior with each of the varied settings from each seed, and gather what came out.
 
     A study that was killed goes on where it stopped when it is started again with the same folder: runs that ended are
-    not trained again, and others go on from their newest checkpoint. Priors and seeds may be added to it.
+    not trained again, and others go on from their newest checkpoint. Priors, values, points and seeds may be added.
 
     Args:
         prior: the priors on π, each an object of :mod:`bbpyro.priors` or its spelling, such as "Beta(1e-4, 1)" or
-            "module:name"; or the whole configuration.
+            "module:name"; or the whole configuration. By default three; where something else is compared, one.
+        vary: by setting, the values that are compared: {"gate_learning_rate": [0.005, 0.01], "epochs": [60, 120]} are
+            four. The folds of "validation_fold" are no settings to compare: scores are means over them and the seeds.
+        points: by a name of its own, settings that go together: {"tight": {"epochs": 120, "gate_learning_rate": 0.02}};
+            a point may also have a "prior" in place of those above. Beside `vary` it is one more axis.
         seeds: how many restarts of each.
         folder: of the study; by default runs/study-DATE-TIME.
         jobs: how many runs at once; a cluster's workers decide that themselves.
@@ -117,13 +130,16 @@ def compare(
         address: of that scheduler.
         published: put published points behind the errors, where there are any.
         progress: a progress display, or the rich console to draw it on.
-        **settings: of the runs, as in bbpyro train: network, dataset, epochs, …
+        **settings: that all runs share, as in bbpyro train: network, dataset, epochs, … A network that varies brings
+            no settings of its own.
 
     Raises:
         ValueError: a setting is out of range, or differs from that of the study in the folder.
         ImportError: the cluster's library is not installed.
     """
-    config = prior if isinstance(prior, StudyConfig) else _config(prior, seeds, settings)
+    if isinstance(prior, StudyConfig) and (vary or points or settings):
+        raise ValueError("prior is a whole configuration; put vary, points and settings into it")
+    config = prior if isinstance(prior, StudyConfig) else _config(prior, seeds, settings, vary or {}, points or {})
     check_workers(jobs, backend, address)
     folder = Path(folder or default_folder())
     prepare(folder, config, jobs if backend == "processes" else 1)
@@ -151,7 +167,7 @@ def train(
             folder.absolute() / "runs" / name,
             _log(folder, name).absolute(),
             tasks[name],
-            made_from.get(tasks[name].prior, {}),
+            made_from.get(_origin(config, name, tasks[name]), {}),
             *here,
         )
         for name in waiting
@@ -227,18 +243,27 @@ def _altered(path: Path, error: Exception) -> CheckpointError:
     return CheckpointError(f"{path} was altered, or written by another version of bbpyro ({error})")
 
 
-def _config(prior: Sequence[priors.PriorLike], seeds: int, settings: dict[str, Any]) -> StudyConfig:
+def _config(
+    prior: Sequence[priors.PriorLike] | None,
+    seeds: int,
+    settings: dict[str, Any],
+    vary: Mapping[str, Any],
+    points: Mapping[str, Any],
+) -> StudyConfig:
     known = {field.name for field in dataclasses.fields(runs.Settings)}
     for name in settings:
         if name not in known:
             raise ValueError(f"unknown setting {name!r}, wanted one of {', '.join(sorted(known))}")
+    axes.check_given_once(settings, axes.read_vary(vary))
     own = runs.recipe(settings.get("network", runs.Settings.network)).to_json()
     if not isinstance(settings.get("weight_prior", ""), str):
         settings = {**settings, "weight_prior": repr(settings["weight_prior"])}
     given = {name: str(value) if isinstance(value, Path) else value for name, value in settings.items()}
-    named = [prior] if isinstance(prior, str | Mapping) or callable(prior) else prior
-    spelled = [priors.spell(each) for each in named]
-    return StudyConfig.from_json({**{k: own[k] for k in known}, **given, "prior": spelled, "seeds": seeds})
+    compared: dict[str, Any] = {"vary": vary, "points": points}
+    if prior is not None:
+        named = [prior] if isinstance(prior, str | Mapping) or callable(prior) else prior
+        compared["prior"] = [priors.spell(each) for each in named]
+    return StudyConfig.from_json({**{k: own[k] for k in known}, **given, **compared, "seeds": seeds})
 
 
 def prepare(
@@ -288,29 +313,46 @@ def _check_origins(
         ValueError: a setting does not fit, or data, weights or a module of the user's are not those that runs of the
             study were made from.
     """
-    dataset, made_from, noted, tasks = None, {}, _made_from(folder), config.tasks()
-    for name, run in tasks.items():
-        if run.prior not in made_from:
+    made_from: dict[str, Any] = {}
+    noted, tasks = _made_from(folder), config.tasks()
+    dataset, loaded = None, None
+    for name, run in sorted(tasks.items(), key=lambda task: str(_data_of(task[1]))):  # each data set is loaded once
+        if loaded != _data_of(run):
+            dataset, loaded = None, _data_of(run)
+        origin = _origin(config, name, run)
+        if origin not in made_from:
+            is_new = dataset is None
             dataset = runs.check_settings(run, dataset, min(jobs, len(tasks)))
-            made_from[run.prior] = runs.describe(run, dataset)
-            runs.check_same(noted.get(run.prior, {}), made_from[run.prior], f"study {folder}", run)
+            made_from[origin] = runs.describe(run, dataset)
+            runs.check_same(noted.get(origin, {}), made_from[origin], f"study {folder}", run)
+            if note and is_new and dataset.scale_note:
+                note(dataset.scale_note)
         with contextlib.suppress(CheckpointError):  # there is none yet, or it is damaged, of which it tells itself
             found = runs.read_config(folder / "runs" / name)[1]
-            runs.check_same(found, made_from[run.prior], f"run {folder / 'runs' / name}", run)
-    if note and dataset and dataset.scale_note:
-        note(dataset.scale_note)
+            runs.check_same(found, made_from[origin], f"run {folder / 'runs' / name}", run)
     return made_from
 
 
+def _data_of(run: runs.TrainConfig) -> tuple[Any, ...]:
+    """What says which data a run is of."""
+    return run.dataset, run.data_dir, run.validation_size, run.validation_fold
+
+
+def _origin(config: StudyConfig, name: str, run: runs.TrainConfig) -> str:
+    """Under what the study keeps what a run is made from, which is the same for all seeds."""
+    return name.rpartition("seed-")[0] if config.is_product else run.prior
+
+
 def _made_from(folder: Path) -> dict[str, Any]:
-    """What :func:`_check_origins` found when the study was last started, by prior."""
+    """What :func:`_check_origins` found when the study was last started, by :func:`_origin`."""
     if not is_study(folder):
         return {}
     return dict(json.loads((folder / CONFIG).read_text(encoding="utf-8")).get("made_from", {}))
 
 
 def _log(folder: Path, name: str) -> Path:
-    return folder / "logs" / f"{name.replace('/', '-')}.log"
+    *parents, last, seed = name.split("/")
+    return folder.joinpath("logs", *parents, f"{last}-{seed}.log")
 
 
 def _gather(folder: Path, config: StudyConfig, reasons: dict[str, str]) -> Study:

@@ -1,85 +1,240 @@
-"""The settings of a study: those its runs share, the priors that are compared, and how many seeds each has."""
+"""The settings of a study: those its runs share, what is compared, and how many seeds each has."""
 
 import dataclasses
-import re
-from dataclasses import dataclass
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 from bbpyro import runs
+from bbpyro.studies import axes
+from bbpyro.studies.axes import FOLD, slug
+
+_MOST = 10_000  # seeds, and products of values
+_LONGEST = 200  # bytes in the name of a folder; many file systems take 255
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One of what a study compares; its runs differ in their seeds, and validation folds, alone.
+
+    Attributes:
+        folder: of its runs, below those of the study.
+        shown: by axis ("prior", "point", a setting's name), its value as a table shows it.
+        config: the settings of its runs, of the first seed and fold.
+    """
+
+    folder: str
+    shown: Mapping[str, Any]
+    config: runs.TrainConfig
+
+    @property
+    def budget(self) -> str:
+        """The epochs of pretraining and of SVI: "10 + 60"."""
+        return f"{0 if self.config.pretrained else self.config.pretrain_epochs} + {self.config.epochs}"
 
 
 @dataclass(frozen=True)
 class StudyConfig(runs.Settings):
-    """Everything that decides the numbers of a study."""
+    """Everything that decides the numbers of a study: the product of its priors, points and varied settings.
+
+    What is in `vary` or in a point takes the place of the setting that all runs share.
+    """
 
     prior: tuple[str, ...] = ("Beta(0.0001, 1)", "IndianBuffet(5)", "FixedRate(0.5)")
     """The priors on π, each as bbpyro train takes it."""
     seeds: int = 3
     """Each prior is trained from the seeds 0, 1, … below this number."""
+    vary: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    """The values that settings take, by name; folds of the validation data are averaged over, as seeds are."""
+    points: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Settings that go together, by a name for each; one of them may be a prior, in place of the study's."""
+
+    @property
+    def is_product(self) -> bool:
+        """Whether anything but the prior is compared."""
+        return bool(self.vary or self.points)
+
+    @property
+    def keys(self) -> list[str]:
+        """What tells the rows of its table apart: the axes of more than one value; where there is none, the prior."""
+        is_shared = any("prior" not in own for own in self.points.values()) or not self.points
+        sizes = {"prior": len(self.prior) if is_shared else 1, "point": len(self.points)}
+        sizes |= {name: len(values) for name, values in self.vary.items() if name != FOLD}
+        return [name for name, size in sizes.items() if size > 1] or ["prior"]
+
+    @property
+    def compared(self) -> list[str]:
+        """The settings that are not the same in all its runs, but for prior, seed and fold."""
+        names = [*self.vary, *(name for own in self.points.values() for name in own if name != "prior")]
+        return [name for name in dict.fromkeys(names) if name != FOLD or FOLD not in self.vary]
+
+    @property
+    def told(self) -> list[str]:
+        """What each point is made of."""
+        spelled = {
+            point: [f"{name.replace('_', ' ')} {axes.text(name, value)}" for name, value in own.items()]
+            for point, own in self.points.items()
+        }
+        return [f"{point}: {', '.join(parts) or 'as all runs'}" for point, parts in spelled.items()]
 
     def validate(self) -> None:
         """Raise a ValueError that names the first setting out of range."""
-        super().validate()
-        if not 1 <= self.seeds <= 10_000:
+        if not 1 <= self.seeds <= _MOST:
             raise ValueError(f"seeds is {self.seeds}, wanted at least 1, at most 10,000")
         if not self.prior:
             raise ValueError("prior: there is none to compare; name at least one")
+        self._check_axes()
         names: dict[str, str] = {}
-        for text, config in zip(self.prior, self._first_seeds(), strict=True):
-            config.validate()
-            if slug(config.prior) in names:
-                raise ValueError(f"prior: {names[slug(config.prior)]} and {text} are the same; name each once")
-            names[slug(config.prior)] = text
+        for typed, each in zip(self._typed(), self.candidates(), strict=True):
+            for fold in self.vary.get(FOLD, [each.config.validation_fold]):
+                dataclasses.replace(each.config, validation_fold=fold).validate()
+            if len(each.folder.rsplit("/", 1)[-1].encode()) > _LONGEST and self.is_product:
+                raise ValueError(f"vary: the values make a name too long for a folder, {each.folder}; vary fewer")
+            if each.folder in names:
+                raise ValueError(f"prior: {names[each.folder]} and {typed.config.prior} are the same; name each once")
+            names[each.folder] = typed.config.prior
+
+    def _check_axes(self) -> None:
+        """Raise a ValueError where an axis has a value twice, or there are too many, or one setting is on two."""
+        for name, values in self.vary.items():
+            spelled = [axes.text(name, axes.canonical(name, value)) for value in values]
+            for i, each in enumerate(spelled):
+                if each in spelled[:i]:
+                    raise ValueError(f"vary: {name} has {axes.text(name, values[i])} twice; name each value once")
+        for point, own in self.points.items():
+            for name in own:
+                if name in self.vary:
+                    raise ValueError(f"points: {point} has {name}, which is in vary too; leave it out of one of them")
+        if all("prior" in own for own in self.points.values()) and self.points and len(self.prior) > 1:
+            raise ValueError(f"prior: each point has its own, so leave out {' and '.join(self.prior)}")
+        for one, two in itertools.combinations(self.points, 2):
+            if self._point(one) == self._point(two):
+                raise ValueError(f"points: {one} and {two} have the same settings; leave one of them out")
+        count = math.prod(map(len, [self.prior, *filter(None, [self.points]), *self.vary.values()]))
+        if count > _MOST:
+            raise ValueError(f"vary: the product of all values has {count:,} settings, wanted at most {_MOST:,}")
+
+    def _point(self, name: str) -> dict[str, Any]:
+        """All settings of a point, but those that vary beside it."""
+        own = {"prior": None, **self.points[name]}
+        shared = {k: own.get(k, getattr(self, k)) for k in self._shared() if k not in self.vary}
+        return {k: v if v is None else axes.canonical(k, v) for k, v in {"prior": own["prior"], **shared}.items()}
 
     def tasks(self) -> dict[str, runs.TrainConfig]:
         """The runs of the study, by the name of their folder below it."""
+        return {name: run for each in self.candidates() for name, run in self.runs_of(each).items()}
+
+    def runs_of(self, candidate: Candidate) -> dict[str, runs.TrainConfig]:
+        """Those of one candidate: each fold, from each seed."""
         return {
-            f"{slug(config.prior)}/seed-{seed}": dataclasses.replace(config, seed=seed)
-            for config in self._first_seeds()
+            f"{candidate.folder}/{f'fold-{fold}-' if FOLD in self.vary else ''}seed-{seed}": dataclasses.replace(
+                candidate.config, validation_fold=fold, seed=seed
+            )
+            for fold in self.vary.get(FOLD, [candidate.config.validation_fold])
             for seed in range(self.seeds)
         }
 
+    def candidates(self) -> list[Candidate]:
+        """What is compared, in the order of the table; settings in one spelling."""
+        found = []
+        for each in self._typed():
+            config = each.config.canonical()
+            folder = "/".join(filter(None, [slug(config.prior), each.folder]))
+            found.append(Candidate(folder, {"prior": config.prior, **each.shown}, config))
+        return found
+
+    def _typed(self) -> list[Candidate]:
+        """What is compared, with priors as they were typed, which are not in the names of the folders yet."""
+        names = [name for name in self.vary if name != FOLD]
+        columns = [axes.axis(name, self.vary[name]) for name in names]
+        if self.points:
+            names, columns = ["point", *names], [axes.axis_of_points(self.points), *columns]
+        found = []
+        for i, prior in enumerate(self.prior):
+            for values in itertools.product(*columns):
+                own = {name: value for each in values for name, value in each.settings.items()}
+                if i and "prior" in own:  # it is there once, whatever the study's priors
+                    continue
+                shown = {name: value.shown for name, value in zip(names, values, strict=True)}
+                config = runs.TrainConfig(**{**self._shared(), "prior": prior, **own})
+                found.append(Candidate(",".join(value.slug for value in values), shown, config))
+        return found
+
+    def _shared(self) -> dict[str, Any]:
+        """The settings that all runs have, unless a point or an axis says otherwise."""
+        return {each.name: getattr(self, each.name) for each in dataclasses.fields(runs.Settings)}
+
     def extended_by(self, other: "StudyConfig") -> Self:
-        """This study with the priors and seeds of another too.
+        """This study with the priors, points, values and seeds of another too.
 
         Raises:
-            ValueError: another setting differs.
+            ValueError: another setting differs, or what varies.
         """
         mine, theirs = self.canonical(), other.canonical()
-        for field in dataclasses.fields(runs.Settings):
-            one, two = getattr(mine, field.name), getattr(theirs, field.name)
-            if one != two:
-                name = field.name.replace("_", "-")
-                raise ValueError(f"{name} is {two}, but {one} in the study that is there; name another folder")
-        added = tuple(prior for prior in theirs.prior if prior not in mine.prior)
-        return dataclasses.replace(mine, prior=mine.prior + added, seeds=max(mine.seeds, theirs.seeds))
+        for name, one in mine._shared().items():
+            varies = [name in each.vary for each in (mine, theirs)]
+            two = getattr(theirs, name)
+            if any(varies) and not all(varies) or not any(varies) and one != two:
+                was, wanted = (
+                    f"one of {', '.join(axes.text(name, value) for value in each.vary[name])}"
+                    if name in each.vary
+                    else axes.text(name, getattr(each, name))
+                    for each in (mine, theirs)
+                )
+                raise _differs(name.replace("_", "-"), wanted, was)
+        if bool(mine.points) != bool(theirs.points):
+            raise _differs("points", *(", ".join(each.points) or "none" for each in (theirs, mine)))
+        for name in mine.points.keys() & theirs.points.keys():
+            one, two = mine.points[name], theirs.points[name]
+            for setting in sorted({k for k in one.keys() | two.keys() if one.get(k, ...) != two.get(k, ...)}):
+                told = (axes.text(setting, e[setting]) if setting in e else "not there" for e in (two, one))
+                raise _differs(f"points: {setting.replace('_', '-')} of {name}", *told)
+        vary = {
+            name: (*values, *(value for value in theirs.vary[name] if value not in values))
+            for name, values in mine.vary.items()
+        }
+        return dataclasses.replace(
+            mine,
+            prior=mine.prior + tuple(prior for prior in theirs.prior if prior not in mine.prior),
+            seeds=max(mine.seeds, theirs.seeds),
+            vary=vary,
+            points={**mine.points, **theirs.points},
+        )
 
     def canonical(self) -> Self:
         """The same settings in one spelling, of use from any working directory."""
-        spelled = tuple(config.prior for config in self._first_seeds())
-        return dataclasses.replace(self.with_absolute_paths(), prior=spelled)
+        return dataclasses.replace(
+            self.with_absolute_paths(),
+            prior=tuple(runs.TrainConfig(prior=prior).canonical().prior for prior in self.prior),
+            vary={name: tuple(axes.canonical(name, v) for v in values) for name, values in self.vary.items()},
+            points={p: {k: axes.canonical(k, v) for k, v in own.items()} for p, own in self.points.items()},
+        )
 
     def check_modules(self) -> None:
         """Raise a ValueError, which names the setting, where a module of the user's cannot be imported from here."""
-        for config in self._as_typed():
-            config.check_modules()
+        for each in self._typed():
+            each.config.check_modules()
 
-    def _first_seeds(self) -> list[runs.TrainConfig]:
-        return [config.canonical() for config in self._as_typed()]
-
-    def _as_typed(self) -> list[runs.TrainConfig]:
-        shared = {field.name: getattr(self, field.name) for field in dataclasses.fields(runs.Settings)}
-        return [runs.TrainConfig(**shared, prior=prior) for prior in self.prior]
+    def to_json(self) -> dict[str, Any]:
+        """As for a run; settings that vary are in "vary" alone."""
+        settings = {k: v for k, v in super().to_json().items() if k not in self.vary and k not in ("vary", "points")}
+        vary = {name: [axes.to_json(value) for value in values] for name, values in self.vary.items()}
+        points = {p: {k: axes.to_json(v) for k, v in own.items()} for p, own in self.points.items()}
+        return {**settings, **{k: v for k, v in (("vary", vary), ("points", points)) if v}}
 
     @classmethod
     def from_json(cls, settings: dict[str, Any]) -> Self:
-        """As for a run; of one prior the list may be left out."""
-        named = settings.get("prior", cls.prior)
+        """As for a run; of one prior the list may be left out, and of a study that varies something else all of it."""
+        vary, points = axes.read_vary(settings.get("vary", {})), axes.read_points(settings.get("points", {}))
+        named = settings.get("prior", cls.prior[:1] if vary or points else cls.prior)
         if named in ([], ()):
             raise ValueError("prior: there is none to compare; name at least one")
-        return super().from_json({**settings, "prior": (named,) if isinstance(named, str) else named})
+        rest = {k: v for k, v in settings.items() if k not in ("vary", "points")}
+        made = super().from_json({**rest, "prior": (named,) if isinstance(named, str) else named})
+        return dataclasses.replace(made, vary=vary, points=points)
 
 
-def slug(text: str) -> str:
-    """What a prior is called in the file system."""
-    return re.sub(r"[^\w.+-]+", "-", text.replace("*", "all")).strip("-").lower()
+def _differs(name: str, wanted: str, was: str) -> ValueError:
+    return ValueError(f"{name} is {wanted}, but {was} in the study that is there; name another folder")

@@ -11,36 +11,57 @@ from matplotlib.figure import Figure
 from bbpyro import plots, posterior
 from bbpyro.posterior import container
 from bbpyro.studies import task
+from bbpyro.studies.axes import FOLD
+
+_DATA = {"dataset", "data_dir", "validation_size"}  # settings that decide which data az.loo is of
 
 
-def draw(folder: Path, runs: pd.DataFrame, total: Mapping[str, int], published: str | None = None) -> dict[str, Figure]:
-    """The figures of the runs that ended, by file name.
+def draw(
+    folder: Path,
+    runs: pd.DataFrame,
+    totals: Mapping[str, Mapping[str, int]],
+    keys: Sequence[str],
+    published: str | None = None,
+) -> dict[str, Figure]:
+    """The figures of the runs that ended, by file name; of networks of different gates those of layers are several.
 
     Args:
         folder: of the study.
         runs: a row a run.
-        total: by gate, its units.
+        totals: by run, the units of each gate.
+        keys: the columns of `runs` that tell its settings apart.
         published: the network whose published points stand behind; None for none.
     """
     runs = runs.dropna(subset="error")
-    by_prior = {
-        str(p): [folder / "runs" / run for run in group["run"]] for p, group in runs.groupby("prior", sort=False)
-    }
-    restarts = {
-        prior: container.as_chains([each / task.LOO for each in folders]) for prior, folders in by_prior.items()
-    }
-    histories = {prior: [_svi_history(each) for each in folders] for prior, folders in by_prior.items()}
-    first = next(iter(restarts.values()))
-    sides = {gate: posterior.side(first, gate) for gate in total}
     behind = plots.PUBLISHED.get(published or "", {})
-    figures = {
-        "error_flops": plots.error_flops(runs, behind),
-        "kept_epochs": plots.kept_epochs(histories, total, sides),
-        "priors_posteriors": plots.priors_posteriors(restarts),
+    figures = {"error_flops": plots.error_flops(runs, behind, keys)}
+    settings = {plots.setting(keys, key): group for key, group in runs.groupby(list(keys), sort=False)}
+    histories = {
+        name: [_svi_history(folder / "runs" / run) for run in group["run"]] for name, group in settings.items()
     }
-    if len(restarts) > 1:
-        figures["loo_compare"] = plots.loo_compare({prior: posterior.loo(idata) for prior, idata in restarts.items()})
+    restarts = {name: _restarts(folder, group) for name, group in settings.items()}
+    alike: dict[tuple[tuple[str, int], ...], list[str]] = {}  # names of settings by the gates of their networks
+    for name, group in settings.items():
+        alike.setdefault(tuple(totals[group["run"].iloc[0]].items()), []).append(name)
+    for i, (gates, names) in enumerate(alike.items()):
+        number = f"-{i + 1}" if i else ""
+        sides = {gate: posterior.side(restarts[names[0]], gate) for gate, _ in gates}
+        of_these = {name: histories[name] for name in names}
+        figures[f"kept_epochs{number}"] = plots.kept_epochs(of_these, dict(gates), sides)
+        figures[f"priors_posteriors{number}"] = plots.priors_posteriors({name: restarts[name] for name in names})
+    if len(settings) > 1 and not _DATA & set(runs.columns):
+        loos = {name: posterior.loo(_restarts(folder, _of_one_fold(group))) for name, group in settings.items()}
+        figures["loo_compare"] = plots.loo_compare(loos)
     return figures
+
+
+def _restarts(folder: Path, runs: pd.DataFrame) -> Any:
+    return container.as_chains([folder / "runs" / run / task.LOO for run in runs["run"]])
+
+
+def _of_one_fold(runs: pd.DataFrame) -> pd.DataFrame:
+    """Those whose az.loo is of the same data."""
+    return runs[runs[FOLD] == runs[FOLD].min()] if FOLD in runs else runs
 
 
 def _svi_history(folder: Path) -> Sequence[Mapping[str, Any]]:

@@ -1,4 +1,4 @@
-"""The tables of a study: a row a run, and a row a prior with the mean and the range of its seeds."""
+"""The tables of a study: a row a run, and a row a setting with the mean and the range of its seeds."""
 
 import statistics
 from collections.abc import Mapping, Sequence
@@ -9,6 +9,8 @@ import pandas as pd
 
 from bbpyro import checkpoint
 from bbpyro.plots.marks import MARKS, faults
+from bbpyro.studies import axes
+from bbpyro.studies.axes import FOLD
 from bbpyro.studies.config import StudyConfig
 
 # What is compared, in the order of the columns, and how a number of it is written; "kept" has one for each layer.
@@ -36,41 +38,73 @@ NOTE = (
 
 
 def by_run(config: StudyConfig, results: Mapping[str, Mapping[str, Any]], reasons: Mapping[str, str]) -> pd.DataFrame:
-    """A row for each run that ended or failed: prior, seed, scores, units kept by layer, and what went wrong."""
+    """A row for each run that ended or failed: what was compared, seed, scores, units kept, and what went wrong.
+
+    What was compared: prior, point, each setting that is not the same in all runs, and, where that differs, the budget.
+    """
     rows = []
-    for name, run in config.tasks().items():
-        row: dict[str, Any] = {"run": name, "prior": run.prior, "seed": run.seed}
-        if name in results:
-            result = results[name]
-            scalars = {k: v for k, v in result.items() if not isinstance(v, Mapping)}
-            kept = {f"kept {gate.removesuffix('.gate')}": count for gate, count in result["kept"].items()}
-            rows.append({**row, **kept, **scalars})
-        elif name in reasons:
-            rows.append({**row, "failed": reasons[name]})
+    candidates = config.candidates()
+    is_budget = len({each.budget for each in candidates}) > 1
+    for each in candidates:
+        values = {name: axes.shown(name, getattr(each.config, name)) for name in config.compared} | each.shown
+        own = {"prior": values.pop("prior"), **values} | ({"budget": each.budget} if is_budget else {})
+        for name, run in config.runs_of(each).items():
+            fold = {FOLD: run.validation_fold} if FOLD in config.vary else {}
+            row: dict[str, Any] = {"run": name, **own, **fold, "seed": run.seed}
+            if name in results:
+                result = results[name]
+                scalars = {k: v for k, v in result.items() if not isinstance(v, Mapping)}
+                kept = {f"kept {gate.removesuffix('.gate')}": count for gate, count in result["kept"].items()}
+                rows.append({**row, **kept, **scalars})
+            elif name in reasons:
+                rows.append({**row, "failed": reasons[name]})
     return pd.DataFrame(rows)
 
 
-def by_prior(runs: pd.DataFrame) -> pd.DataFrame:
-    """Mean, lowest and highest of every score and of the units kept, a row for each prior in the order of the study."""
-    rows = {}
-    columns = [c for c in runs.columns if c in SCORES or c.startswith("kept ")]
-    for prior, group in runs.groupby("prior", sort=False) if len(runs) else ():
+def by_setting(runs: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
+    """Mean, lowest and highest of every score and of the units kept, a row for each setting in the order of the study.
+
+    Args:
+        runs: of :func:`by_run`.
+        keys: the columns of it that tell settings apart; they become the table's index.
+    """
+    rows, index = [], []
+    for key, group in runs.groupby(list(keys), sort=False) if len(runs) else ():
+        columns = [c for c in runs.columns if (c in SCORES or c.startswith("kept ")) and group[c].notna().any()]
         done = group.dropna(subset=columns) if columns else group.iloc[:0]
-        row: dict[str, Any] = {"runs": len(done), "failed": len(group) - len(done)}
+        row: dict[str, Any] = {"budget": group["budget"].iloc[0]} if "budget" in runs else {}
+        row |= {"runs": len(done), "failed": len(group) - len(done)}
         found = [fault for run in done.to_dict("records") for fault in faults(run)] if columns else []
         row |= {fault: found.count(fault) for fault in MARKS}
         for column in columns:
             for label, of in (("mean", statistics.mean), ("lowest", min), ("highest", max)):
-                row[f"{column} {label}"] = of(map(float, done[column])) if len(done) else None
-        rows[prior] = row
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("prior")
+                row[f"{column} {label}"] = of(map(float, done[column]))
+        rows.append(row)
+        index.append(key)
+    columns_of_index = [list(each) for each in zip(*index, strict=True)] or [[] for _ in keys]
+    if len(keys) == 1:
+        return pd.DataFrame(rows, index=pd.Index(columns_of_index[0], name=keys[0]))
+    return pd.DataFrame(rows, index=pd.MultiIndex.from_arrays(columns_of_index, names=keys))
+
+
+def settings_header(table: pd.DataFrame) -> list[str]:
+    """What the columns are called that say which setting a row of :func:`by_setting` is of."""
+    names = [str(name).replace("_", " ") for name in table.index.names]
+    return names + (["budget"] if "budget" in table else [])
+
+
+def settings_cells(key: Any, row: Any) -> list[str]:
+    """Which setting a row of :func:`by_setting` is of, as text; `key` is its place in the index."""
+    values = [*(key if isinstance(key, tuple) else (key,)), *([row["budget"]] if "budget" in row else [])]
+    return [value if isinstance(value, str) else f"{value:.12g}" for value in values]
 
 
 def cell(row: Any, score: str) -> tuple[str, str]:
-    """The mean of a score in a row of :func:`by_prior`, and its range, as text."""
+    """The mean of a score in a row of :func:`by_setting`, and its range, as text."""
     form = SCORES[score][1]
     names = [str(name).removesuffix(" mean") for name in row.index if str(name).endswith(" mean")]
     names = [name for name in names if name == score or name.startswith(f"{score} ")]
+    names = [name for name in names if pd.notna(row[f"{name} mean"])]  # layers that another network has
     mean, lowest, highest = (
         "-".join(form.format(row[f"{name} {which}"]) for name in names) for which in ("mean", "lowest", "highest")
     )
@@ -78,7 +112,7 @@ def cell(row: Any, score: str) -> tuple[str, str]:
 
 
 def sign(row: Any) -> str:
-    """The signs of the faults that runs of a prior have, as in " † ‡ 1 of 3"; of none nothing."""
+    """The signs of the faults that runs of a row have, as in " † ‡ 1 of 3"; of none nothing."""
     counts = {fault: row[fault] for fault in MARKS if row[fault]}
     return "".join(
         f" {MARKS[fault][0]}" + ("" if count == row["runs"] else f" {count:.0f} of {row['runs']:.0f}")
@@ -100,20 +134,27 @@ def notes(runs: pd.DataFrame) -> list[str]:
 
 
 def label(score: str, total: Sequence[int]) -> str:
-    """What the column of a score is called; `total` are the units of each layer."""
-    return f"kept of {'-'.join(map(str, total))}" if score == "kept" else SCORES[score][0]
+    """What the column of a score is called; `total` are the units of each layer, none where networks differ."""
+    return f"kept of {'-'.join(map(str, total))}" if score == "kept" and total else SCORES[score][0]
 
 
-def to_markdown(table: pd.DataFrame, runs: pd.DataFrame, total: Sequence[int]) -> str:
-    """The table of priors in Markdown, with the runs that failed below it."""
-    lines = [["prior", "runs", *(label(score, total) for score in SCORES)]]
+def note(runs: pd.DataFrame) -> str:
+    """What the numbers of the table are."""
+    return NOTE.replace("of the seeds", "of the seeds and validation folds") if FOLD in runs else NOTE
+
+
+def to_markdown(table: pd.DataFrame, runs: pd.DataFrame, total: Sequence[int], told: Sequence[str] = ()) -> str:
+    """The table of settings in Markdown, with `told`, and the runs that failed, below it."""
+    lines = [[*settings_header(table), "runs", *(label(score, total) for score in SCORES)]]
     lines.append(["---"] * len(lines[0]))
-    for prior, row in table.iterrows():
+    for key, row in table.iterrows():
         cells = [cell(row, score) for score in SCORES] if row["runs"] else [("", "")] * len(SCORES)
         shown = [f"{mean} ({span})" if row["runs"] > 1 else mean for mean, span in cells]
-        lines.append([f"`{prior}`{sign(row)}", f"{row['runs']:.0f}", *shown])
-    text = "".join(f"| {' | '.join(line)} |\n" for line in lines) + f"\n{NOTE}.\n"
-    text += "".join(f"\n{note}\n" for note in notes(runs))
+        first, *others = settings_cells(key, row)
+        first = f"`{first}`" if table.index.names[0] == "prior" else first
+        lines.append([f"{first}{sign(row)}", *others, f"{row['runs']:.0f}", *shown])
+    text = "".join(f"| {' | '.join(line)} |\n" for line in lines) + f"\n{note(runs)}.\n"
+    text += "".join(f"\n{line}\n" for line in [*told, *notes(runs)])
     if "failed" in runs:
         failed = runs.dropna(subset="failed")
         text += "".join(
@@ -122,8 +163,10 @@ def to_markdown(table: pd.DataFrame, runs: pd.DataFrame, total: Sequence[int]) -
     return text
 
 
-def write(folder: Path, table: pd.DataFrame, runs: pd.DataFrame, total: Sequence[int]) -> None:
-    """Write runs.csv, table.csv and table.md into the study's folder."""
+def write(
+    folder: Path, table: pd.DataFrame, runs: pd.DataFrame, total: Sequence[int], told: Sequence[str] = ()
+) -> None:
+    """Write runs.csv, table.csv and table.md into the study's folder; arguments as above."""
     checkpoint.write_atomic(folder / "runs.csv", runs.to_csv(index=False).encode())
     checkpoint.write_atomic(folder / "table.csv", table.to_csv().encode())
-    checkpoint.write_atomic(folder / "table.md", to_markdown(table, runs, total).encode())
+    checkpoint.write_atomic(folder / "table.md", to_markdown(table, runs, total, told).encode())

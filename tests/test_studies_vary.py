@@ -1,0 +1,528 @@
+"""Studies of other settings than the prior: what varies, what its folders are called, and what its tables say."""
+
+import io
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from rich.console import Console
+
+import bbpyro
+from bbpyro import data, plots, priors, runs, studies
+from bbpyro.cli import main, report
+from bbpyro.studies import StudyConfig, tables
+
+PRIOR = "Beta(0.0001, 1)"
+SHORT: dict[str, Any] = {"pretrain_epochs": 1, "batch_size": 50}
+POINTS: dict[str, Any] = {
+    "tight": {"gate_learning_rate": 0.005, "epochs": 120},
+    "loose": {"gate_learning_rate": 0.05, "epochs": 60, "prior": "Jeffreys"},
+}
+
+
+@pytest.fixture(scope="module")
+def npz(tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("data") / "bars.npz"
+    bars = data.bars(num_train=80, num_test=50)
+    np.savez(path, **{name: getattr(bars, name).numpy() for name in ("x", "y", "x_test", "y_test")})
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def made(npz: str, tmp_path_factory: pytest.TempPathFactory) -> studies.Study:
+    """A study of two numbers of epochs, each on two folds."""
+    return bbpyro.compare(
+        [PRIOR],
+        vary={"epochs": [1, 2], "validation-fold": [0, 1]},
+        seeds=1,
+        folder=tmp_path_factory.mktemp("study") / "study",
+        progress=False,
+        dataset=npz,
+        validation_size=20,
+        **SHORT,
+    )
+
+
+def config(**settings: Any) -> StudyConfig:
+    return StudyConfig.from_json({"dataset": "bars", **settings})
+
+
+def folders(**settings: Any) -> list[str]:
+    return list(config(seeds=1, **settings).tasks())
+
+
+def invented(**settings: Any) -> studies.Study:
+    """A study that was never trained, with a number of its own for the error of each run."""
+    chosen = config(**{"dataset": "mnist", "seeds": 2, **settings})
+    results = {}
+    for i, (name, run) in enumerate(chosen.tasks().items()):
+        scores = dict.fromkeys(("nll", "ece", "nll_monte_carlo", "elbo", "elpd_loo"), 0.04)
+        costs = {"flops_left": 0.1 + 0.01 * i, "parameters_left": 0.15, "seconds": 60.0}
+        layers = {"fc1": 784, "fc2": 500} if run.network == "lenet-500-300" else {"conv1": 20}
+        total = {f"{layer}.gate": units for layer, units in layers.items()}
+        kept = {gate: 10 + i for gate in total}
+        scored_on = {"scored_on": run.scored_on, "error": 0.01 + 0.001 * i}
+        results[name] = {**scores, **costs, **scored_on, "kept": kept, "total": total}
+    return studies.Study(Path("study"), chosen, results, [])
+
+
+def printed(study: studies.Study) -> str:
+    out = io.StringIO()
+    report.print_study(Console(file=out, width=80), study)
+    return out.getvalue()
+
+
+# --- what is trained ---------------------------------------------------------------------------------------
+
+
+def test_a_study_is_the_product_of_its_axes() -> None:
+    chosen = config(prior=[PRIOR, "Jeffreys"], vary={"gate_learning_rate": [0.005, 0.01], "epochs": [60, 120]}, seeds=2)
+    tasks = chosen.tasks()
+    found = [(run.prior, run.gate_learning_rate, run.epochs, run.seed) for run in tasks.values()]
+    wanted = [(p, g, e, s) for p in (PRIOR, "Jeffreys()") for g in (0.005, 0.01) for e in (60, 120) for s in (0, 1)]
+    assert found == wanted
+    assert list(tasks)[0] == "beta-0.0001-1/gate-learning-rate=0.005,epochs=60/seed-0"
+    assert list(tasks)[-1] == "jeffreys/gate-learning-rate=0.01,epochs=120/seed-1"
+
+
+VALUES: dict[str, list[Any]] = {
+    "dataset": ["bars", "mnist"],
+    "network": ["lenet-500-300", "lenet5-caffe"],
+    "augmentation": ["none", "crop-flip"],
+    "weight_prior": ["none", "Laplace(0.5)"],
+    "weights": ["delta", "normal"],
+    "temperature": [0.1, 1],
+    "threshold": [0.001, 0],
+    "initial_keep_probability": ["none", 0.5],
+    "epochs": [3, 4],
+    "pretrain_epochs": [0, 1],
+    "pretrained": ["none", "net.safetensors"],
+    "batch_size": [10, 20],
+    "learning_rate": [1e-3, 1e-4],
+    "gate_learning_rate": [1e-2, 5e-3],
+    "schedule": ["cosine", "steps"],
+    "kl_warmup_epochs": [0, 5],
+    "kl_start": [[], [["conv*", 40], ["fc*", 6.5]]],
+    "elbo": ["trace", "mean-field"],
+    "shed": [True, False],
+    "validation_size": [0, 20],
+    "validation_fold": [0, 1],
+    "device": ["auto", "cpu"],
+    "precision": ["float32", "bf16"],
+    "threads": [1, 2],
+    "data_dir": ["none", "somewhere"],
+}
+
+
+def words(value: Any) -> str:
+    if isinstance(value, list):
+        return " ".join(str(part) for pair in value for part in pair) or "none"
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_every_setting_of_a_run_can_vary(name: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    values = VALUES[name]
+    size = {"validation_size": 10} if name == "validation_fold" else {}
+    chosen = config(seeds=1, vary={name: values}, **size)
+    chosen.validate()
+    found = [run.to_json()[name] for run in chosen.tasks().values()]
+    wanted = [None if value == "none" and name != "augmentation" else value for value in values]
+    if name in ("pretrained", "data_dir"):
+        wanted[1] = str(Path(wanted[1]).absolute())
+    assert found == wanted
+    assert len(set(chosen.tasks())) == 2
+    assert StudyConfig.from_json(json.loads(json.dumps(chosen.to_json()))).tasks() == chosen.tasks()
+    flags = ["--vary", name.replace("_", "-"), *map(words, values)]
+    flags += ["--validation-size", "10"] if size else []
+    main(["compare", *flags, "--print-config"])
+    text = capsys.readouterr().out
+    assert f"[vary]\n{name} = " in text and f"\n{name} = " not in text.split("[vary]")[0]
+    (tmp_path / "study.toml").write_text(text)
+    main(["compare", "--config", str(tmp_path / "study.toml"), "--print-config"])
+    assert capsys.readouterr().out == text
+
+
+def test_every_setting_is_in_the_test_above() -> None:
+    assert VALUES.keys() == {*runs.Settings.__dataclass_fields__}
+
+
+def test_points_are_settings_that_go_together() -> None:
+    chosen = config(points=POINTS, vary={"shed": [True, False]}, seeds=1)
+    found = {name: (r.prior, r.gate_learning_rate, r.epochs, r.shed) for name, r in chosen.tasks().items()}
+    assert found == {
+        "beta-0.0001-1/tight,shed=true/seed-0": (PRIOR, 0.005, 120, True),
+        "beta-0.0001-1/tight,shed=false/seed-0": (PRIOR, 0.005, 120, False),
+        "jeffreys/loose,shed=true/seed-0": ("Jeffreys()", 0.05, 60, True),
+        "jeffreys/loose,shed=false/seed-0": ("Jeffreys()", 0.05, 60, False),
+    }
+
+
+def test_a_point_with_a_prior_of_its_own_is_there_once_whatever_the_studys_priors() -> None:
+    chosen = config(prior=["Uniform", "Jeffreys"], points={"a": {}, "b": {"prior": PRIOR}}, seeds=1)
+    assert list(chosen.tasks()) == ["uniform/a/seed-0", "beta-0.0001-1/b/seed-0", "jeffreys/a/seed-0"]
+
+
+def test_without_a_prior_there_is_one_where_something_else_is_compared() -> None:
+    assert config().prior == StudyConfig.prior and len(StudyConfig.prior) == 3
+    assert config(vary={"epochs": [1, 2]}).prior == (PRIOR,) == config(points=POINTS).prior
+
+
+def test_names_of_folders_do_not_clash_nor_change_as_values_are_added() -> None:
+    priors_on_w = ["Laplace(1)", "Laplace(1.5)"]
+    assert folders(vary={"weight_prior": priors_on_w})[1] == "beta-0.0001-1/weight-prior=laplace-1.5/seed-0"
+    starts = [[["a*", 1]], [["aall", 1]], [["a*", 2]]]
+    names = folders(vary={"kl_start": starts})
+    assert names == [f"beta-0.0001-1/kl-start=aall-{end}/seed-0" for end in ("1", "1-2", "2")]
+    assert folders(vary={"kl_start": starts[:2]}) == names[:2]
+    points = folders(points={"Tight": {"epochs": 1}, "tight": {"epochs": 2}, "a/b": {"epochs": 3}})
+    assert [name.split("/")[1] for name in points] == ["tight", "tight-2", "a-b"]
+    files = folders(vary={"dataset": ["a/bars.npz", "b/bars.npz"]})
+    assert [name.split("/")[1] for name in files] == ["dataset=bars.npz", "dataset=bars.npz-2"]
+    long = folders(vary={"kl_start": [[[f"layer{i}*", i] for i in range(2, n)] for n in (90, 91)]})
+    assert len(set(long)) == 2 and all(len(name) < 100 for name in long)
+
+
+def test_folds_of_a_study_are_of_other_data_and_in_folders_of_their_own(made: studies.Study, npz: str) -> None:
+    wanted = [f"beta-0.0001-1/epochs={e}/fold-{f}-seed-0" for e in (1, 2) for f in (0, 1)]
+    assert list(made.results) == wanted and made.failures == []
+    whole = data.load(npz)
+    for name in wanted:
+        run = runs.load(made.folder / "runs" / name)
+        end = 80 - 20 * int("fold-1" in name)
+        assert (run.config.epochs, len(run.svi_history)) == (int("epochs=2" in name) + 1,) * 2
+        assert np.array_equal(run.dataset.x_test, whole.x[end - 20 : end]) and len(run.dataset.x) == 60
+
+
+# --- what is wrong is said before anything is made -----------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("vary", "mention"),
+    [
+        ({"depth": [1]}, "vary: unknown setting 'depth', wanted one of dataset, network"),
+        ({"epochs": []}, "vary: epochs has no values"),
+        ({"epochs": 60}, "vary: epochs is 60, wanted a list of values"),
+        ({"network": "lenet-500-300"}, "vary: network is 'lenet-500-300', wanted a list of values"),
+        ({"epochs": [60, "many"]}, "vary: epochs is 'many', wanted a whole number"),
+        ({"epochs": [60, 1.5]}, "vary: epochs is 1.5, wanted a whole number"),
+        ({"epochs": [60, "none"]}, "vary: epochs is 'none', wanted a whole number"),
+        ({"shed": [1]}, "vary: shed is 1, wanted true or false"),
+        ({"schedule": ["linear"]}, "vary: schedule is 'linear', wanted one of cosine, steps, constant"),
+        ({"kl_start": ["fc*"]}, r"vary: kl_start is 'fc\*', wanted pairs"),
+        ({"epochs": [1, 2, 1]}, "vary: epochs has 1 twice"),
+        ({"learning_rate": [1, 1.0]}, "vary: learning_rate has 1 twice"),
+        ({"weight_prior": ["Laplace(1)", "Laplace(1.0)"]}, "vary: weight_prior has Laplace.1.0. twice"),
+        ({"dataset": ["a.npz", "./a.npz"]}, "vary: dataset has ./a.npz twice"),
+        ({"epochs": [1], "Epochs": [2]}, "vary: unknown setting 'Epochs'"),
+        ({"batch_size": [1], "batch-size": [2]}, "vary: batch_size is there twice"),
+        ({"prior": ["Jeffreys"]}, "vary: prior: .* --prior"),
+        ({"seed": [0, 1]}, "vary: seed: .* --seeds"),
+        ({"seeds": [1, 2]}, "vary: seeds: .* --seeds"),
+        ({"epochs": [3, 0]}, "epochs is 0, wanted at least 1"),
+        ({"network": ["lenet-500-300", "resnet"]}, "network is 'resnet', wanted one of"),
+        ({"weight_prior": ["Laplace(0)"]}, "weight_prior: 'Laplace.0.': Laplace: scale is 0"),
+        ({"validation_fold": [0, 1]}, "validation_fold is 1, but validation_size 0 holds nothing out"),
+        ({"validation_size": [0, 30], "validation_fold": [0, 2]}, "validation_fold is 2, but validation_size 0"),
+        ({"validation_size": [20, 30], "validation_fold": [0, 2]}, "validation_fold is 2, wanted 0 to 1"),
+        ({"batch_size": range(1, 102), "epochs": range(1, 101)}, "10,100 settings, wanted at most 10,000"),
+        ({"network": ["lenet-500-300", "vgg16"]}, "network: vgg16 takes images of shape"),
+        ({"kl_warmup_epochs": [0, 9]}, "kl_warmup_epochs is 9, wanted at most the 1 epochs"),
+        (["epochs"], "vary: it is .*, wanted a table"),
+    ],
+)
+def test_what_cannot_vary_is_named(npz: str, tmp_path: Path, vary: Any, mention: str) -> None:
+    own = {} if "epochs" in vary else {"epochs": 1}
+    if "dataset" not in vary:
+        own |= {"dataset": npz}
+    own |= {} if "batch_size" in vary else {"batch_size": 50}
+    with pytest.raises(ValueError, match=mention) as caught:
+        bbpyro.compare([PRIOR], vary=vary, folder=tmp_path / "study", progress=False, **own)
+    assert "\n" not in str(caught.value) and list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("points", "mention"),
+    [
+        ({"tight": {"depth": 1}}, "points: tight: unknown setting 'depth'"),
+        ({"tight": {"epochs": "many"}}, "points: tight: epochs is 'many', wanted a whole number"),
+        ({"tight": {"seed": 3}}, "points: tight: seed: .* --seeds"),
+        ({"tight": 60}, "points: tight is 60, wanted a table of settings"),
+        ({"..": {}}, "points: '..' is no name"),
+        ({"tight": {"batch-size": 1, "batch_size": 2}}, "points: tight: batch_size is there twice"),
+        ({"a": {"epochs": 2}, "b": {"epochs": 2}}, "points: a and b have the same settings"),
+        ({"a": {"prior": "Jeffreys"}}, "prior: each point has its own, so leave out Uniform.. and Jeffreys.."),
+        ({"a": {"threshold": 0.1}}, "points: a has threshold, which is in vary too"),
+        ({"a": {"prior": "Bta(1)"}, "b": {}}, "there is no Bta"),
+        ({"a": {"epochs": 0}}, "epochs is 0"),
+        (["tight"], "points: it is .*, wanted a table"),
+    ],
+)
+def test_what_no_point_can_be_is_named(npz: str, tmp_path: Path, points: Any, mention: str) -> None:
+    with pytest.raises(ValueError, match=mention):
+        bbpyro.compare(
+            ["Uniform", "Jeffreys"],
+            points=points,
+            vary={"threshold": [0.01, 0.001]},
+            folder=tmp_path / "study",
+            progress=False,
+            dataset=npz,
+        )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_setting_is_shared_or_varies() -> None:
+    with pytest.raises(ValueError, match="epochs: it has a value for all runs, and others in vary"):
+        bbpyro.compare([PRIOR], vary={"epochs": [1, 2]}, epochs=3)
+    with pytest.raises(ValueError, match="prior is a whole configuration; put vary, points and settings into it"):
+        bbpyro.compare(config(), vary={"epochs": [1, 2]})
+
+
+@pytest.mark.parametrize(
+    ("flags", "mention"),
+    [
+        (["--vary"], "vary: name a setting and its values, such as --vary epochs 60 120"),
+        (["--vary", "epochs"], "vary: epochs has no values"),
+        (["--vary", "epochs", "3", "x"], "vary: epochs is 'x', wanted a whole number"),
+        (["--vary", "shed", "true", "maybe"], "vary: shed is 'maybe', wanted true or false"),
+        (["--vary", "prior", "Jeffreys"], "name each with --prior"),
+        (["--vary", "seed", "1"], "--seeds"),
+        (["--vary", "epochs", "3", "--vary", "epochs", "4"], "epochs is there twice; give all its values after one"),
+        (["--vary", "epochs", "3", "4", "--epochs", "3"], "epochs: it has a value for all runs, and others in vary"),
+        (["--vary", "shed", "true", "--no-shed"], "shed: it has a value for all runs, and others in vary"),
+        (
+            ["--vary", "kl-start", "fc*"],
+            "kl_start is 'fc*', wanted names of gates and numbers such as 'conv* 40 fc* 6'",
+        ),
+        (["--vary", "kl-start", "none", "x* 3", "--kl-warmup-epochs", "2"], "'x*' is none of the gates"),
+        (["--config", "vary.toml"], "vary: epochs is 3, wanted a list of values"),
+        (["--config", "both.toml"], "epochs: it has a value for all runs, and others in vary"),
+        (["--resume", "nowhere", "--vary", "epochs", "3"], "leave out --vary"),
+    ],
+)
+def test_a_users_error_is_one_line_and_nothing_is_made(
+    flags: list[str], mention: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("vary.toml").write_text("[vary]\nepochs = 3\n")
+    Path("both.toml").write_text("epochs = 3\n[vary]\nepochs = [3, 4]\n")
+    own = [] if "--resume" in flags else ["--dataset", "bars", "--study", "study"]
+    with pytest.raises(SystemExit) as status:
+        main(["compare", *own, *flags])
+    assert status.value.code == 2
+    err = capsys.readouterr().err
+    assert mention in err and err.count("\n") == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["both.toml", "vary.toml"]
+
+
+# --- the command line and files ------------------------------------------------------------------------------
+
+
+def config_of(capsys: pytest.CaptureFixture[str], *flags: str) -> str:
+    main(["compare", *flags, "--print-config"])
+    return capsys.readouterr().out
+
+
+def test_flags_files_and_python_say_the_same(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    flags = "--vary gate-learning-rate 0.005 1e-2 --vary epochs 60 120 --prior Jeffreys --seeds 2".split()
+    text = config_of(capsys, *flags)
+    assert text.endswith("\n[vary]\ngate_learning_rate = [0.005, 0.01]\nepochs = [60, 120]\n")
+    (tmp_path / "study.toml").write_text(text)
+    assert config_of(capsys, "--config", str(tmp_path / "study.toml")) == text
+    more = config_of(
+        capsys, "--config", str(tmp_path / "study.toml"), "--vary", "epochs", "30", "--vary", "shed", "true"
+    )
+    assert "gate_learning_rate = [0.005, 0.01]\nepochs = [30]\nshed = [true]\n" in more and '["Jeffreys"]' in more
+    numbers: Any = np.array([0.005, 0.01])
+    from_python = studies.compare.__globals__["_config"](
+        [priors.Jeffreys()], 2, {}, {"gate-learning-rate": numbers, "epochs": (60, 120)}, {}
+    )
+    main(["compare", "--config", str(tmp_path / "study.toml"), "--print-config"])
+    assert from_python.canonical() == config(**{**from_python.to_json()}).canonical()
+    assert from_python.vary == {"gate_learning_rate": (0.005, 0.01), "epochs": (60, 120)}
+
+
+def test_a_file_has_points_as_tables(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    path = tmp_path / "front.toml"
+    path.write_text(
+        'dataset = "bars"\n[vary]\nvalidation-fold = [0, 1]\n[points.tight]\ngate-learning-rate = 0.005\nepochs = 120\n'
+        '[points."very loose"]\nprior = "Jeffreys"\nkl_start = [["fc*", 6]]\nkl_warmup_epochs = 4\n'
+    )
+    text = config_of(capsys, "--config", str(path), "--validation-size", "9")
+    assert '[points."very loose"]\nprior = "Jeffreys"\nkl_start = [["fc*", 6.0]]\n' in text
+    path.write_text(text)
+    assert config_of(capsys, "--config", str(path)) == text
+
+
+def test_help_shows_how_values_are_written(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["compare", "--help"])
+    out = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert "--vary SETTING VALUE [VALUE ...]" in out and "--vary kl-start none 'conv* 40 fc* 6'" in out
+    assert "[points.tight]" in out and "--points" not in out
+
+
+# --- going on --------------------------------------------------------------------------------------------------
+
+
+def stamps(folder: Path) -> dict[str, int]:
+    return {str(p.relative_to(folder)): p.stat().st_mtime_ns for p in (folder / "runs").rglob("*") if p.is_file()}
+
+
+@pytest.fixture
+def study(made: studies.Study, tmp_path: Path) -> studies.Study:
+    """A copy of it to change."""
+    shutil.copytree(made.folder, tmp_path / "study")
+    return studies.load(tmp_path / "study")
+
+
+def test_a_study_that_is_done_is_not_done_again_and_values_can_be_added(
+    study: studies.Study, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = stamps(study.folder)
+    main(["compare", "--study", str(study.folder)])
+    assert stamps(study.folder) == before
+    main(["compare", "--study", str(study.folder), "--vary", "epochs", "3"])
+    more = studies.load(study.folder)
+    assert {name: stamp for name, stamp in stamps(study.folder).items() if "epochs=3" not in name} == before
+    assert list(more.table.index) == [1, 2, 3] and list(more.table["runs"]) == [2, 2, 2] and more.failures == []
+    pd.testing.assert_frame_equal(more.table.loc[[1, 2]], study.table)
+    out = " ".join(capsys.readouterr().out.split())
+    assert "epochs" in out and "1 + 3" in out and "mean (range) of the seeds and validation folds" in out
+
+
+def test_another_axis_or_value_of_a_shared_setting_is_another_study(study: studies.Study, npz: str) -> None:
+    own: dict[str, Any] = {"dataset": npz, "validation_size": 20, **SHORT}
+    vary: dict[str, Any] = {"epochs": [1], "validation_fold": [0]}
+    folder, there = study.folder, "in the study that is there; name another folder"
+    for changed, changes, told in (
+        (vary, {"batch_size": 60}, f"batch-size is 60, but 50 {there}"),
+        ({**vary, "batch_size": [50, 60]}, {}, f"batch-size is one of 50, 60, but 50 {there}"),
+        ({"validation_fold": [0]}, {"epochs": 2}, f"epochs is 2, but one of 1, 2 {there}"),
+    ):
+        chosen = {name: value for name, value in {**own, **changes}.items() if name not in changed}
+        with pytest.raises(ValueError, match=told):
+            bbpyro.compare([PRIOR], vary=changed, folder=folder, progress=False, **chosen)
+    with pytest.raises(ValueError, match=f"points is tight, loose, but none {there}"):
+        bbpyro.compare([PRIOR], vary=vary, points={**POINTS, "tight": {}}, folder=folder, progress=False, **own)
+    assert studies.load(folder).config == study.config
+
+
+def test_points_can_be_added_but_not_changed() -> None:
+    before = config(points={"tight": POINTS["tight"]})
+    both = before.extended_by(config(points=POINTS))
+    assert list(both.tasks())[:3] == list(before.tasks()) and len(both.tasks()) == 6
+    told = "points: epochs of tight is 9, but 120 in the study that is there"
+    with pytest.raises(ValueError, match=told):
+        before.extended_by(config(points={"tight": {**POINTS["tight"], "epochs": 9}}))
+
+
+# --- what comes out ----------------------------------------------------------------------------------------------
+
+
+def test_a_row_is_the_mean_of_its_folds(made: studies.Study) -> None:
+    by_run, table = made.runs, made.table
+    assert list(by_run.columns[:6]) == ["run", "prior", "epochs", "budget", "validation_fold", "seed"]
+    assert table.index.name == "epochs" and list(table.index) == [1, 2] and list(table["budget"]) == ["1 + 1", "1 + 2"]
+    for epochs, group in by_run.groupby("epochs"):
+        found = table.loc[epochs, [f"error {which}" for which in ("mean", "lowest", "highest")]]
+        assert list(found) == pytest.approx([group["error"].mean(), group["error"].min(), group["error"].max()])
+        assert table.loc[epochs, "runs"] == 2 and group["error"].nunique() == 2
+    assert repr(made).endswith("2 settings, 4 of 4 runs done, 0 failed)")
+    text = (made.folder / "table.md").read_text()
+    assert text.startswith("| epochs | budget | runs | error |") and "\n| 1 | 1 + 1 | 2 | " in text
+    assert "mean (range) of the seeds and validation folds" in text
+    read = pd.read_csv(made.folder / "table.csv", index_col="epochs")
+    pd.testing.assert_frame_equal(read, table, check_dtype=False)
+    names = {path.stem for path in (made.folder / "figures").iterdir()}
+    assert names == {"error_flops", "kept_epochs", "priors_posteriors", "loo_compare"}
+
+
+def test_a_table_has_a_column_for_each_axis_of_more_than_one_value() -> None:
+    rates = {"gate_learning_rate": [0.005, 0.01], "shed": [True, False], "temperature": [0.1]}
+    table = invented(vary=rates).table
+    assert table.index.names == ["gate_learning_rate", "shed"] and "budget" not in table
+    assert list(table.index) == [(0.005, "true"), (0.005, "false"), (0.01, "true"), (0.01, "false")]
+    assert table.loc[(0.01, "true"), "error mean"] == pytest.approx(0.01 + 0.001 * 4.5)
+    assert invented(prior=[PRIOR, "Jeffreys"], vary={"epochs": [1, 2]}).table.index.names == ["prior", "epochs"]
+    assert invented(prior=[PRIOR, "Jeffreys"], vary={"epochs": [1]}).table.index.names == ["prior"]
+    assert invented(points=POINTS).table.index.names == ["point"]
+    starts = invented(vary={"kl_start": [[], [["fc*", 6]]], "kl_warmup_epochs": [9]}).table
+    assert list(starts.index) == ["none", "fc* 6"]
+
+
+def test_the_printed_tables_fit_80_columns_and_name_every_row() -> None:
+    made = invented(prior=[PRIOR, "Jeffreys"], vary={"gate_learning_rate": [0.005, 0.01], "epochs": [60, 120]})
+    out = printed(made)
+    assert max(map(len, out.splitlines())) <= 80
+    rows = [[cell.strip() for cell in line.split("│")[1:]] for line in out.splitlines() if line.startswith("│")]
+    found = [row[:4] for row in rows if row[0]]
+    one = [[p, g, e, f"10 + {e}"] for p in (PRIOR, "Jeffreys()") for g in ("0.005", "0.01") for e in ("60", "120")]
+    assert len(found) % 8 == 0 and [found[i : i + 8] for i in range(0, len(found), 8)] == [one] * (len(found) // 8)
+    for name, _ in tables.SCORES.values():
+        assert all(word in " ".join(out.split()) for word in name.split())
+
+
+def test_points_are_told_below_the_table(tmp_path: Path) -> None:
+    made = invented(points=POINTS)
+    told = [
+        "tight: gate learning rate 0.005, epochs 120",
+        "loose: gate learning rate 0.05, epochs 60, prior Jeffreys",
+    ]
+    out = printed(made)
+    assert all(line in out for line in told) and "10 + 120" in out
+    tables.write(tmp_path, made.table, made.runs, list(made.total.values()), made.config.told)
+    text = (tmp_path / "table.md").read_text()
+    assert text.startswith("| point | budget | runs |") and all(f"\n{line}\n" in text for line in told)
+    assert "\n| tight | 10 + 120 | 2 | 1.05% (1.00% - 1.10%) |" in text
+
+
+def test_networks_of_other_layers_stand_in_one_table() -> None:
+    made = invented(vary={"network": ["lenet-500-300", "lenet5-caffe"]})
+    assert made.total == {} and list(made.table["runs"]) == [2, 2]
+    cells = [tables.cell(row, "kept")[0] for _, row in made.table.iterrows()]
+    assert cells == ["10-10", "12"]
+    out = printed(made)
+    assert "2 networks on mnist" in out and "kept of" not in out
+
+
+def test_data_sets_of_one_name_are_told_apart() -> None:
+    made = invented(vary={"dataset": ["a/bars.npz", "b/bars.npz", "c/other.npz"]})
+    assert list(made.table["runs"]) == [2, 2, 2] and list(made.table.index)[2] == "other.npz"
+    assert printed(invented(vary={"validation_size": [0, 20]})).count("test and validation data") == 1
+
+
+# --- the figure of errors --------------------------------------------------------------------------------------
+
+
+def test_one_axis_is_a_curve_through_the_means_in_the_order_of_its_numbers() -> None:
+    made = invented(vary={"gate_learning_rate": [0.02, 0.005, 0.01]})
+    axis = plots.error_flops(made.runs, keys=made.config.keys).axes[0]
+    table = made.table.sort_index()
+    curve = next(line for line in axis.lines if len(line.get_xdata()) == 3)
+    assert list(curve.get_ydata()) == pytest.approx(list(100 * table["error mean"]))
+    assert list(curve.get_xdata()) == pytest.approx(list(100 * table["flops_left mean"]))
+    labels = axis.get_legend_handles_labels()[1]
+    assert labels == [f"gate learning rate {rate}" for rate in ("0.005", "0.01", "0.02")]
+    lines = {line.get_label(): line for line in axis.lines}
+    assert len({lines[label].get_color() for label in labels}) == 3
+    for rate in (0.005, 0.01, 0.02):  # its seeds are rings, and their range a line
+        group = made.runs[made.runs["gate_learning_rate"] == rate]
+        x, y = 100 * group["flops_left"], 100 * group["error"]
+        drawn = [(list(line.get_xdata()), list(line.get_ydata())) for line in axis.lines]
+        assert (list(x), list(y)) in drawn
+        assert any(a == [x.mean()] * 2 and b == pytest.approx([y.min(), y.max()]) for a, b in drawn)
+
+
+def test_of_several_axes_the_first_is_along_the_curves() -> None:
+    made = invented(prior=[PRIOR, "Jeffreys"], points=POINTS | {"mid": {"batch_size": 50}} | {"loose": {}})
+    axis = plots.error_flops(made.runs, keys=made.config.keys).axes[0]
+    labels = axis.get_legend_handles_labels()[1]
+    assert labels == [PRIOR, "Jeffreys()", "tight: 10 + 120 epochs", "loose: 10 + 60 epochs", "mid: 10 + 60 epochs"]
+    curves = {line.get_label(): line for line in axis.lines if line.get_label() in (PRIOR, "Jeffreys()")}
+    assert [len(line.get_xdata()) for line in curves.values()] == [3, 3]
+    assert len({line.get_color() for line in curves.values()}) == 2
