@@ -326,6 +326,23 @@ def test_lenet5_is_small_by_its_masks() -> None:
     }
 
 
+def test_the_small_lenet5_is_small_by_its_masks() -> None:
+    bnn = make_network(bbpyro.networks.lenet5(), 0.5)
+    kept = {name: gate.kept() for name, gate in bnn.gates.items()}
+    small = compact(bnn, torch.rand(2, 28, 28))
+    assert_same(small, bnn, torch.rand(20, 28, 28))
+    read = kept["fc1.gate"].reshape(16, 25)
+    channels = kept["conv2.gate"] & read.any(1)
+    count = {name: int(units.sum()) for name, units in kept.items()}
+    assert shapes(small) == {
+        "conv1": (1, count["conv1.gate"]),
+        "conv2": (count["conv1.gate"], int(channels.sum())),
+        "fc1": (int(read[channels].sum()), count["fc2.gate"]),
+        "fc2": (count["fc2.gate"], count["fc3.gate"]),
+        "fc3": (count["fc3.gate"], 10),
+    }
+
+
 @pytest.mark.parametrize("padding", [0, 1])
 def test_what_a_sigmoid_makes_of_dead_channels_goes_into_a_bias_but_where_there_is_a_border(padding: int) -> None:
     conv = nn.Conv2d(4, 3, 3, padding=padding, bias=padding == 1)
