@@ -8,6 +8,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.transforms import Bbox
 
 from bbpyro.plots.marks import MARKS, faults, signs
 from bbpyro.plots.style import (
@@ -29,50 +30,49 @@ from bbpyro.plots.style import (
 from bbpyro.posterior import elpd, gates, num_chains, place, place_of, share_above
 from bbpyro.posterior.container import elpd_pointwise
 
-# (error %, how many times fewer FLOPs), MNIST: of the authors' sweep, arXiv 1805.10896 and its code's plots.
-PUBLISHED = {
-    "lenet-500-300": {
-        "BB": [(1.60, 30.4), (1.42, 17.2), (1.33, 13.3), (1.35, 10.8), (1.26, 5.1)],
-        "SBP": [(1.6, 17.9), (1.53, 11.5)],
-        "Sparse VD": [(1.51, 14.7)],
-        "SSL": [(1.94, 23.0)],
-        "DBB": [(1.42, 33.5), (1.28, 10.2)],
-    },
-    "lenet5-caffe": {"BB": [(0.57, 2.94), (0.65, 3.39)], "SBP": [(0.82, 4.81)], "DBB": [(0.64, 2.95)]},
-}
-_MARKERS = "osD^v"
+_BEHIND = "published, "
+# Where the name of a published point may be, in points of a figure from it: right, left, above, below, and farther.
+_OFFSETS = [(far * x, far * y) for far in (1, 2, 3) for x, y in ((5, 0), (-5, 0), (0, 5), (0, -5), (4, 4), (-4, 4))]
 _SAME_PLACE = 3.0  # points of a figure, 1/72 inch, within which two rings of one size look like one
 
 
-def error_flops(runs: pd.DataFrame, published: Mapping[str, Sequence[tuple[float, float]]] | None = None) -> Figure:
-    """Error against FLOPs left: each seed a ring, each prior a colour and a size, so that none hides another.
+def error_macs(runs: pd.DataFrame, published: Mapping[str, Sequence[tuple[float, float]]] | None = None) -> Figure:
+    """Error against multiply-accumulates left: each seed a ring, each prior a colour and a size, so that none hides.
 
     Runs that are no better than the most frequent class, or have a layer without units, are marked.
 
     Args:
         runs: `Study.runs`; its columns plain_error and majority_error, where there are any, become lines.
-        published: points to put behind, by method: (error in percent, how many times fewer FLOPs).
+        published: points to put behind, by method: (error in percent, how many times fewer multiply-accumulates).
+
+    Raises:
+        ValueError: `runs` has no column macs_left, as the runs.csv of an earlier version has not.
     """
-    figure = new_figure(8.5, 4.4)
+    if "macs_left" not in runs:
+        raise ValueError(
+            "runs has no column macs_left: a study of an earlier version has it once it is read again, by "
+            "bbpyro compare --resume FOLDER, or bbpyro.studies.load(FOLDER).runs"
+        )
+    figure = new_figure(8.5, 4.8)
     (axis,) = panels(figure, 1, 1)
-    for (method, points), marker in zip((published or {}).items(), _MARKERS, strict=False):
-        error, saved = np.array(points).T
-        style: dict[str, Any] = {"color": GREY, "markersize": 5, "fillstyle": "none", "zorder": 4}
-        axis.plot(100 / saved, error, marker, **style, label=f"published, {method}")
+    behind = {method: np.array(points).T for method, points in (published or {}).items()}
+    for method, (error, fewer) in behind.items():
+        style: dict[str, Any] = {"color": GREY, "markersize": 5, "fillstyle": "none", "zorder": 4, "clip_on": False}
+        axis.plot(100 / fewer, error, "s", **style, label=_BEHIND + method)
     low = min(
-        [0.8 * 100 * f for f in runs["flops_left"] if f > 0]
-        + [80 / s for p in (published or {}).values() for _, s in p]
+        [0.8 * 100 * share for share in runs["macs_left"] if share > 0]
+        + [80 / n for _, m in behind.values() for n in m]
     )
     priors = list(runs["prior"].unique())
     sizes = np.linspace(6 + 2.5 * (len(priors) - 1), 6, len(priors))
     rings = []
     for prior, shade, size in zip(priors, colors(len(priors)), sizes, strict=True):
         group = runs[runs["prior"] == prior]
-        x = np.maximum(100 * group["flops_left"], low)  # a logarithm has no 0
+        x = np.maximum(100 * group["macs_left"], low)  # a logarithm has no 0
         style = {"color": shade, "markersize": size, "fillstyle": "none", "markeredgewidth": 1.6, "clip_on": False}
         rings += axis.plot(x, 100 * group["error"], "o", **style, label=prior)
     values = np.concatenate([line.get_ydata() for line in axis.lines])
-    _flops_axis(axis, min(low, 50))
+    _macs_axis(axis, min(low, 50))
     _error_axis(axis, values)
     for name, text, dashes in (("plain_error", "plain network", "--"), ("majority_error", "most frequent class", ":")):
         if name in runs and runs[name].notna().any():
@@ -84,10 +84,54 @@ def error_flops(runs: pd.DataFrame, published: Mapping[str, Sequence[tuple[float
     told = [f"{sign}: {text}" for name, (sign, text) in MARKS.items() if name in found]
     title(axis, "\n".join(["lower left is better; a ring a seed, ×2 two of them in one place", *told]))
     _legend_beside(axis)
+    _name_published(figure, axis)
     return figure
 
 
-def _flops_axis(axis: Axes, low: float) -> None:
+error_flops = error_macs  # the name that it had while it counted otherwise
+
+
+def _name_published(figure: Figure, axis: Axes) -> None:
+    """Write the name of its method beside each published point, where it covers as little as can be."""
+    figure.draw_without_rendering()
+    taken = [text.get_window_extent() for text in axis.texts]
+    points = []
+    for line in axis.lines:
+        if line.get_marker() != "None":
+            half = (line.get_markersize() / 2 + 1) * figure.dpi / 72
+            for x, y in axis.transData.transform(line.get_xydata()):
+                taken.append(Bbox([[x - half, y - half], [x + half, y + half]]))
+            name = str(line.get_label())
+            if name.startswith(_BEHIND):
+                points += [(name.removeprefix(_BEHIND), xy) for xy in np.asarray(line.get_xydata())]
+    for name, xy in points:
+        label = axis.annotate(name, xy, (0, 0), textcoords="offset points", color=GREY, fontsize=7, zorder=5)
+        label.set_bbox({"boxstyle": "square,pad=0.1", "facecolor": "white", "edgecolor": "none", "alpha": 0.6})
+
+        def covered(offset: tuple[float, float], label: Any = label) -> float:
+            _put(label, offset)
+            box = label.get_window_extent()
+            outside = box.width * box.height - _overlap(box, axis.bbox)
+            return outside + sum(_overlap(box, other) for other in taken) + np.hypot(*offset)  # and near
+
+        _put(label, min(_OFFSETS, key=covered))
+        taken.append(label.get_window_extent())
+
+
+def _put(label: Any, offset: tuple[float, float]) -> None:
+    x, y = offset
+    label.xyann = offset
+    label.set_ha("left" if x > 0 else "right" if x < 0 else "center")
+    label.set_va("bottom" if y > 0 else "top" if y < 0 else "center")
+
+
+def _overlap(one: Bbox, other: Bbox) -> float:
+    """The area that two boxes share, in pixels."""
+    both = Bbox.intersection(one, other)
+    return float(both.width * both.height) if both else 0.0
+
+
+def _macs_axis(axis: Axes, low: float) -> None:
     axis.set_xscale("log")
     axis.set_xlim(low, 100)
     axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if low > 0.5 else (1,)))
@@ -95,7 +139,7 @@ def _flops_axis(axis: Axes, low: float) -> None:
     minor = "{:g}" if low > 25 else ""  # or hardly a tick would have a number
     for set_formatter, text in ((axis.xaxis.set_major_formatter, "{:g}"), (axis.xaxis.set_minor_formatter, minor)):
         set_formatter(FuncFormatter(lambda x, _, text=text: text.format(x)))
-    axis.set_xlabel("FLOPs left, %")
+    axis.set_xlabel("multiply-accumulates left, %")
 
 
 def _error_axis(axis: Axes, values: Any) -> None:
@@ -216,8 +260,11 @@ def _grid(priors: Sequence[str], columns: Sequence[str]) -> tuple[Figure, Any]:
 
 def _legend_beside(axis: Axes) -> None:
     """Far enough to the right for rings at 100%, and with room between the largest."""
-    handles, labels = axis.get_legend_handles_labels()
-    named = {"handles": handles, "labels": [wrapped(each, 36) for each in labels]}
+    found = dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
+    behind = [label for label in found if label.startswith(_BEHIND)]  # whose names are beside them
+    shown = {"published": found[behind[0]]} if behind else {}
+    shown |= {label: handle for label, handle in found.items() if label not in behind}
+    named = {"handles": [*shown.values()], "labels": [wrapped(each, 36) for each in shown]}
     legend(axis, **named, loc="center left", bbox_to_anchor=(1.05, 0.5), labelspacing=0.9, frameon=False)
 
 

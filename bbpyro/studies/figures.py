@@ -34,7 +34,7 @@ def draw(folder: Path, runs: pd.DataFrame, total: Mapping[str, int], published: 
     sides = {gate: posterior.side(first, gate) for gate in total}
     behind = plots.PUBLISHED.get(published or "", {})
     figures = {
-        "error_flops": plots.error_flops(runs, behind),
+        "error_macs": plots.error_macs(runs, behind),
         "kept_epochs": plots.kept_epochs(histories, total, sides),
         "priors_posteriors": plots.priors_posteriors(restarts),
     }

@@ -22,14 +22,14 @@ PREDICTIONS = {
 }
 COSTS = {
     "kept": ("kept", "{:.0f}"),
-    "flops_left": ("FLOPs left", "{:.1%}"),
+    "macs_left": ("MACs left", "{:.1%}"),
     "parameters_left": ("parameters left", "{:.1%}"),
     "seconds": ("training, s", "{:.0f}"),
 }
 SCORES = PREDICTIONS | COSTS
 NOTE = (
     "mean (range) of the seeds, by mean mask; kept: units on the input of each dense layer, on the output of each "
-    "convolution; NLL, MC: by "
+    "convolution; MACs: multiply-accumulates, without biases and activations; NLL, MC: by "
     "Monte Carlo over the masks; ELBO: nats a datum, log p(W) of a point W in it; elpd_loo: nats a datum, of 250 "
     "training data: too good where W is a point fitted to them, so compare the NLLs"
 )
