@@ -14,7 +14,7 @@ import safetensors.torch
 import torch
 
 import bbpyro
-from bbpyro import data, runs, studies
+from bbpyro import data, runs, studies, training
 from bbpyro.checkpoint import CheckpointError
 from bbpyro.cli import main
 from bbpyro.runs import TrainConfig, networks
@@ -252,6 +252,15 @@ def test_a_network_that_is_none_is_refused(tmp_path: Path, name: str, message: s
     with pytest.raises(ValueError, match=message):
         runs.create(tmp_path / "run", TrainConfig(dataset="bars.npz", network=name))
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", runs.NETWORKS)
+def test_a_networks_own_settings_name_gates_that_it_has(name: str) -> None:
+    config = runs.recipe(name)
+    net = networks.make(name, (3, 32, 32) if name == "vgg16" else (28, 28), 10)
+    bnn = bbpyro.BetaBernoulliNetwork(bbpyro.insert_dropout(net), num_data=100)
+    starts = training.kl_starts(bnn, config.kl_warmup_epochs, config.kl_weights())
+    assert set(starts) == set(bnn.gates)
 
 
 @pytest.mark.parametrize("setting", ["prior", "weight_prior", "network"])

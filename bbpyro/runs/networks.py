@@ -29,6 +29,16 @@ RECIPES: dict[str, dict[str, Any]] = {
         "kl_start": (("conv*", 40.0), ("fc*", 6.0)),
         "kl_warmup_epochs": 20,
     },
+    "lenet5": {
+        "dataset": "fashion-mnist",
+        "epochs": 40,
+        "batch_size": 200,
+        "learning_rate": 1.5e-3,
+        "initial_keep_probability": 0.95,
+        "gate_learning_rate": 0.05,
+        "kl_start": (("conv1*", 1200.0), ("conv2*", 400.0), ("fc*", 30.0)),
+        "kl_warmup_epochs": 6,
+    },
     "vgg16": {"dataset": "cifar10", "augmentation": "crop-flip", "initial_keep_probability": 0.97},
 }
 
