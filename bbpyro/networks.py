@@ -50,6 +50,35 @@ def lenet5_caffe(in_features: int = 784, num_classes: int = 10) -> nn.Sequential
     )
 
 
+def lenet5(num_classes: int = 10) -> nn.Sequential:
+    """LeNet-5 with the sizes of LeCun et al. 1998, 6-16-400-120-84, for images of 28x28, with rectified units.
+
+    As the authors of SpaM prune it (arXiv 2402.15978, and its code): the second convolution is 3x3, so that images of
+    28x28 leave the 400 numbers that LeNet-5 has of 32x32; of their third convolution, which sees all 5x5 pixels at
+    once, the first dense layer is another name. 231,720 multiply-accumulates a datum, without biases.
+
+    Shapes: input `[N, ...]` with 784 numbers a datum, an image of 28x28; output logits `[N, num_classes]`.
+    """
+    return nn.Sequential(
+        OrderedDict(
+            pixels=nn.Flatten(),
+            image=nn.Unflatten(1, (1, 28, 28)),
+            conv1=nn.Conv2d(1, 6, 5),
+            relu1=nn.ReLU(),
+            pool1=nn.MaxPool2d(2),
+            conv2=nn.Conv2d(6, 16, 3),
+            relu2=nn.ReLU(),
+            pool2=nn.MaxPool2d(2),
+            flatten=nn.Flatten(),
+            fc1=nn.Linear(400, 120),
+            relu3=nn.ReLU(),
+            fc2=nn.Linear(120, 84),
+            relu4=nn.ReLU(),
+            fc3=nn.Linear(84, num_classes),
+        )
+    )
+
+
 _VGG16 = (64, 64, "pool", 128, 128, "pool", *(256,) * 3, "pool", *(512,) * 3, "pool", *(512,) * 3, "pool")
 
 

@@ -12,7 +12,7 @@ from bbpyro.runs import shrinking
 torch.set_num_threads(1)
 
 # The files that take longest: begun last, one of them would leave the other workers idle.
-SLOW = ("notebooks", "studies", "runs", "cli", "vgg", "shrinking", "inspection")
+SLOW = ("notebooks", "studies", "studies_vary", "runs", "cli", "vgg", "shrinking", "inspection")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -1,4 +1,5 @@
 import importlib
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -104,3 +105,21 @@ def test_nn_dropout_stands_where_the_gates_would() -> None:
     torch.testing.assert_close(net.eval()(x), plain(x))
     assert not any(isinstance(module, bbpyro.BetaBernoulliDropout) for module in net.modules())
     assert not torch.equal(net.train()(x), plain(x))
+
+
+def test_lenet5s_cost_is_by_one_count_and_the_authors_own_is_in_a_column_that_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept = {"conv1.gate": 12, "conv2.gate": 16, "fc1.gate": 112, "fc2.gate": 74}
+    (tmp_path / "summary.json").write_text(json.dumps({"kept": kept, "mean_mask": {"error": 0.007}}))
+    load("published_memory").main([str(tmp_path)])
+    header, *lines = capsys.readouterr().out.splitlines()
+    assert header.split() == "error kept MACs x parameters x their FLOPs x their memory".split()
+    published = {line.split(",")[1].split()[0]: line.split()[-6:] for line in lines if line.startswith("published, B")}
+    assert published["BB"] == ["0.65%", "12-23-128-40", "3.7", "33.7", "3.39", "14.9%"]
+    assert published["BC-GHS"] == ["1.00%", "5-10-76-16", "15.0", "154.4", "13.66", "10.7%"]
+    assert lines[-1].split() == [str(tmp_path), "0.70%", "12-16-112-74", "4.7", "30.3", "4.31", "15.2%"]
+    (tmp_path / "summary.json").write_text(json.dumps({"kept": {"fc1.gate": 12}, "mean_mask": {"error": 0.007}}))
+    with pytest.raises(SystemExit):
+        load("published_memory").main([str(tmp_path)])
+    assert f"{tmp_path} is no run of lenet5-caffe" in capsys.readouterr().err

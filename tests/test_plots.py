@@ -14,7 +14,14 @@ from bbpyro.posterior import container
 from bbpyro.prediction import score
 
 NUM_DATA = 60
-OF_STUDIES = ("PUBLISHED", "error_flops", "kept_epochs", "loo_compare", "priors_posteriors")  # see test_studies.py
+OF_STUDIES = (
+    "PUBLISHED",
+    "error_flops",
+    "error_macs",
+    "kept_epochs",
+    "loo_compare",
+    "priors_posteriors",
+)  # see test_studies.py
 ALL = [name for name in plots.__all__ if name not in ("COLORS", "save", "guide_check", *OF_STUDIES)]
 
 

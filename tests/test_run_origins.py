@@ -14,7 +14,7 @@ import safetensors.torch
 import torch
 
 import bbpyro
-from bbpyro import data, runs, studies
+from bbpyro import data, runs, studies, training
 from bbpyro.checkpoint import CheckpointError
 from bbpyro.cli import main
 from bbpyro.runs import TrainConfig, networks
@@ -245,13 +245,22 @@ def test_a_network_that_torch_cannot_export_is_compacted_into_the_file_that_can_
         ("mine:gated", "has gates already"),
         ("mine:absent", "network: 'mine:absent' cannot be imported .*; wanted module:name of what can be imported"),
         ("absent:net", "network: 'absent:net' cannot be imported"),
-        ("mine.py", "network is 'mine.py', wanted one of lenet-500-300, lenet5-caffe, vgg16, or module:name"),
+        ("mine.py", "network is 'mine.py', wanted one of lenet-500-300, lenet5-caffe, lenet5, vgg16, or module:name"),
     ],
 )
 def test_a_network_that_is_none_is_refused(tmp_path: Path, name: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         runs.create(tmp_path / "run", TrainConfig(dataset="bars.npz", network=name))
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", runs.NETWORKS)
+def test_a_networks_own_settings_name_gates_that_it_has(name: str) -> None:
+    config = runs.recipe(name)
+    net = networks.make(name, (3, 32, 32) if name == "vgg16" else (28, 28), 10)
+    bnn = bbpyro.BetaBernoulliNetwork(bbpyro.insert_dropout(net), num_data=100)
+    starts = training.kl_starts(bnn, config.kl_warmup_epochs, config.kl_weights())
+    assert set(starts) == set(bnn.gates)
 
 
 @pytest.mark.parametrize("setting", ["prior", "weight_prior", "network"])

@@ -17,9 +17,9 @@ from bbpyro.plots.marks import faults
 PRIORS = ("Beta(0.0001, 1)", "IndianBuffet(5)", "Jeffreys()", "FixedRate(0.5)")
 
 
-def study(error=0.02, flops_left=0.15, seeds=2, **columns):
+def study(error=0.02, macs_left=0.15, seeds=2, **columns):
     rows = [
-        {"prior": p, "seed": s, "error": error, "flops_left": flops_left, "scored_on": "test", "kept fc1": 9, **columns}
+        {"prior": p, "seed": s, "error": error, "macs_left": macs_left, "scored_on": "test", "kept fc1": 9, **columns}
         for p in PRIORS
         for s in range(seeds)
     ]
@@ -42,43 +42,72 @@ def texts(figure):
     return [text.get_text() for text in figure.findobj(matplotlib.text.Text) if text.get_text()]
 
 
-@pytest.mark.parametrize("flops_left", [1.0, 0.15, 1e-5])
+@pytest.mark.parametrize("macs_left", [1.0, 0.15, 1e-5])
 @pytest.mark.parametrize("error", [0.0, 0.02, 0.9])
-def test_priors_in_one_place_are_all_seen_and_no_axis_runs_past_what_can_be(flops_left, error):
-    figure = plots.error_flops(study(error, flops_left))
+def test_priors_in_one_place_are_all_seen_and_no_axis_runs_past_what_can_be(macs_left, error):
+    figure = plots.error_macs(study(error, macs_left))
     axis = figure.axes[0]
     lines = {line.get_label(): line for line in axis.lines}
     axis.get_legend().remove()
     picture = pixels(figure)
     assert all(is_seen(picture, lines[prior].get_color()) for prior in PRIORS)
     low, high = axis.get_xlim()
-    assert 0 < low < 100 * flops_left <= high == 100
+    assert 0 < low < 100 * macs_left <= high == 100
     assert 0 <= axis.get_ylim()[0] <= 100 * error <= axis.get_ylim()[1] <= 100
     ticks = [tick for tick in axis.get_xticks() if low <= tick <= high]
     assert ticks and max(ticks) <= 100
 
 
 def test_seeds_in_one_place_are_counted_and_others_are_not():
-    figure = plots.error_flops(study())
+    figure = plots.error_macs(study())
     assert sum(text.startswith("×2") for text in texts(figure)) == len(PRIORS)
     apart = study()
     apart["error"] = np.linspace(0.01, 0.08, len(apart))
-    assert not any(text.startswith("×") for text in texts(plots.error_flops(apart)))
+    assert not any(text.startswith("×") for text in texts(plots.error_macs(apart)))
 
 
 def test_a_published_point_in_the_place_of_a_ring_is_seen():
-    runs = study(error=0.0126, flops_left=1 / 5.1)
-    figure = plots.error_flops(runs, {"BB": [(1.26, 5.1)]})
+    runs = study(error=0.0126, macs_left=1 / 5.1)
+    figure = plots.error_macs(runs, {"BB": [(1.26, 5.1)]})
     published, ring = figure.axes[0].lines[:2]
+    assert published.get_label() == "published, BB"
     figure.axes[0].get_legend().remove()
     assert is_seen(pixels(figure), published.get_color())
     assert published.get_zorder() > ring.get_zorder() and ring.get_fillstyle() == "none"
 
 
+@pytest.mark.parametrize("network", plots.PUBLISHED)
+def test_every_published_point_has_its_methods_name_beside_it_where_nothing_is(network):
+    runs = study(error=0.0126, seeds=1, plain_error=0.02)
+    runs["macs_left"] = [0.14, 0.2, 0.5, 1.0]
+    figure = plots.error_macs(runs, plots.PUBLISHED[network])
+    axis = figure.axes[0]
+    figure.draw_without_rendering()
+    names = [text for text in axis.texts if text.get_text() in plots.PUBLISHED[network]]
+    wanted = {m: [[100 / fewer, error] for error, fewer in points] for m, points in plots.PUBLISHED[network].items()}
+    assert {name: sorted(map(list, (t.xy for t in names if t.get_text() == name))) for name in wanted} == {
+        name: sorted(points) for name, points in wanted.items()
+    }
+    boxes = [text.get_window_extent().shrunk(0.9, 0.7) for text in names]
+    for i, box in enumerate(boxes):
+        assert axis.bbox.contains(*box.min) and axis.bbox.contains(*box.max)
+        assert box.count_overlaps(boxes[i + 1 :]) == 0
+        points = [axis.transData.transform(line.get_xydata()) for line in axis.lines if line.get_marker() != "None"]
+        assert not box.count_contains(np.concatenate(points))
+    shown = [text.get_text() for text in axis.get_legend().get_texts()]
+    assert shown.count("published") == 1 and not any(text.startswith("published,") for text in shown)
+
+
+def test_runs_of_an_earlier_version_are_read_again_before_they_are_drawn():
+    with pytest.raises(ValueError, match="runs has no column macs_left: .* bbpyro compare --resume FOLDER"):
+        plots.error_macs(study().rename(columns={"macs_left": "flops_left"}))
+    assert plots.error_flops is plots.error_macs  # its name in earlier versions
+
+
 def test_no_unit_left_costs_nothing_and_is_on_the_axis_all_the_same():
     runs = study()
-    runs.loc[0, ["flops_left", "kept fc1"]] = 0
-    figure = plots.error_flops(runs)
+    runs.loc[0, ["macs_left", "kept fc1"]] = 0
+    figure = plots.error_macs(runs)
     low, high = figure.axes[0].get_xlim()
     assert all(low <= x <= high for line in figure.axes[0].lines for x in line.get_xdata())
     assert "‡" in texts(figure)
@@ -87,12 +116,12 @@ def test_no_unit_left_costs_nothing_and_is_on_the_axis_all_the_same():
 
 def test_the_plain_networks_error_and_the_most_frequent_classs_are_lines():
     runs = study(error=0.8865, plain_error=0.02, majority_error=0.8865)
-    figure = plots.error_flops(runs)
+    figure = plots.error_macs(runs)
     lines = {line.get_label(): line.get_ydata()[0] for line in figure.axes[0].lines if line.get_label() not in PRIORS}
     assert lines == pytest.approx({"plain network, 2.00%": 2.0, "most frequent class, 88.65%": 88.65})
     assert "†: no better than always answering the most frequent class" in figure.axes[0].get_title("left")
     assert texts(figure).count("×2 †") == len(PRIORS)
-    well = plots.error_flops(study(plain_error=0.02, majority_error=0.8865))
+    well = plots.error_macs(study(plain_error=0.02, majority_error=0.8865))
     assert "†" not in " ".join(texts(well)) and "most frequent class, 88.65%, above the axis" in " ".join(
         " ".join(texts(well)).split()
     )

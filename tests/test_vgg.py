@@ -116,8 +116,9 @@ def test_it_compacts_to_a_smaller_network_that_predicts_the_same(trained: Path) 
         (
             (16, 49),
             ["--network", "lenet5-caffe"],
-            "takes images of shape [28, 28], but the data have [16, 49]",
+            "lenet5-caffe takes images of shape [28, 28], but the data have [16, 49]",
         ),
+        ((32, 32), ["--network", "lenet5"], "lenet5 takes images of shape [28, 28], but the data have [32, 32]"),
         ((8,), ["--kl-start", "conv*", "3", "--kl-warmup-epochs", "5"], "'conv*' is none of the gates fc1"),
         ((8,), ["--kl-start", "*", "3"], "kl_start is 3.0 but kl_warmup_epochs 0"),
         ((8,), ["--initial-keep-probability", "1e-9"], "initial_keep_probability is 1e-09"),

@@ -109,7 +109,7 @@ class Compact:
     """Write compact-int8.onnx too: weights of eight bits, activations quantised dynamically."""
     round_to: int = 1
     """Leave a multiple of so many units in each layer, such as 8: processors may be faster with round numbers, and the
-    dead units that stay for that, as zeros, cost parameters and FLOPs."""
+    dead units that stay for that, as zeros, cost parameters and multiply-accumulates."""
 
 
 @dataclass(frozen=True)

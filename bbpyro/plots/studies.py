@@ -9,6 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.transforms import Bbox
 
 from bbpyro.plots.marks import MARKS, faults, signs
 from bbpyro.plots.style import (
@@ -30,19 +31,10 @@ from bbpyro.plots.style import (
 from bbpyro.posterior import elpd, gates, num_chains, place, place_of, share_above
 from bbpyro.posterior.container import elpd_pointwise
 
-# (error %, how many times fewer FLOPs), MNIST: of the authors' sweep, arXiv 1805.10896 and its code's plots.
-PUBLISHED = {
-    "lenet-500-300": {
-        "BB": [(1.60, 30.4), (1.42, 17.2), (1.33, 13.3), (1.35, 10.8), (1.26, 5.1)],
-        "SBP": [(1.6, 17.9), (1.53, 11.5)],
-        "Sparse VD": [(1.51, 14.7)],
-        "SSL": [(1.94, 23.0)],
-        "DBB": [(1.42, 33.5), (1.28, 10.2)],
-    },
-    "lenet5-caffe": {"BB": [(0.57, 2.94), (0.65, 3.39)], "SBP": [(0.82, 4.81)], "DBB": [(0.64, 2.95)]},
-}
-_MARKERS = "osD^v"
-_STOPS = "osD^vP*X<>"
+_BEHIND = "published, "
+# Where the name of a published point may be, in points of a figure from it: right, left, above, below, and farther.
+_OFFSETS = [(far * x, far * y) for far in (1, 2, 3) for x, y in ((5, 0), (-5, 0), (0, 5), (0, -5), (4, 4), (-4, 4))]
+_STOPS = "oD^vsP*X<>"  # the points of a curve, where there are several
 _SAME_PLACE = 3.0  # points of a figure, 1/72 inch, within which two rings of one size look like one
 
 
@@ -55,12 +47,12 @@ def setting(keys: Sequence[str], values: Any) -> str:
     return ", ".join(parts)
 
 
-def error_flops(
+def error_macs(
     runs: pd.DataFrame,
     published: Mapping[str, Sequence[tuple[float, float]]] | None = None,
     keys: Sequence[str] = ("prior",),
 ) -> Figure:
-    """Error against FLOPs left: each seed a ring, each prior a colour and a size, so that none hides another.
+    """Error against multiply-accumulates left: each seed a ring, each prior a colour and a size, so that none hides.
 
     Where another setting varies, its values are the points of a curve, each the mean of its seeds with their range; of
     several such settings the first. Runs that are no better than the most frequent class, or have a layer without
@@ -68,25 +60,33 @@ def error_flops(
 
     Args:
         runs: `Study.runs`; its columns plain_error and majority_error, where there are any, become lines.
-        published: points to put behind, by method: (error in percent, how many times fewer FLOPs).
+        published: points to put behind, by method: (error in percent, how many times fewer multiply-accumulates).
         keys: the columns of `runs` that tell settings apart, `Study.table.index.names`.
+
+    Raises:
+        ValueError: `runs` has no column macs_left, as the runs.csv of an earlier version has not.
     """
-    figure = new_figure(8.5, 4.4)
+    if "macs_left" not in runs:
+        raise ValueError(
+            "runs has no column macs_left: a study of an earlier version has it once it is read again, by "
+            "bbpyro compare --resume FOLDER, or bbpyro.studies.load(FOLDER).runs"
+        )
+    figure = new_figure(8.5, 4.8)
     (axis,) = panels(figure, 1, 1)
-    for (method, points), marker in zip((published or {}).items(), _MARKERS, strict=False):
-        error, saved = np.array(points).T
-        style: dict[str, Any] = {"color": GREY, "markersize": 5, "fillstyle": "none", "zorder": 4}
-        axis.plot(100 / saved, error, marker, **style, label=f"published, {method}")
+    behind = {method: np.array(points).T for method, points in (published or {}).items()}
+    for method, (error, fewer) in behind.items():
+        style: dict[str, Any] = {"color": GREY, "markersize": 5, "fillstyle": "none", "zorder": 4, "clip_on": False}
+        axis.plot(100 / fewer, error, "s", **style, label=_BEHIND + method)
     low = min(
-        [0.8 * 100 * f for f in runs["flops_left"] if f > 0]
-        + [80 / s for p in (published or {}).values() for _, s in p]
+        [0.8 * 100 * share for share in runs["macs_left"] if share > 0]
+        + [80 / n for _, m in behind.values() for n in m]
     )
-    runs = runs.assign(flops_left=np.maximum(runs["flops_left"], low / 100))  # a logarithm has no 0
+    runs = runs.assign(macs_left=np.maximum(runs["macs_left"], low / 100))  # a logarithm has no 0
     along = next((key for key in keys if key != "prior"), None)
     curves = _split(runs, [key for key in keys if key != along])
     rings = _draw_curves(axis, curves, along) if along else _draw_rings(axis, curves)
     values = np.concatenate([line.get_ydata() for line in axis.lines])
-    _flops_axis(axis, min(low, 50))
+    _macs_axis(axis, min(low, 50))
     _error_axis(axis, values)
     for name, text, dashes in (("plain_error", "plain network", "--"), ("majority_error", "most frequent class", ":")):
         if name in runs and runs[name].notna().any():
@@ -96,9 +96,10 @@ def error_flops(
     axis.set_ylabel(f"error on {' and '.join(runs['scored_on'].unique())} data, mean mask, %")
     found = _annotate(figure, axis, rings)
     told = [f"{sign}: {text}" for name, (sign, text) in MARKS.items() if name in found]
-    marks = "a point the mean of its seeds, with their range; a ring a seed" if along else "a ring a seed"
+    marks = "a point the mean of its seeds, and their range;\na ring a seed" if along else "a ring a seed"
     title(axis, "\n".join([f"lower left is better; {marks}, ×2 two of them in one place", *told]))
     _legend_beside(axis)
+    _name_published(figure, axis)
     return figure
 
 
@@ -131,14 +132,14 @@ def _draw_curves(axis: Axes, curves: Mapping[str, pd.DataFrame], along: str) -> 
     rings = []
     for (name, runs), shade in zip(curves.items(), of_curves, strict=True):
         points = _split(runs, [along])
-        means = pd.DataFrame({stop: group[["flops_left", "error"]].mean() for stop, group in points.items()}).T
+        means = pd.DataFrame({stop: group[["macs_left", "error"]].mean() for stop, group in points.items()}).T
         shade = GREY if is_one else shade
         _place(axis, means, "-", color=shade, linewidth=1.2, zorder=1.5, label=name or None)
         for stop, group in points.items():
             own = of_stops[list(stops).index(stop)] if is_one else shade
             style: dict[str, Any] = {"color": own, "clip_on": False}
             rings += [(group, _place(axis, group, shapes[stop], markersize=4, fillstyle="none", **style))]
-            x, y = 100 * group["flops_left"], 100 * group["error"]
+            x, y = 100 * group["macs_left"], 100 * group["error"]
             axis.plot([x.min(), x.max()], [y.mean()] * 2, "-", linewidth=1, **style)
             axis.plot([x.mean()] * 2, [y.min(), y.max()], "-", linewidth=1, **style)
             label = _with_budget(stop, along, group) if is_one else None
@@ -150,7 +151,7 @@ def _draw_curves(axis: Axes, curves: Mapping[str, pd.DataFrame], along: str) -> 
 
 
 def _place(axis: Axes, runs: pd.DataFrame, form: str, **style: Any) -> Any:
-    (line,) = axis.plot(100 * runs["flops_left"], 100 * runs["error"], form, **style)
+    (line,) = axis.plot(100 * runs["macs_left"], 100 * runs["error"], form, **style)
     return line
 
 
@@ -161,7 +162,50 @@ def _with_budget(name: str, key: str, runs: pd.DataFrame) -> str:
     return f"{name}: {runs['budget'].iloc[0]} epochs"
 
 
-def _flops_axis(axis: Axes, low: float) -> None:
+error_flops = error_macs  # the name that it had while it counted otherwise
+
+
+def _name_published(figure: Figure, axis: Axes) -> None:
+    """Write the name of its method beside each published point, where it covers as little as can be."""
+    figure.draw_without_rendering()
+    taken = [text.get_window_extent() for text in axis.texts]
+    points = []
+    for line in axis.lines:
+        if line.get_marker() != "None":
+            half = (line.get_markersize() / 2 + 1) * figure.dpi / 72
+            for x, y in axis.transData.transform(line.get_xydata()):
+                taken.append(Bbox([[x - half, y - half], [x + half, y + half]]))
+            name = str(line.get_label())
+            if name.startswith(_BEHIND):
+                points += [(name.removeprefix(_BEHIND), xy) for xy in np.asarray(line.get_xydata())]
+    for name, xy in points:
+        label = axis.annotate(name, xy, (0, 0), textcoords="offset points", color=GREY, fontsize=7, zorder=5)
+        label.set_bbox({"boxstyle": "square,pad=0.1", "facecolor": "white", "edgecolor": "none", "alpha": 0.6})
+
+        def covered(offset: tuple[float, float], label: Any = label) -> float:
+            _put(label, offset)
+            box = label.get_window_extent()
+            outside = box.width * box.height - _overlap(box, axis.bbox)
+            return outside + sum(_overlap(box, other) for other in taken) + np.hypot(*offset)  # and near
+
+        _put(label, min(_OFFSETS, key=covered))
+        taken.append(label.get_window_extent())
+
+
+def _put(label: Any, offset: tuple[float, float]) -> None:
+    x, y = offset
+    label.xyann = offset
+    label.set_ha("left" if x > 0 else "right" if x < 0 else "center")
+    label.set_va("bottom" if y > 0 else "top" if y < 0 else "center")
+
+
+def _overlap(one: Bbox, other: Bbox) -> float:
+    """The area that two boxes share, in pixels."""
+    both = Bbox.intersection(one, other)
+    return float(both.width * both.height) if both else 0.0
+
+
+def _macs_axis(axis: Axes, low: float) -> None:
     axis.set_xscale("log")
     axis.set_xlim(low, 100)
     axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if low > 0.5 else (1,)))
@@ -169,7 +213,7 @@ def _flops_axis(axis: Axes, low: float) -> None:
     minor = "{:g}" if low > 25 else ""  # or hardly a tick would have a number
     for set_formatter, text in ((axis.xaxis.set_major_formatter, "{:g}"), (axis.xaxis.set_minor_formatter, minor)):
         set_formatter(FuncFormatter(lambda x, _, text=text: text.format(x)))
-    axis.set_xlabel("FLOPs left, %")
+    axis.set_xlabel("multiply-accumulates left, %")
 
 
 def _error_axis(axis: Axes, values: Any) -> None:
@@ -290,8 +334,11 @@ def _grid(priors: Sequence[str], columns: Sequence[str]) -> tuple[Figure, Any]:
 
 def _legend_beside(axis: Axes) -> None:
     """Far enough to the right for rings at 100%, and with room between the largest."""
-    handles, labels = axis.get_legend_handles_labels()
-    named = {"handles": handles, "labels": [wrapped(each, 36) for each in labels]}
+    found = dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
+    behind = [label for label in found if label.startswith(_BEHIND)]  # whose names are beside them
+    shown = {"published": found[behind[0]]} if behind else {}
+    shown |= {label: handle for label, handle in found.items() if label not in behind}
+    named = {"handles": [*shown.values()], "labels": [wrapped(each, 36) for each in shown]}
     legend(axis, **named, loc="center left", bbox_to_anchor=(1.05, 0.5), labelspacing=0.9, frameon=False)
 
 

@@ -28,10 +28,10 @@ class Settings:
     dataset: str = "mnist"
     """mnist, fashion-mnist, cifar10, bars, or a .npz file with arrays x, y and, optionally, x_test, y_test."""
     network: str = "lenet-500-300"
-    """lenet-500-300 takes any number of inputs, lenet5-caffe images of 28x28, vgg16 images of 3x32x32; the last two
-    bring settings of their own: bbpyro train --network NAME --print-config shows them. Or module:name, one of your
-    own: an nn.Module, a class of it, or a function that returns one; what needs no arguments is called without, else
-    with the shape of one input and the number of classes."""
+    """lenet-500-300 takes any number of inputs, lenet5-caffe (20-50-800-500) and lenet5 (6-16-400-120-84) images of
+    28x28, vgg16 images of 3x32x32; all but the first bring settings of their own: bbpyro train --network NAME
+    --print-config shows them. Or module:name, one of your own: an nn.Module, a class of it, or a function that returns
+    one; what needs no arguments is called without, else with the shape of one input and the number of classes."""
     augmentation: Literal["none", "crop-flip"] = "none"
     """crop-flip shifts each training image [C, H, W] by up to 4 pixels and mirrors half of them."""
     weight_prior: str | None = None

@@ -18,6 +18,7 @@ from bbpyro.priors.spelled import is_path, parse
 NETWORKS: dict[str, Callable[[Sequence[int], int], nn.Module]] = {
     "lenet-500-300": lambda shape, num_classes: networks.lenet_500_300(math.prod(shape), num_classes),
     "lenet5-caffe": lambda shape, num_classes: _lenet5_caffe(shape, num_classes),
+    "lenet5": lambda shape, num_classes: _lenet5(shape, num_classes),
     "vgg16": lambda shape, num_classes: _vgg16(shape, num_classes),
 }
 # Where a network's own settings differ from the defaults; chosen on a validation split, vgg16's in a test size only.
@@ -27,6 +28,16 @@ RECIPES: dict[str, dict[str, Any]] = {
         "gate_learning_rate": 0.03,
         "kl_start": (("conv*", 40.0), ("fc*", 6.0)),
         "kl_warmup_epochs": 20,
+    },
+    "lenet5": {
+        "dataset": "fashion-mnist",
+        "epochs": 40,
+        "batch_size": 200,
+        "learning_rate": 1.5e-3,
+        "initial_keep_probability": 0.95,
+        "gate_learning_rate": 0.05,
+        "kl_start": (("conv1*", 1200.0), ("conv2*", 400.0), ("fc*", 30.0)),
+        "kl_warmup_epochs": 6,
     },
     "vgg16": {"dataset": "cifar10", "augmentation": "crop-flip", "initial_keep_probability": 0.97},
 }
@@ -120,9 +131,18 @@ def _needs_nothing(make: Callable[..., Any]) -> bool:
 
 
 def _lenet5_caffe(shape: Sequence[int], num_classes: int) -> nn.Module:
-    if tuple(shape) not in ((28, 28), (1, 28, 28), (784,)):
-        raise ValueError(f"network: lenet5-caffe takes images of shape [28, 28], but the data have {list(shape)}")
+    _check_28x28("lenet5-caffe", shape)
     return networks.lenet5_caffe(784, num_classes)
+
+
+def _lenet5(shape: Sequence[int], num_classes: int) -> nn.Module:
+    _check_28x28("lenet5", shape)
+    return networks.lenet5(num_classes)
+
+
+def _check_28x28(name: str, shape: Sequence[int]) -> None:
+    if tuple(shape) not in ((28, 28), (1, 28, 28), (784,)):
+        raise ValueError(f"network: {name} takes images of shape [28, 28], but the data have {list(shape)}")
 
 
 def _vgg16(shape: Sequence[int], num_classes: int) -> nn.Module:

@@ -35,7 +35,7 @@ class Row:
     """What one form of the network costs and how well it predicts; None where that is not known.
 
     Attributes:
-        size: its parameters and FLOPs.
+        size: its parameters and multiply-accumulates.
         file_bytes: of the file that holds it.
         error: of the held-out data, in [0, 1].
         nll: of the held-out data, nats a datum.

@@ -34,7 +34,7 @@ def draw(
     """
     runs = runs.dropna(subset="error")
     behind = plots.PUBLISHED.get(published or "", {})
-    figures = {"error_flops": plots.error_flops(runs, behind, keys)}
+    figures = {"error_macs": plots.error_macs(runs, behind, keys)}
     settings = {plots.setting(keys, key): group for key, group in runs.groupby(list(keys), sort=False)}
     histories = {
         name: [_svi_history(folder / "runs" / run) for run in group["run"]] for name, group in settings.items()

@@ -24,14 +24,14 @@ PREDICTIONS = {
 }
 COSTS = {
     "kept": ("kept", "{:.0f}"),
-    "flops_left": ("FLOPs left", "{:.1%}"),
+    "macs_left": ("MACs left", "{:.1%}"),
     "parameters_left": ("parameters left", "{:.1%}"),
     "seconds": ("training, s", "{:.0f}"),
 }
 SCORES = PREDICTIONS | COSTS
 NOTE = (
     "mean (range) of the seeds, by mean mask; kept: units on the input of each dense layer, on the output of each "
-    "convolution; NLL, MC: by "
+    "convolution; MACs: multiply-accumulates, without biases and activations; NLL, MC: by "
     "Monte Carlo over the masks; ELBO: nats a datum, log p(W) of a point W in it; elpd_loo: nats a datum, of 250 "
     "training data: too good where W is a point fitted to them, so compare the NLLs"
 )
@@ -46,8 +46,9 @@ def by_run(config: StudyConfig, results: Mapping[str, Mapping[str, Any]], reason
     candidates = config.candidates()
     is_budget = len({each.budget for each in candidates}) > 1
     for each in candidates:
-        values = {name: axes.shown(name, getattr(each.config, name)) for name in config.compared} | each.shown
-        own = {"prior": values.pop("prior"), **values} | ({"budget": each.budget} if is_budget else {})
+        settings = {name: axes.shown(name, getattr(each.config, name)) for name in config.compared}
+        own = {key: each.shown[key] for key in ("prior", "point") if key in each.shown} | settings | each.shown
+        own |= {"budget": each.budget} if is_budget else {}
         for name, run in config.runs_of(each).items():
             fold = {FOLD: run.validation_fold} if FOLD in config.vary else {}
             row: dict[str, Any] = {"run": name, **own, **fold, "seed": run.seed}

@@ -28,7 +28,7 @@ _SCORES = (
     "nll_monte_carlo",
     "kept",
     "total",
-    "flops_left",
+    "macs_left",
     "parameters_left",
     "elbo",
     "elpd_loo",
@@ -42,7 +42,8 @@ def result(folder: Path, config: runs.TrainConfig) -> dict[str, Any] | None:
     """What came out of a run of a study; None where it is not trained and scored yet, or not whole.
 
     Raises:
-        CheckpointError: it is of other settings.
+        CheckpointError: it is of other settings; or it is of before multiply-accumulates were counted, and what they
+            would be counted of is gone.
     """
     try:
         found: dict[str, Any] = json.loads((folder / RESULT).read_text(encoding="utf-8"))
@@ -55,8 +56,31 @@ def result(folder: Path, config: runs.TrainConfig) -> dict[str, Any] | None:
             f"run {folder} was made with another {', '.join(differ)} than the study has; restore study.json, or delete "
             "the run's folder to train it again"
         )
-    is_whole = set(found) >= set(_SCORES) and all((folder / name).is_file() for name in (LOO, "metrics.jsonl"))
-    return found if is_whole else None
+    is_older = "flops_left" in found and "macs_left" not in found
+    scores = set(_SCORES) - ({"macs_left"} if is_older else set())
+    is_whole = set(found) >= scores and all((folder / name).is_file() for name in (LOO, "metrics.jsonl"))
+    if not is_whole:
+        return None
+    return _with_macs(folder, found) if is_older else found
+
+
+def _with_macs(folder: Path, older: dict[str, Any]) -> dict[str, Any]:
+    """An older result, which counted 2 FLOPs for a multiply-accumulate and 1 for a bias, with MACs in their place."""
+    found = {name: value for name, value in older.items() if name not in ("flops", "flops_left")}
+    if found["config"]["network"] == "lenet-500-300":  # each of whose weights is used once, and each unit has a bias
+        after = older["flops"] - older["parameters"]
+        before = round(older["flops"] / older["flops_left"]) - round(older["parameters"] / older["parameters_left"])
+        return {**found, "macs": after, "macs_left": after / before}
+    try:
+        found |= _sizes(runs.load(folder))
+    except (OSError, ValueError, ImportError) as error:
+        raise CheckpointError(
+            f"run {folder} was scored by an earlier bbpyro, which counted no multiply-accumulates, and they cannot be "
+            f"counted now ({error}); restore what is missing, or delete the run's folder to train it again"
+        ) from error
+    with contextlib.suppress(OSError):
+        checkpoint.write_json(folder / RESULT, found)
+    return found
 
 
 def perform(
@@ -121,13 +145,11 @@ def _result(run: runs.Run) -> dict[str, Any]:
     summary = runs.summarize(run, NUM_SAMPLES)
     loo, idata = runs.leave_one_out([run], NUM_SAMPLES)
     posterior.save(idata, run.folder / LOO)
-    example, bnn = run.dataset.x_test[:2], run.bnn
-    before = measure(runs.plain_network(run.config, run.dataset), example)
-    after = measure(compact(bnn.cpu(), example), example)
-    bnn.to(run.config.torch_device())
+    sizes = _sizes(run)
+    run.bnn.to(run.config.torch_device())
     with torch.random.fork_rng():
         torch.manual_seed(run.config.seed)
-        elbo = training.elbo(bnn, run.dataset.x, run.dataset.y)
+        elbo = training.elbo(run.bnn, run.dataset.x, run.dataset.y)
     return {
         **summary["mean_mask"],
         **{f"{name}_monte_carlo": summary["monte_carlo"][name] for name in ("error", "nll", "ece")},
@@ -136,10 +158,7 @@ def _result(run: runs.Run) -> dict[str, Any]:
         "majority_error": summary["majority_error"],
         "kept": summary["kept"],
         "total": summary["total"],
-        "flops": after.flops,
-        "flops_left": after.flops / before.flops,
-        "parameters": after.parameters,
-        "parameters_left": after.parameters / before.parameters,
+        **sizes,
         "elbo": elbo,
         "elpd_loo": posterior.elpd(loo) / len(loo.pareto_k),
         "pareto_k_bad": float((loo.pareto_k > posterior.good_k(NUM_SAMPLES)).mean()),
@@ -147,4 +166,17 @@ def _result(run: runs.Run) -> dict[str, Any]:
         "peak_memory_mib": summary["peak_memory_mib"],
         "versions": summary["versions"],
         "config": run.config.to_json(),
+    }
+
+
+def _sizes(run: runs.Run) -> dict[str, float]:
+    """What the compacted network of a run costs, and as a share of the plain one; the run's is on the CPU then."""
+    example = run.dataset.x_test[:2]
+    before = measure(runs.plain_network(run.config, run.dataset), example)
+    after = measure(compact(run.bnn.cpu(), example), example)
+    return {
+        "macs": after.macs,
+        "macs_left": after.macs / before.macs,
+        "parameters": after.parameters,
+        "parameters_left": after.parameters / before.parameters,
     }

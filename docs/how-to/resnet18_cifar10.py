@@ -109,7 +109,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(small.compaction)
 
     for name, size in ("plain", measure(net, x[:1])), ("compact", measure(small, x[:1])):
-        print(f"{name}: {size.parameters:,} parameters, {size.flops:,} FLOPs an image")
+        print(f"{name}: {size.parameters:,} parameters, {size.macs:,} multiply-accumulates an image")
     before, after = milliseconds([net, small], x_test[:100])
     print(f"100 images on {torch.get_num_threads()} thread(s): plain {before:.0f} ms, compact {after:.0f} ms")
 
