@@ -186,7 +186,8 @@ def _train(folder: Path, console: Console | None, on_epoch: OnEpoch | None) -> R
         def after_epoch(state: training.TrainingState) -> None:
             if not processes.is_first():
                 return
-            Saved(state_dict_of(net), state.optimizer, [*before, *state.history], state.idle).write(folder, config)
+            history = [*before, *state.history]
+            Saved(state_dict_of(net), state.optimizer, history, state.idle, state.start).write(folder, config)
             if on_epoch:
                 on_epoch(state.history[-1], num_epochs, config.scored_on)
 

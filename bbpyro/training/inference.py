@@ -4,6 +4,7 @@ import contextlib
 import fnmatch
 import functools
 import math
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -50,9 +51,15 @@ from bbpyro.training.handlers import (
     held_out_score,
     mixed_precision,
 )
+from bbpyro.training.judging import FitWarning, Judge
 from bbpyro.training.lean_elbo import LeanTraceELBO
 from bbpyro.training.shedding import Shedding
 from bbpyro.training.trained import left_as_it_was, of_network, of_plain_network
+
+_REMEDY = (
+    "What may help: more epochs, a smaller gate_learning_rate, kl_warmup_epochs, or a start nearer to all units on, as "
+    "by insert_dropout(net, initial_keep_probability=0.95); held_out=(x, y) has fit() judge by data of their own"
+)
 
 ELBOS = {"trace": LeanTraceELBO, "mean-field": TraceMeanField_ELBO}
 
@@ -173,7 +180,11 @@ def fit(
             return Learner(bnn, optimizer, step, read(x) if read else x, read=read)
         return Learner(bnn, optimizer, step, x, functools.partial(augmented, augment, read=read), read)
 
+    reached = 0
+
     def tell(epoch: int) -> None:
+        nonlocal reached
+        reached = epoch + 1
         warmup.share = min(1.0, (epoch + 1) / min(kl_warmup_epochs, num_epochs)) if kl_warmup_epochs else 1.0
 
     def report(learner: Learner) -> dict[str, Any]:
@@ -184,6 +195,7 @@ def fit(
             "kl": {name: kl.item() for name, kl in bnn.kl().items()},
             "active": {name: int(gate.kept().sum()) for name, gate in bnn.gates.items()},
             **({"shed": _num_less(bnn, learner.module)} if shed else {}),
+            **(judge.said(state.start) if reached == num_epochs else {}),
         }
 
     optimizer = fused_adam(trained.groups)
@@ -195,7 +207,13 @@ def fit(
     epochs = Epochs("SVI", y, num_epochs, batch_size, SCHEDULES[schedule], progress, on_epoch)
     state = starting_state(seed, resume_from)
     with left_as_it_was(bnn), pyro.validation_enabled(False), mixed_precision(bnn.net, precision):
-        return epochs.run(trainee, trained, report, state)
+        judge = Judge(bnn, x, y, held_out, batch_size)
+        if not state.history:
+            state.start = judge.start()
+        history = epochs.run(trainee, trained, report, state)
+    if processes.is_first() and "warning" in history[-1]:
+        warnings.warn(f"{history[-1]['warning']}. {_REMEDY}", FitWarning, stacklevel=3)
+    return history
 
 
 def _num_less(bnn: BetaBernoulliNetwork, trained: Any) -> dict[str, int]:
