@@ -112,7 +112,7 @@ def test_a_row_does_not_depend_on_what_was_trained_before() -> None:
 
 def test_a_file_of_rows_is_gone_on_with(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     script, output = load("pruning_methods"), tmp_path / "rows.csv"
-    script.main([*SHORT, "--output", str(output), "--strengths", "20-60-30", "--seeds", "2", "--jobs", "2"])
+    script.main([*SHORT, "--output", str(output), "--strengths", "20-60-30", "--seeds", "2"])
     first = output.read_text()
     with output.open("a") as file:
         file.write("magnitude,20-50-30 dropout")  # cut off
