@@ -244,6 +244,13 @@ def train(
             training.on_epoch()
 
 
+def lower_dropout(net: nn.Sequential, setting: Setting, start: Sequence[int]) -> None:
+    """Make each dropout rate, in place, the setting's times the share that is left of the units at the start."""
+    dropouts = [layer for layer in net if isinstance(layer, nn.Dropout)]
+    for i, (dropout, left, of) in enumerate(zip(dropouts, kept(net), start, strict=True)):
+        dropout.p = setting.dropout[i > 0] * left / of
+
+
 def penalty(net: nn.Sequential, setting: Setting) -> Callable[[], None]:
     """What adds the gradient of the method's penalty to the parameters' own."""
     weight = float(setting.strength)
@@ -280,12 +287,10 @@ def by_magnitude(training: Training, setting: Setting) -> tuple[nn.Sequential, f
     began = time.process_time()
     net = copy.deepcopy(before)
     start, wanted = kept(net), units(setting.strength, training.x.shape[1])
-    dropouts = [layer for layer in net if isinstance(layer, nn.Dropout)]
     for step in range(1, NUM_STEPS + 1):
         now = [whole - (whole - few) * step // NUM_STEPS for whole, few in zip(start, wanted, strict=True)]
         prune_by_magnitude(net, now)
-        for i, dropout in enumerate(dropouts):
-            dropout.p = setting.dropout[i > 0] * now[i] / start[i]
+        lower_dropout(net, setting, start)
         is_last = step == NUM_STEPS
         between = ((3 + 0.4 * (step - 1)) / 7, 1 if is_last else (3 + 0.4 * step) / 7)
         train(net, training, setting, between, cosine if is_last else constant)
@@ -298,7 +303,9 @@ def by_penalty(training: Training, setting: Setting) -> tuple[nn.Sequential, flo
     torch.manual_seed(training.seed)
     net = network(training.x.shape[1], training.num_classes, setting)
     train(net, training, setting, (0, 4 / 7), cosine, penalty(net, setting))
+    start = kept(net)
     remove(net, [size >= NEAR_ZERO * size.max() for size in sizes(net, setting.method)])
+    lower_dropout(net, setting, start)
     train(net, training, setting, (4 / 7, 1), cosine)
     return net, (time.process_time() - began) / 60
 

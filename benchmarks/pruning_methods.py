@@ -12,12 +12,14 @@ plain dense network; a unit is counted where it is the input of a dense layer, t
 
 magnitude   the network with nn.Dropout is trained for 3/7 of the epochs, then pruned to given units in five equal steps
             4/70 of the epochs apart, and fine-tuned over the rest. Hidden units go by torch-pruning's group importance,
-            pixels by the norm of what reads them. The dropout rate of a layer falls as the share of its units that is
-            left does (after Han et al. 2015, arXiv 1506.02626).
+            pixels by the norm of what reads them.
 slimming    network slimming (Liu et al. 2017, arXiv 1708.06519): an L1 penalty on the scales of the hidden units' batch
             norms, and on a scale of each pixel, for 4/7 of the epochs; what has a scale near 0 goes; fine-tuned.
 lasso       a group lasso on all weights that read a unit, times the root of their number (Scardapane et al. 2017, arXiv
             1607.00485), for 4/7 of the epochs; units that nothing reads go; fine-tuned.
+
+Where there is nn.Dropout, its rate falls as the share of the layer's units that is left does (after Han et al. 2015,
+arXiv 1506.02626).
 
 The rate falls to 0 over the second half of the last fine-tuning, and of training with a penalty; else it is constant.
 Settings are chosen on validation data, held out of the training data; --test takes those in CHOSEN and nothing else.

@@ -97,6 +97,15 @@ def test_the_penalty_is_the_group_lasso_and_the_l1_of_all_scales() -> None:
             torch.testing.assert_close(parameter.grad, wanted)
 
 
+def test_the_dropout_rate_falls_with_the_share_of_the_units_that_is_left() -> None:
+    pruning = load("pruning")
+    setting = pruning.Setting("magnitude", "6-50-3", (0.2, 0.5))
+    net = pruning.network(12, 3, setting)
+    pruning.prune_by_magnitude(net, [6, 50, 3])
+    pruning.lower_dropout(net, setting, [12, 500, 300])
+    assert [layer.p for layer in net if isinstance(layer, nn.Dropout)] == pytest.approx([0.1, 0.05, 0.005])
+
+
 def test_a_row_does_not_depend_on_what_was_trained_before() -> None:
     pruning = load("pruning")
     setting = pruning.Setting("magnitude", METHODS["magnitude"], (0.1, 0.2))
