@@ -255,3 +255,15 @@ def test_a_resumed_fit_knows_where_it_began(network, done):
     with pytest.warns(FitWarning):
         history = bbpyro.fit(resumed, X, LABELS, resume_from=kept["state"], **settings)
     assert history[-1]["warning"] == wanted[-1]["warning"] and "at the start" in wanted[-1]["warning"]
+
+
+def test_a_network_that_was_never_trained_has_nothing_to_lose():
+    bnn = gated(plain())
+    for held_out in (None, (X, LABELS)):
+        judge = judged(bnn, held_out=held_out)
+        start = judge.start()
+        only_keep(bnn)
+        with torch.no_grad():
+            bnn.net[2].weight.mul_(3.0)
+        assert judge.verdict(start) is None
+        bnn = gated(plain())

@@ -384,7 +384,8 @@ def test_a_study_that_is_done_is_not_done_again_and_values_can_be_added(
     study: studies.Study, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = stamps(study.folder)
-    main(["compare", "--study", str(study.folder)])
+    for flag in ("--study", "--resume"):
+        main(["compare", flag, str(study.folder)])
     assert stamps(study.folder) == before
     main(["compare", "--study", str(study.folder), "--vary", "epochs", "3"])
     more = studies.load(study.folder)

@@ -3,14 +3,19 @@
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
 from bbpyro import runs, studies
 
 Switch = tyro.conf.FlagCreatePairsOff[bool]  # a flag without its opposite
-_VARY = tyro.conf.arg(metavar="SETTING VALUE [VALUE ...]")
+if TYPE_CHECKING:
+    Axes = Any
+else:  # the words of each --vary, which are read once the file has been
+    Axes = tyro.conf.UseAppendAction[
+        Annotated[tuple[tuple[str, ...], ...], tyro.conf.arg(metavar="SETTING VALUE [VALUE ...]")]
+    ]
 RunFolders = Annotated[tuple[Path, ...], tyro.conf.arg(metavar="RUN [RUN ...]")]
 
 
@@ -43,11 +48,11 @@ class Compare(studies.StudyConfig):
     prior: tyro.conf.UseAppendAction[Annotated[tuple[str, ...], tyro.conf.arg(metavar="PRIOR")]] = ()
     """A prior on π, as bbpyro train takes it, once for each that is compared; by default Beta(0.0001, 1),
     IndianBuffet(5) and FixedRate(0.5), and with --vary the first of them."""
-    vary: tyro.conf.UseAppendAction[Annotated[tuple[tuple[str, ...], ...], _VARY]] = ()
+    vary: Axes = ()
     """A setting and the values of it that are compared, once for each setting: --vary epochs 60 120. Each value as it
     is typed after the setting's flag, in quotes where that is several words (--vary kl-start none 'conv* 40 fc* 6'),
     or true, false, none. All combinations are trained; those of validation-fold are averaged over, as seeds are."""
-    points: tyro.conf.SuppressFixed[Any] = dataclasses.field(default_factory=dict)
+    points: tyro.conf.SuppressFixed[Any] = ()
     study: Path | None = None
     """The study folder, by default runs/study-DATE-TIME; a study that is there goes on, and priors, values or seeds
     that it has not are added."""
@@ -69,7 +74,7 @@ class Compare(studies.StudyConfig):
     def settings(self) -> studies.StudyConfig:
         """The part that decides the numbers."""
         chosen = {f.name: getattr(self, f.name) for f in dataclasses.fields(studies.StudyConfig)}
-        own = {"prior": self.prior or studies.StudyConfig.prior, "vary": dict(self.vary)}
+        own = {"prior": self.prior or studies.StudyConfig.prior, "vary": dict(self.vary), "points": dict(self.points)}
         return studies.StudyConfig(**{**chosen, **own})
 
 

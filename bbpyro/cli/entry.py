@@ -102,7 +102,7 @@ def _parse(args: list[str]) -> Train | Compare | Evaluate | Posterior | Compact 
     if isinstance(command, Train):
         return tyro.cli(Command, args=args, default=Train(**fields), **PARSER)
     # tyro would append the priors of the command line to those of the file; they are to replace them.
-    default: Any = Compare(**{**fields, "prior": (), "vary": (), "points": {}})
+    default: Any = Compare(**{**fields, "prior": (), "vary": (), "points": ()})
     flags: Compare = tyro.cli(Command, args=args, default=default, **PARSER)
     return dataclasses.replace(
         flags, prior=flags.prior or fields["prior"], vary=fields["vary"], points=fields["points"]
@@ -262,10 +262,10 @@ def _duration(seconds: float) -> str:
 def _print_config(config: runs.TrainConfig | studies.StudyConfig) -> None:
     config.validate()
     settings = config.to_json()
-    tables = {name: settings.pop(name) for name in ("vary", "points") if name in settings}
+    tables: dict[str, Any] = {name: settings.pop(name) for name in ("vary", "points") if name in settings}
     points = {f"points.{_toml_key(name)}": own for name, own in tables.pop("points", {}).items()}
     print(_toml(settings), end="")
-    for name, table in {**tables, **points}.items():
+    for name, table in (tables | points).items():
         print(f"\n[{name}]\n{_toml(table)}", end="")
 
 

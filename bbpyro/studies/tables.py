@@ -47,7 +47,7 @@ def by_run(config: StudyConfig, results: Mapping[str, Mapping[str, Any]], reason
     is_budget = len({each.budget for each in candidates}) > 1
     for each in candidates:
         settings = {name: axes.shown(name, getattr(each.config, name)) for name in config.compared}
-        own = {key: each.shown[key] for key in ("prior", "point") if key in each.shown} | settings | each.shown
+        own = {key: each.shown[key] for key in ("prior", "point") if key in each.shown} | settings | dict(each.shown)
         own |= {"budget": each.budget} if is_budget else {}
         for name, run in config.runs_of(each).items():
             fold = {FOLD: run.validation_fold} if FOLD in config.vary else {}

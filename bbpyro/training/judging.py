@@ -93,7 +93,7 @@ class Judge:
         gates = self._bnn.gates.items()
         ones = {f"{name}.z": torch.ones_like(gate.unconstrained_concentration1) for name, gate in gates}
         found = min((self._score(masks)[0] for masks in (ones, {})), key=lambda scores: scores.nll.mean().item())
-        return {"nll": found.nll.float(), "miss": found.miss.float()}
+        return {"nll": found.nll, "miss": found.miss}
 
     def said(self, start: dict[str, Tensor]) -> dict[str, str]:
         """What the record of the last epoch says of it: nothing, or a `warning`."""
@@ -107,7 +107,7 @@ class Judge:
             start: what :meth:`start` returned; nothing, where that is not known.
         """
         end, chance = self._score({})
-        began = _Scores(start["nll"].double(), start["miss"].double(), end.are_labels) if start else None
+        began = _Scores(start["nll"].to(end.nll), start["miss"].to(end.nll), end.are_labels) if start else None
         what = self._is_of_no_use(end, began, chance) or (began and self._is_worse(end, began, chance))
         if not what:
             return None
@@ -129,13 +129,16 @@ class Judge:
         return None
 
     def _is_worse(self, end: _Scores, start: _Scores, chance: _Scores) -> str | None:
+        before = start.explained(chance)
+        if before <= 2 * NOTHING and not (start.are_labels and start.rate < chance.rate):
+            return None  # a network that knew nothing has nothing to lose
         differences = end.nll - start.nll
-        least = 2 * differences.std().item() / math.sqrt(len(differences))
+        least = 2 * (differences.std() / math.sqrt(len(differences))).item()
         if self._is_held_out and end.are_labels:
             least = max(least, (WORSE - 1) * start.nll.mean().item())
         elif self._is_held_out:
             least = max(least, self._numbers * math.log(WORSE) / 2)
-        elif not end.explained(chance) < (1 - LOST) * start.explained(chance):
+        elif not end.explained(chance) < (1 - LOST) * before:
             return None
         return "the network ends clearly worse than it began" if differences.mean().item() > least else None
 
@@ -158,28 +161,29 @@ class Judge:
         """Of the network under these masks, by default the mean ones, and of one answer for every input."""
         bnn, parts, kind = self._bnn, [], ""
         with in_eval_mode(bnn), poutine.block(), pyro.validation_enabled(False), torch.random.fork_rng():
+            torch.manual_seed(0)  # where a network or likelihood draws, it draws the same at the start and at the end
             for batch in nests.split(self._data, self._batch_size):
                 x, y = nests.to_device(batch, device_of(bnn))
                 distribution: Any = bnn.likelihood(functional_call(bnn.net, masks, *nests.arguments(bnn.net, x)))
                 kind = likelihoods.kind(distribution)
-                miss, y_seen = _miss(distribution, y, kind)
-                parts.append((-distribution.log_prob(y), miss, y_seen))
-        nll, miss, y = (torch.cat(part).double().cpu() for part in zip(*parts, strict=True))
-        of_one = _of_one_answer(y, kind)
-        ours, theirs = (_Scores(_flat(p).sum(1), _flat(m).mean(1), kind != "numbers") for p, m in ((nll, miss), of_one))
+                parts.append((-distribution.log_prob(y), *_missed(distribution, y, kind)))
+        nll, missed, seen = (torch.cat(part) for part in zip(*parts, strict=True))
+        both = (nll, missed), _of_one_answer(seen, kind)
+        ours, theirs = (_Scores(_flat(p).sum(1), _flat(m).mean(1), kind != "numbers") for p, m in both)
         return ours, theirs
 
 
-def _miss(distribution: Any, y: Tensor, kind: str) -> tuple[Tensor, Tensor]:
-    """Wrong labels or squared errors, and y: of classes, as whole numbers."""
+def _missed(distribution: Any, y: Tensor, kind: str) -> tuple[Tensor, Tensor]:
+    """Wrong labels or squared errors, and y as numbers, of classes as labels."""
     try:
         expected = likelihoods.expectation(distribution)
     except ValueError:  # y has no mean
         return torch.full_like(y, math.nan), y
     if kind == "classes":
-        y = y if y.dim() == expected.dim() - 1 else y.argmax(-1)
-        return (expected.argmax(-1) != y).double(), y
-    return ((expected > 0.5) != (y > 0.5)).double() if kind == "binary" else (expected - y).double().square(), y
+        labels = y if y.dim() == expected.dim() - 1 else y.argmax(-1)
+        return (expected.argmax(-1) != labels).to(expected), labels.long()
+    y = y.to(expected)
+    return (expected - y).square() if kind == "numbers" else ((expected > 0.5) != (y > 0.5)).to(expected), y
 
 
 def _of_one_answer(y: Tensor, kind: str) -> tuple[Tensor, Tensor]:
@@ -188,9 +192,10 @@ def _of_one_answer(y: Tensor, kind: str) -> tuple[Tensor, Tensor]:
         return torch.full_like(y, math.nan), (y - y.mean(0)).square()
     if kind == "binary":
         p = y.mean(0)
-        return -torch.xlogy(y, p) - torch.xlogy(1 - y, 1 - p), ((p > 0.5) != (y > 0.5)).double()
-    shares = torch.bincount(y.long().flatten()) / y.numel()
-    return -shares[y.long()].log(), (y != shares.argmax()).double()
+        return -torch.xlogy(y, p) - torch.xlogy(1 - y, 1 - p), ((p > 0.5) != (y > 0.5)).to(p)
+    ones = torch.ones_like(y, dtype=torch.get_default_dtype()).flatten()
+    shares = ones.new_zeros(int(y.max()) + 1).index_add_(0, y.flatten(), ones) / y.numel()
+    return -shares[y].log(), (y != shares.argmax()).to(shares)
 
 
 def _flat(values: Tensor) -> Tensor:
