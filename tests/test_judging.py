@@ -4,10 +4,12 @@ import warnings
 import pyro.distributions as dist
 import pytest
 import torch
+from pyro.poutine.messenger import Messenger
 from torch import nn
 
 import bbpyro
 from bbpyro.training import FitWarning
+from bbpyro.training.budget import FIT, PRETRAINING
 from bbpyro.training.judging import Judge
 
 N = 600
@@ -267,3 +269,43 @@ def test_a_network_that_was_never_trained_has_nothing_to_lose():
             bnn.net[2].weight.mul_(3.0)
         assert judge.verdict(start) is None
         bnn = gated(plain())
+
+
+# --- how long is trained where nobody says -----------------------------------------------------------------
+
+
+def test_few_data_are_trained_on_for_as_many_steps_and_their_kl_is_warmed_up():
+    assert FIT.num_epochs(60_000, 100) == 60 and FIT.warmup_epochs(60_000, 100) == 0
+    assert FIT.num_epochs(1000, 100) == 800 and FIT.warmup_epochs(1000, 100) == 160
+    assert FIT.num_epochs(130, 100) == 4000  # two steps an epoch
+    assert PRETRAINING.num_epochs(60_000, 100) == 10 and PRETRAINING.num_epochs(1000, 100) == 50
+
+
+def test_pretraining_takes_its_steps_by_default():
+    assert len(bbpyro.pretrain(nn.Linear(6, 4), X[:20], LABELS[:20], progress=False)) == 500
+    assert len(bbpyro.pretrain(nn.Linear(6, 4), X[:20], LABELS[:20], num_epochs=2, progress=False)) == 2
+
+
+class Enough(Exception):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("options", "weight"),
+    [({}, 1 / 1600), ({"num_epochs": 3}, 1.0), ({"kl_warmup_epochs": 0}, 1.0), ({"kl_warmup_epochs": 4}, 0.25)],
+)
+def test_what_is_asked_for_wins(options, weight):
+    scales = []
+
+    class Spy(Messenger):
+        def _pyro_post_sample(self, msg):
+            if msg["name"] == "0.gate.pi":
+                scales.append(msg["scale"])
+
+    def stop(state):
+        raise Enough
+
+    bnn = gated(nn.Sequential(nn.Linear(6, 4)))
+    with pytest.raises(Enough), Spy():
+        bbpyro.fit(bnn, X, LABELS, batch_size=N, on_epoch=stop, progress=False, **options)
+    assert scales == pytest.approx([weight] * len(scales)) and scales
