@@ -155,6 +155,27 @@ def test_a_collapse_is_told_beside_what_it_is_to_be_held_against(change: dict[st
     runs.collapse({**row, "error": 0.8})  # and one of before
 
 
+def test_train_and_compare_end_with_what_is_worse_than_it_began(
+    config: TrainConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # An epoch after which every gate is still near 0.24, so that little of each layer's output gets through.
+    flags = ["--dataset", config.dataset, "--epochs", "1", "--pretrain-epochs", "12"]
+    main(["train", *flags, "--num-samples", "1", "--run", str(tmp_path / "run")])
+    printed = capsys.readouterr()
+    last = printed.out.splitlines()[-1]
+    assert last.startswith("warning: the network ends clearly worse than it began: on held-out data NLL ")
+    assert "more --epochs (1 of " in last and "FitWarning" not in printed.err
+    main(["compare", "--prior", "Beta(1e-4, 1)", "--seeds", "1", *flags, "--study", str(tmp_path / "study")])
+    printed = capsys.readouterr()
+    lines = printed.out.splitlines()
+    assert lines[-1] == "warning: 1 of 1 runs end clearly worse than they began"
+    assert lines[-2].startswith("warning: beta-0.0001-1/seed-0: the network ends clearly worse")
+    assert "FitWarning" not in printed.err
+    table = (tmp_path / "study" / "table.md").read_text(encoding="utf-8")
+    assert "`Beta(0.0001, 1)` § |" in table and "§: clearly worse than the plain network" in table
+    assert "clearly worse than it began" in (tmp_path / "study" / "runs.csv").read_text(encoding="utf-8")
+
+
 def test_train_and_compare_end_with_what_collapsed(
     config: TrainConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

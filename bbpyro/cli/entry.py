@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import io
 import json
+import math
 import re
 import shlex
 import sys
@@ -246,7 +247,8 @@ def _train_and_score(folder: Path, num_samples: int, console: Console) -> None:
             console, f"{shed} units were shed: an epoch took {first:.1f} seconds at first, {last:.1f} at the end"
         )
     print_line(console, f"wrote {folder}: summary.json, metrics.jsonl, checkpoint.safetensors, figures/")
-    _warn_of_loss(console, run)
+    if not runs.collapse(summary):
+        _warn_of_fit(console, run)
     print_collapse(console, {"": summary})
 
 
@@ -323,18 +325,19 @@ def _no_traceback_of_joblib() -> Iterator[None]:
             threading.excepthook = hook
 
 
-def _warn_of_loss(console: Console, run: runs.Run) -> None:
-    """Say so where SVI left the network worse than pretraining did: with few data the KL outweighs them."""
-    before = [r["held_out_nll"] for r in run.history if r["phase"] == "pretraining"]
-    after = run.history[-1]["held_out_nll"]
+def _warn_of_fit(console: Console, run: runs.Run) -> None:
+    """Say so where the fit was judged to end clearly worse than it began, and what may help."""
+    told = run.history[-1].get("warning")
+    if not told:
+        return
     heavy = any(start > 1 for _, start in run.config.kl_start)
-    if before and after > 1.5 * before[-1]:
-        print_line(
-            console,
-            f"warning: the {run.config.scored_on} NLL rose from {before[-1]:.4f} after pretraining to {after:.4f}: "
-            f"{len(run.dataset.x):,} data in {run.config.epochs} epochs did not outweigh the prior; try "
-            + ("a smaller --kl-start" if heavy else "more --epochs, a smaller --batch-size or --kl-warmup-epochs"),
-        )
+    steps = run.config.epochs * math.ceil(len(run.dataset.x) / run.config.batch_size)
+    help_ = "a smaller --kl-start" if heavy else "--kl-warmup-epochs, a smaller --gate-learning-rate"
+    print_line(
+        console,
+        f"warning: {told}. What may help: more --epochs ({run.config.epochs} of {len(run.dataset.x):,} data are "
+        f"{steps:,} steps), {help_}, or --initial-keep-probability 0.95",
+    )
 
 
 def _check_resume(command: Train | Compare, allowed: set[str]) -> None:

@@ -310,3 +310,8 @@ def print_collapse(console: Console, results: Mapping[str, Mapping[str, Any]]) -
         print_line(console, f"warning: {f'{name}: ' if name else ''}{reason}")
     if len(results) > 1 and reasons:
         print_line(console, f"warning: {len(reasons)} of {len(results)} runs learnt nothing, or lost a layer")
+    worse = {name: result["warning"] for name, result in results.items() if "warning" in result and name not in reasons}
+    for name, told in list(worse.items())[:5]:
+        print_line(console, f"warning: {name}: {told}")
+    if worse:
+        print_line(console, f"warning: {len(worse)} of {len(results)} runs end clearly worse than they began")

@@ -36,7 +36,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "learning_rate": 1.5e-3,
         "initial_keep_probability": 0.95,
         "gate_learning_rate": 0.05,
-        "kl_start": (("conv1*", 1200.0), ("conv2*", 400.0), ("fc*", 30.0)),
+        "kl_start": (("conv1*", 1500.0), ("conv2*", 500.0), ("fc*", 30.0)),
         "kl_warmup_epochs": 6,
     },
     "vgg16": {"dataset": "cifar10", "augmentation": "crop-flip", "initial_keep_probability": 0.97},

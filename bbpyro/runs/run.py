@@ -7,6 +7,7 @@ import os
 import shlex
 import tempfile
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -150,6 +151,8 @@ def train(folder: Path, console: Console | None = None, on_epoch: OnEpoch | None
     joined (see :func:`bbpyro.processes.joined`) train it together: the first reads and writes the folder, each loads
     the data. A run may go on with another number of them, with other noise.
 
+    Where the network ends clearly worse than it began, the last record says so, under "warning".
+
     Args:
         folder: made by :func:`create`.
         console: where the progress bar is drawn; None for no bar.
@@ -186,7 +189,8 @@ def _train(folder: Path, console: Console | None, on_epoch: OnEpoch | None) -> R
         def after_epoch(state: training.TrainingState) -> None:
             if not processes.is_first():
                 return
-            Saved(state_dict_of(net), state.optimizer, [*before, *state.history], state.idle).write(folder, config)
+            history = [*before, *state.history]
+            Saved(state_dict_of(net), state.optimizer, history, state.idle, state.start).write(folder, config)
             if on_epoch:
                 on_epoch(state.history[-1], num_epochs, config.scored_on)
 
@@ -211,21 +215,23 @@ def _train(folder: Path, console: Console | None, on_epoch: OnEpoch | None) -> R
     bnn = gated_network(config, plain, dataset)
     if saved:
         saved.load_into(bnn, folder)
-    history = training.fit(
-        bnn,
-        dataset.x,
-        dataset.y,
-        num_epochs=config.epochs,
-        gate_learning_rate=config.gate_learning_rate,
-        schedule=config.schedule,
-        kl_warmup_epochs=config.kl_warmup_epochs,
-        kl_start=config.kl_weights(),
-        elbo=config.elbo,
-        shed=config.shed,
-        on_epoch=keep(bnn, config.epochs, pretraining),
-        resume_from=saved.state(config.seed) if saved else None,
-        **settings,
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", training.FitWarning)  # which the last record says, for whoever prints it
+        history = training.fit(
+            bnn,
+            dataset.x,
+            dataset.y,
+            num_epochs=config.epochs,
+            gate_learning_rate=config.gate_learning_rate,
+            schedule=config.schedule,
+            kl_warmup_epochs=config.kl_warmup_epochs,
+            kl_start=config.kl_weights(),
+            elbo=config.elbo,
+            shed=config.shed,
+            on_epoch=keep(bnn, config.epochs, pretraining),
+            resume_from=saved.state(config.seed) if saved else None,
+            **settings,
+        )
     return Run(folder, config, dataset, bnn.eval(), [*pretraining, *history])
 
 

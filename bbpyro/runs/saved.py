@@ -22,12 +22,13 @@ def state_dict_of(net: nn.Module) -> dict[str, Tensor]:
 
 @dataclass(frozen=True)
 class Saved:
-    """What a checkpoint holds: the network in training, its optimizer, the records of all epochs done, idle units."""
+    """What a checkpoint holds: the network in training, its optimizer, all records, idle units, scores at the start."""
 
     network: dict[str, Tensor]
     optimizer: dict[str, Tensor]
     history: list[dict[str, Any]]
     idle: dict[str, Tensor] = field(default_factory=dict)
+    start: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def phase(self) -> str:
@@ -41,7 +42,7 @@ class Saved:
 
     def state(self, seed: int) -> training.TrainingState:
         """What training goes on from."""
-        return training.TrainingState(seed, self.records(self.phase), self.optimizer, idle=self.idle)
+        return training.TrainingState(seed, self.records(self.phase), self.optimizer, idle=self.idle, start=self.start)
 
     def load_into(self, net: nn.Module, folder: Path) -> None:
         """Give `net` these weights; a CheckpointError names the first that does not fit."""
@@ -52,7 +53,7 @@ class Saved:
 
     def write(self, folder: Path, config: TrainConfig) -> None:
         """Write the checkpoint into a run folder, and then a line for its last epoch below those that are there."""
-        groups = {"network": self.network, "optimizer": self.optimizer, "idle": self.idle}
+        groups = {"network": self.network, "optimizer": self.optimizer, "idle": self.idle, "start": self.start}
         tensors = {f"{group}.{name}": t for group, named in groups.items() for name, t in named.items()}
         checkpoint.save(folder / CHECKPOINT, tensors, {"config": config.to_json(), "history": self.history})
         checkpoint.append(folder / METRICS, _line(self.history[-1]))
@@ -71,11 +72,11 @@ class Saved:
             raise CheckpointError(
                 f"{folder}: {CHECKPOINT} is of another network or run, or config.json was altered: settings differ"
             )
-        groups: dict[str, dict[str, Tensor]] = {"network": {}, "optimizer": {}, "idle": {}}
+        groups: dict[str, dict[str, Tensor]] = {"network": {}, "optimizer": {}, "idle": {}, "start": {}}
         for full_name, tensor in tensors.items():
             group, name = full_name.split(".", 1)
             groups[group][name] = tensor
-        return cls(groups["network"], groups["optimizer"], meta["history"], groups["idle"])
+        return cls(groups["network"], groups["optimizer"], meta["history"], groups["idle"], groups["start"])
 
 
 def _line(record: dict[str, Any]) -> bytes:

@@ -3,12 +3,14 @@
 from bbpyro.training.epochs import NonFiniteLossError, TrainingState
 from bbpyro.training.handlers import PRECISIONS, KLWarmup, Scorecard, SingleOptimizer
 from bbpyro.training.inference import ELBOS, SCHEDULES, cosine, elbo, fit, kl_starts, pretrain, steps
+from bbpyro.training.judging import FitWarning
 from bbpyro.training.lean_elbo import LeanTraceELBO
 
 __all__ = [
     "ELBOS",
     "PRECISIONS",
     "SCHEDULES",
+    "FitWarning",
     "KLWarmup",
     "LeanTraceELBO",
     "NonFiniteLossError",

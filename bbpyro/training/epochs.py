@@ -50,6 +50,7 @@ class TrainingState:
         optimizer: the optimizer's tensors, by name.
         stored: what is trained in Pyro's parameter store alone, such as a `pyro.param` of the likelihood, by name.
         idle: for how many epochs on end each unit of a gate has been idle, by gate, where training sheds units.
+        start: how good the network was that training started from, see :mod:`bbpyro.training.judging`.
     """
 
     seed: int
@@ -57,6 +58,7 @@ class TrainingState:
     optimizer: dict[str, Tensor] = field(default_factory=dict)
     stored: dict[str, Tensor] = field(default_factory=dict)
     idle: dict[str, Tensor] = field(default_factory=dict)
+    start: dict[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -172,7 +174,9 @@ class Epochs:
                 }
                 history = [*state.history, processes.broadcast(record)]
                 stored = {name: tensor.detach() for name, tensor in trained.stored.items()}
-                state = TrainingState(state.seed, history, _optimizer_tensors(whole.optimizer), stored, idle)
+                state = TrainingState(
+                    state.seed, history, _optimizer_tensors(whole.optimizer), stored, idle, state.start
+                )
                 if self.on_epoch:
                     self.on_epoch(state)
         return state.history

@@ -4,6 +4,7 @@ import contextlib
 import fnmatch
 import functools
 import math
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -32,6 +33,7 @@ from bbpyro.likelihoods import Categorical, Likelihood
 from bbpyro.model import BetaBernoulliNetwork
 from bbpyro.nests import Nest
 from bbpyro.training import parallel
+from bbpyro.training.budget import FIT, PRETRAINING
 from bbpyro.training.epochs import (
     Epochs,
     Learner,
@@ -50,9 +52,15 @@ from bbpyro.training.handlers import (
     held_out_score,
     mixed_precision,
 )
+from bbpyro.training.judging import FitWarning, Judge
 from bbpyro.training.lean_elbo import LeanTraceELBO
 from bbpyro.training.shedding import Shedding
 from bbpyro.training.trained import left_as_it_was, of_network, of_plain_network
+
+_REMEDY = (
+    "What may help: more epochs, a smaller gate_learning_rate, kl_warmup_epochs, or a start nearer to all units on, as "
+    "by insert_dropout(net, initial_keep_probability=0.95); held_out=(x, y) has fit() judge by data of their own"
+)
 
 ELBOS = {"trace": LeanTraceELBO, "mean-field": TraceMeanField_ELBO}
 
@@ -81,12 +89,12 @@ def fit(
     x: Nest,
     y: Tensor,
     *,
-    num_epochs: int = 60,
+    num_epochs: int | None = None,
     batch_size: int = 100,
     learning_rate: float = 1e-3,
     gate_learning_rate: float = 1e-2,
     schedule: str = "cosine",
-    kl_warmup_epochs: int = 0,
+    kl_warmup_epochs: int | None = None,
     kl_start: float | Mapping[str, float] = 0.0,
     elbo: str = "trace",
     shed: bool = True,
@@ -114,13 +122,15 @@ def fit(
         x: inputs `[N, ...]`, a tensor or a nest of them, see :class:`bbpyro.BetaBernoulliNetwork`; N is also what
             `bnn.num_data` should say. They may lie on another device than the network: minibatches are moved to it.
         y: what the likelihood observes, `[N, ...]`; for Categorical, labels `[N]`.
-        num_epochs: passes over the data.
+        num_epochs: passes over the data; by default 60, or as many as make 8,000 steps of few data.
         batch_size: |B|; a last, shorter batch is used too, at its own scale N/|B|.
         learning_rate: Adam's, for the weights and all else that is no gate's.
         gate_learning_rate: Adam's, for a and b of the gates.
         schedule: "cosine" (constant, then a cosine to zero), "steps" (the source's) or "constant".
         kl_warmup_epochs: epochs, or all where there are fewer, over which the weight of KL[q(π)||p(π)] goes linearly
             from `kl_start` to 1, which it is in the last of them; 0 for none. From then on the loss is -ELBO again.
+            By default none; or, where `num_epochs` and `kl_start` are left to theirs and few data make more than 60
+            epochs, a fifth of them.
         kl_start: where it goes from, for all gates or by their names, with * for any characters; the KL of a gate
             that is not named weighs 1. 0 is a warm-up; a number above 1 makes units go early that the ELBO alone would
             only let go of after very long: once out they stay out.
@@ -146,13 +156,16 @@ def fit(
         NonFiniteLossError: the loss became nan or infinite.
         bbpyro.processes.LostProcessError: another of several processes has ended.
     """
-    check_settings(num_epochs, batch_size, learning_rate, gate_learning_rate)
+    check_settings(1 if num_epochs is None else num_epochs, batch_size, learning_rate, gate_learning_rate)
     check_is("bnn", bnn, BetaBernoulliNetwork)
     check_is("shed", shed, bool)
     check_is("resume_from", resume_from, TrainingState | None)
     check_data(bnn, bnn.likelihood, x, y, bnn.num_data)
     check_held_out(bnn, bnn.likelihood, held_out)
     check_batch_norm(bnn, len(y), batch_size)
+    if kl_warmup_epochs is None:
+        kl_warmup_epochs = FIT.warmup_epochs(len(y), batch_size) if num_epochs is None and kl_start == 0 else 0
+    num_epochs = num_epochs or FIT.num_epochs(len(y), batch_size)
     starts = kl_starts(bnn, kl_warmup_epochs, kl_start)
     check_choice("schedule", schedule, SCHEDULES)
     check_choice("elbo", elbo, ELBOS)
@@ -173,7 +186,11 @@ def fit(
             return Learner(bnn, optimizer, step, read(x) if read else x, read=read)
         return Learner(bnn, optimizer, step, x, functools.partial(augmented, augment, read=read), read)
 
+    reached = 0
+
     def tell(epoch: int) -> None:
+        nonlocal reached
+        reached = epoch + 1
         warmup.share = min(1.0, (epoch + 1) / min(kl_warmup_epochs, num_epochs)) if kl_warmup_epochs else 1.0
 
     def report(learner: Learner) -> dict[str, Any]:
@@ -184,6 +201,7 @@ def fit(
             "kl": {name: kl.item() for name, kl in bnn.kl().items()},
             "active": {name: int(gate.kept().sum()) for name, gate in bnn.gates.items()},
             **({"shed": _num_less(bnn, learner.module)} if shed else {}),
+            **(judge.said(state.start) if reached == num_epochs else {}),
         }
 
     optimizer = fused_adam(trained.groups)
@@ -195,7 +213,13 @@ def fit(
     epochs = Epochs("SVI", y, num_epochs, batch_size, SCHEDULES[schedule], progress, on_epoch)
     state = starting_state(seed, resume_from)
     with left_as_it_was(bnn), pyro.validation_enabled(False), mixed_precision(bnn.net, precision):
-        return epochs.run(trainee, trained, report, state)
+        judge = Judge(bnn, x, y, held_out, batch_size)
+        if not state.history:
+            state.start = judge.start()
+        history = epochs.run(trainee, trained, report, state)
+    if processes.is_first() and "warning" in history[-1]:
+        warnings.warn(f"{history[-1]['warning']}. {_REMEDY}", FitWarning, stacklevel=3)
+    return history
 
 
 def _num_less(bnn: BetaBernoulliNetwork, trained: Any) -> dict[str, int]:
@@ -303,7 +327,7 @@ def pretrain(
     y: Tensor,
     *,
     likelihood: Likelihood | None = None,
-    num_epochs: int = 10,
+    num_epochs: int | None = None,
     batch_size: int = 100,
     learning_rate: float = 1e-3,
     weight_decay: float = 1e-4,
@@ -321,13 +345,15 @@ def pretrain(
 
     Arguments, records and errors are those of :func:`fit`; `weight_decay` is the L2 on the mean loss, of the network's
     own parameters alone; those of a likelihood that is an nn.Module are trained too. Several processes share the
-    work here as well. `phase` is what records and the progress bar call it.
+    work here as well. `phase` is what records and the progress bar call it. By default there are 10 epochs, or as many
+    as make 500 steps of few data.
     """
     likelihood = likelihood or Categorical()
-    check_settings(num_epochs, batch_size, learning_rate)
+    check_settings(1 if num_epochs is None else num_epochs, batch_size, learning_rate)
     check_data(net, likelihood, x, y)
     check_held_out(net, likelihood, held_out)
     check_batch_norm(net, len(y), batch_size)
+    num_epochs = num_epochs or PRETRAINING.num_epochs(len(y), batch_size)
     check_choice("schedule", schedule, SCHEDULES)
     check_choice("precision", precision, PRECISIONS)
     trained = of_plain_network(net, likelihood, x, y, learning_rate, weight_decay)

@@ -1,0 +1,37 @@
+"""How long is trained where nobody says: so many epochs, or more where few data would make few steps of them.
+
+Adam moves a gate by some hundredth a step, whatever the size of the data: in 60 epochs of 500 data, which are 300
+steps, no gate comes to an end. So there are at least 8,000 steps. And what a unit costs, some nine nats, does not
+shrink with the data: a function that the plain network has only begun to learn is worth less than its units, however
+much it may be worth later. So that it is not given up before, the KL of so long a training is warmed up, over a fifth
+of it.
+"""
+
+import math
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Budget:
+    """At least so many epochs, and at least so many steps.
+
+    Attributes:
+        epochs: passes over the data.
+        steps: minibatches.
+    """
+
+    epochs: int
+    steps: int
+
+    def num_epochs(self, num_data: int, batch_size: int) -> int:
+        """How many epochs these make of so many data."""
+        return max(self.epochs, math.ceil(self.steps / math.ceil(num_data / batch_size)))
+
+    def warmup_epochs(self, num_data: int, batch_size: int) -> int:
+        """A fifth of them where the steps decide; where the epochs do, none."""
+        num_epochs = self.num_epochs(num_data, batch_size)
+        return num_epochs // 5 if num_epochs > self.epochs else 0
+
+
+PRETRAINING = Budget(epochs=10, steps=500)
+FIT = Budget(epochs=60, steps=8000)

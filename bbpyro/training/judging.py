@@ -1,0 +1,202 @@
+"""Whether a fit has ended clearly worse than it began: one rule, for what fit() warns of and what the command prints.
+
+Held against each other are the plain network that training starts from, which is the gated one with all units on, and
+the mean mask at the end, on the same data: those held out, if fit() was given some, else those of training. At most
+2,000 of them are looked at. The end is clearly worse where one of these holds:
+
+- it is no better than one answer for every input. Of labels, it is right no more often than the most frequent one,
+  though the start was, or units have gone and -log p(y) is that of the labels' shares. Of numbers, E[y] is no nearer to
+  y than their mean, though the start was, or units have gone;
+- on held-out data: the loss, -log p(y), is worse by more than 5% and by more than two standard errors of the mean
+  difference. Where y is a number, whose loss has no zero, 5% more squared error is meant: log(1.05) / 2 nats;
+- on training data, of which a plain network may know too much: of what the start explains (of the labels' entropy, of
+  the variance of y) more than a quarter is lost, and more than two standard errors of the loss.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import pyro
+import pyro.poutine as poutine
+import torch
+from torch import Tensor
+from torch.func import functional_call
+
+from bbpyro import likelihoods, nests
+from bbpyro.checks import in_eval_mode
+from bbpyro.denormals import flushed
+from bbpyro.layers import device_of
+from bbpyro.model import BetaBernoulliNetwork
+from bbpyro.nests import Nest
+
+NUM_JUDGED = 2000
+WORSE = 1.05  # times the loss
+LOST = 0.25  # of what was explained
+NOTHING = 0.01  # of what there is to explain
+_NUM_NAMED = 5  # layers
+
+
+class FitWarning(UserWarning):
+    """The gated network ends clearly worse than it began; see :mod:`bbpyro.training.judging`."""
+
+
+@dataclass(frozen=True)
+class _Scores:
+    """How good answers are, by datum `[N]`: -log p(y), and wrong labels, 0 or 1, or squared errors of E[y]."""
+
+    nll: Tensor
+    miss: Tensor
+    are_labels: bool = True
+
+    @property
+    def rate(self) -> float:
+        """The share of wrong labels, or the mean squared error; nan where y has no mean."""
+        return self.miss.mean().item()
+
+    def explained(self, chance: "_Scores") -> float:
+        """Of what one answer for every input leaves open, how much these answers tell."""
+        ours, theirs = (s.nll.mean() if self.are_labels else s.miss.mean() for s in (self, chance))
+        return (1 - ours / theirs).item() if theirs > 0 else math.nan
+
+    def told(self) -> str:
+        """In words."""
+        what = f"{self.rate:.2%} wrong" if self.are_labels else f"RMSE {math.sqrt(self.rate):.4g}"
+        return f"NLL {self.nll.mean().item():.4f}" + ("" if math.isnan(self.rate) else f", {what}")
+
+
+class Judge:
+    """Scores a network at the start and at the end of its training.
+
+    Args:
+        bnn: the network.
+        x: inputs of training.
+        y: what was observed there.
+        held_out: other inputs and labels, by which it is judged if there are any.
+        batch_size: data looked at once.
+    """
+
+    def __init__(
+        self, bnn: BetaBernoulliNetwork, x: Nest, y: Tensor, held_out: tuple[Nest, Tensor] | None, batch_size: int
+    ) -> None:
+        self._bnn, self._batch_size, self._is_held_out = bnn, batch_size, held_out is not None
+        x, y = held_out or (x, y)
+        every = torch.arange(0, len(y), math.ceil(len(y) / NUM_JUDGED), device="cpu")
+        self._data = nests.rows((x, y), every)
+        self._numbers = y[0].numel()  # in a y
+
+    def start(self) -> dict[str, Tensor]:
+        """The scores of the plain network, all units on, for a :class:`TrainingState` to keep.
+
+        Of gates that were trained before, those of the mean mask, if that is better.
+        """
+        gates = self._bnn.gates.items()
+        ones = {f"{name}.z": torch.ones_like(gate.unconstrained_concentration1) for name, gate in gates}
+        found = min((self._score(masks)[0] for masks in (ones, {})), key=lambda scores: scores.nll.mean().item())
+        return {"nll": found.nll, "miss": found.miss}
+
+    def said(self, start: dict[str, Tensor]) -> dict[str, str]:
+        """What the record of the last epoch says of it: nothing, or a `warning`."""
+        verdict = self.verdict(start)
+        return {"warning": verdict} if verdict else {}
+
+    def verdict(self, start: dict[str, Tensor]) -> str | None:
+        """What is to be said of the network as it is now, where it is clearly worse than at the start.
+
+        Args:
+            start: what :meth:`start` returned; nothing, where that is not known.
+        """
+        end, chance = self._score({})
+        began = _Scores(start["nll"].to(end.nll), start["miss"].to(end.nll), end.are_labels) if start else None
+        what = self._is_of_no_use(end, began, chance) or (began and self._is_worse(end, began, chance))
+        if not what:
+            return None
+        before = f", {began.told()} at the start" if began else ""
+        of = "held-out" if self._is_held_out else "training"
+        return f"{what}: on {of} data {end.told()} by the mean mask{before}. {self._left()}"
+
+    def _is_of_no_use(self, end: _Scores, start: _Scores | None, chance: _Scores) -> str | None:
+        share, before = (scores.explained(chance) if scores else math.nan for scores in (end, start))
+        has_lost = any(not bool(gate.kept().all()) for gate in self._bnn.gates.values())
+        if end.are_labels:
+            fell = end.rate >= chance.rate and bool(start and start.rate < chance.rate)
+            if fell or (end.rate >= chance.rate and has_lost and share <= NOTHING):
+                return "the network is right no more often than the most frequent class"
+        elif share <= NOTHING and (has_lost or before > 2 * NOTHING):
+            return "the network is no better than the mean of y"
+        elif math.isnan(share) and any(not bool(gate.kept().any()) for gate in self._bnn.gates.values()):
+            return "a layer has no unit left"
+        return None
+
+    def _is_worse(self, end: _Scores, start: _Scores, chance: _Scores) -> str | None:
+        before = start.explained(chance)
+        if before <= 2 * NOTHING and not (start.are_labels and start.rate < chance.rate):
+            return None  # a network that knew nothing has nothing to lose
+        differences = end.nll - start.nll
+        least = 2 * (differences.std() / math.sqrt(len(differences))).item()
+        if self._is_held_out and end.are_labels:
+            least = max(least, (WORSE - 1) * start.nll.mean().item())
+        elif self._is_held_out:
+            least = max(least, self._numbers * math.log(WORSE) / 2)
+        elif not end.explained(chance) < (1 - LOST) * before:
+            return None
+        return "the network ends clearly worse than it began" if differences.mean().item() > least else None
+
+    def _left(self) -> str:
+        """Where the fewest units are left."""
+        counts = {name: (int(gate.kept().sum()), gate.num_features) for name, gate in self._bnn.gates.items()}
+        fewest = sorted((pair for pair in counts.items() if pair[1][0] < pair[1][1]), key=lambda pair: pair[1])
+        if not fewest:
+            return "All units are left"
+        named = [
+            f"{kept} of {total} on {name.removesuffix('gate').removesuffix('.') or 'the network'}"
+            for name, (kept, total) in fewest[:_NUM_NAMED]
+        ]
+        others = f", and more on {len(fewest) - _NUM_NAMED} other layers" if len(fewest) > _NUM_NAMED else ""
+        return f"Units left: {', '.join(named)}{others}"
+
+    @torch.no_grad()
+    @flushed()
+    def _score(self, masks: dict[str, Tensor]) -> tuple[_Scores, _Scores]:
+        """Of the network under these masks, by default the mean ones, and of one answer for every input."""
+        bnn, parts, kind = self._bnn, [], ""
+        with in_eval_mode(bnn), poutine.block(), pyro.validation_enabled(False), torch.random.fork_rng():
+            torch.manual_seed(0)  # where a network or likelihood draws, it draws the same at the start and at the end
+            for batch in nests.split(self._data, self._batch_size):
+                x, y = nests.to_device(batch, device_of(bnn))
+                distribution: Any = bnn.likelihood(functional_call(bnn.net, masks, *nests.arguments(bnn.net, x)))
+                kind = likelihoods.kind(distribution)
+                parts.append((-distribution.log_prob(y), *_missed(distribution, y, kind)))
+        nll, missed, seen = (torch.cat(part) for part in zip(*parts, strict=True))
+        both = (nll, missed), _of_one_answer(seen, kind)
+        ours, theirs = (_Scores(_flat(p).sum(1), _flat(m).mean(1), kind != "numbers") for p, m in both)
+        return ours, theirs
+
+
+def _missed(distribution: Any, y: Tensor, kind: str) -> tuple[Tensor, Tensor]:
+    """Wrong labels or squared errors, and y as numbers, of classes as labels."""
+    try:
+        expected = likelihoods.expectation(distribution)
+    except ValueError:  # y has no mean
+        return torch.full_like(y, math.nan), y
+    if kind == "classes":
+        labels = y if y.dim() == expected.dim() - 1 else y.argmax(-1)
+        return (expected.argmax(-1) != labels).to(expected), labels.long()
+    y = y.to(expected)
+    return (expected - y).square() if kind == "numbers" else ((expected > 0.5) != (y > 0.5)).to(expected), y
+
+
+def _of_one_answer(y: Tensor, kind: str) -> tuple[Tensor, Tensor]:
+    """-log p(y) and misses of the answer that is best if it is to be the same for every input."""
+    if kind == "numbers":
+        return torch.full_like(y, math.nan), (y - y.mean(0)).square()
+    if kind == "binary":
+        p = y.mean(0)
+        return -torch.xlogy(y, p) - torch.xlogy(1 - y, 1 - p), ((p > 0.5) != (y > 0.5)).to(p)
+    ones = torch.ones_like(y, dtype=torch.get_default_dtype()).flatten()
+    shares = ones.new_zeros(int(y.max()) + 1).index_add_(0, y.flatten(), ones) / y.numel()
+    return -shares[y].log(), (y != shares.argmax()).to(shares)
+
+
+def _flat(values: Tensor) -> Tensor:
+    return values.reshape(len(values), -1)

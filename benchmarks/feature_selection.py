@@ -1,0 +1,313 @@
+"""Which inputs bbpyro finds in small tables, by its defaults, beside the lasso, a forest and stochastic gates.
+
+    python benchmarks/feature_selection.py --output table.csv --jobs 2              # all, 5 seeds: some hours of a core
+    python benchmarks/feature_selection.py --problems 'xor2*' wine --seeds 1 --output short.csv
+    python benchmarks/feature_selection.py --report table.csv --docs docs/feature_selection.md     # of what is there
+
+It needs scikit-learn (pip install scikit-learn), which makes the problems (see feature_problems.py) and ships the real
+tables. A problem and a seed are written to --output as soon as they are done; the same command goes on with the others.
+
+All networks are 64-64 with ReLU, of batches of 100; a regression's σ is learnt.
+
+plain     bbpyro.pretrain, by its defaults.
+bbpyro    the same network through insert_dropout and fit, by their defaults; by the mean mask. fit is given the
+          held-out data to judge itself by; nothing is chosen by them.
+lasso     LassoCV, or LogisticRegressionCV with l1: linear models, by cross-validation.
+forest    a random forest of 300 trees, which keeps all inputs.
+gates     stochastic gates on the inputs (Yamada et al. 2020, arXiv 1810.04247): λ of four by a fifth of the training
+          data, then trained on all of them, for as many steps as bbpyro's.
+loss      on held-out data: nats a datum of classes, squared error of a y of variance 1.
+chance    the error of the most frequent class, or 1, the squared error of the mean.
+"""
+
+import argparse
+import fnmatch
+import math
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import joblib
+import numpy as np
+import pandas as pd
+import pyro.distributions as dist
+import torch
+from feature_problems import PROBLEMS, Problem
+from rich.progress import track
+from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
+from sklearn.linear_model import LassoCV, LogisticRegressionCV
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import bbpyro
+from bbpyro.training import FitWarning
+
+METHODS = ("plain", "bbpyro", "lasso", "forest", "gates")
+COLUMNS = [
+    *("problem", "seed", "method", "num_data", "loss", "error", "chance", "inputs", "found", "relevant", "kept"),
+    *("irrelevant", "units", "steps", "warning"),
+]
+PENALTIES = (0.003, 0.01, 0.03, 0.1)  # λ of stochastic gates
+BATCH_SIZE = 100
+
+
+class Normal(nn.Module):
+    """y ~ N(output, σ) with a σ that is learnt."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.log_scale = nn.Parameter(torch.zeros(()))
+
+    def forward(self, output: Tensor) -> Any:
+        """The distribution of y."""
+        return dist.Normal(output, self.log_scale.exp())
+
+
+def network(problem: Problem) -> tuple[nn.Sequential, Any]:
+    """A fresh network, and its likelihood."""
+    layers: list[nn.Module] = [nn.Linear(problem.x.shape[1], 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU()]
+    if problem.num_classes:
+        return nn.Sequential(*layers, nn.Linear(64, problem.num_classes)), bbpyro.likelihoods.Categorical()
+    return nn.Sequential(*layers, nn.Linear(64, 1), nn.Flatten(0)), Normal()
+
+
+def plain_and_bbpyro(problem: Problem, seed: int) -> Iterator[dict[str, Any]]:
+    """The rows of the plain network, and of the gated one that starts from it."""
+    torch.manual_seed(seed)
+    net, likelihood = network(problem)
+    data = problem.x, problem.y
+    bbpyro.pretrain(net, *data, likelihood=likelihood, seed=seed, progress=False)
+    yield {"method": "plain", **scores(problem, net.eval())}
+    bnn = bbpyro.BetaBernoulliNetwork(bbpyro.insert_dropout(net), likelihood, num_data=len(problem.x))
+    held_out = problem.x_test, problem.y_test
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", FitWarning)
+        history = bbpyro.fit(bnn, *data, held_out=held_out, seed=seed, progress=False)
+    yield {
+        "method": "bbpyro",
+        **scores(problem, bnn.eval(), bnn.gates["0.gate"].kept().numpy()),
+        "units": "-".join(map(str, history[-1]["active"].values())),
+        "steps": len(history) * math.ceil(len(problem.x) / BATCH_SIZE),
+        "warning": " ".join(str(each.message).split(": ")[0] for each in caught if each.category is FitWarning),
+    }
+
+
+def lasso(problem: Problem, seed: int) -> dict[str, Any]:
+    """The row of a linear model with an l1 penalty."""
+    x, x_test, y = problem.x.numpy(), problem.x_test.numpy(), problem.y.numpy()
+    model: Any = LassoCV(random_state=seed)
+    if problem.num_classes:
+        model = LogisticRegressionCV(
+            l1_ratios=(1.0,), solver="saga", Cs=7, cv=3, scoring="neg_log_loss", max_iter=300, random_state=seed
+        )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that saga has not converged to the last digit
+        model.fit(x, y)
+    kept = np.abs(np.atleast_2d(model.coef_)).max(0) > 0
+    return {"method": "lasso", **scores(problem, _predictor(model, x_test), kept)}
+
+
+def forest(problem: Problem, seed: int) -> dict[str, Any]:
+    """The row of a random forest."""
+    kind = RandomForestClassifier if problem.num_classes else RandomForestRegressor
+    model = kind(300, random_state=seed).fit(problem.x.numpy(), problem.y.numpy())
+    return {"method": "forest", **scores(problem, _predictor(model, problem.x_test.numpy()))}
+
+
+def _predictor(model: Any, x_test: np.ndarray) -> Callable[[Tensor], Tensor]:
+    """A model of scikit-learn's as a network: log-probabilities, or numbers, of the held-out data."""
+    found = model.predict_proba(x_test) if hasattr(model, "predict_proba") else model.predict(x_test)
+    output = torch.tensor(found, dtype=torch.float32)
+    return lambda x: output.clamp_min(1e-3).log() if output.dim() == 2 else output
+
+
+class StochasticGates(nn.Module):
+    """A network with gates on its inputs, clamp(μ + ε, 0, 1) with ε ~ N(0, 1/4) (arXiv 1810.04247, eq. 5)."""
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__()
+        self.net, self.likelihood = network(problem)
+        self.mu = nn.Parameter(torch.full((problem.x.shape[1],), 0.5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The network's output, in evaluation by the gates without noise."""
+        noise = 0.5 * torch.randn_like(x) if self.training else 0.0
+        return self.net(x * (self.mu + noise).clamp(0, 1))
+
+    def num_open(self) -> Tensor:
+        """How many gates are open, in expectation: Σ Φ(μ / σ)."""
+        return torch.special.ndtr(self.mu / 0.5).sum()
+
+    def train_on(self, x: Tensor, y: Tensor, penalty: float, num_steps: int) -> "StochasticGates":
+        """Minimise the mean loss + λ · num_open(), with Adam at the rates and the schedule of bbpyro.fit."""
+        gates = [self.mu]
+        others = [p for name, p in self.named_parameters() if name != "mu"]
+        optimizer = torch.optim.Adam([{"params": others, "lr": 1e-3}, {"params": gates, "lr": 1e-2}], fused=True)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: bbpyro.training.cosine(step / num_steps))
+        batches: list[Tensor] = []
+        for _ in range(num_steps):
+            batches = batches or list(torch.randperm(len(x)).split(BATCH_SIZE))
+            batch = batches.pop()
+            loss = -self.likelihood(self(x[batch])).log_prob(y[batch]).mean() + penalty * self.num_open()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+        return self.eval()
+
+
+def stochastic_gates(problem: Problem, seed: int, num_steps: int) -> dict[str, Any]:
+    """The row of stochastic gates, with the λ that is best on a fifth of the training data."""
+    torch.manual_seed(seed)
+    order = torch.randperm(len(problem.x))
+    chosen, rest = order[: len(order) // 5], order[len(order) // 5 :]
+    losses = {}
+    for penalty in PENALTIES:
+        tried = StochasticGates(problem).train_on(problem.x[rest], problem.y[rest], penalty, num_steps)
+        with torch.no_grad():
+            losses[penalty] = _loss(problem, tried(problem.x[chosen]), problem.y[chosen])
+    best = StochasticGates(problem).train_on(problem.x, problem.y, min(losses, key=losses.__getitem__), num_steps)
+    return {"method": "gates", **scores(problem, best, (best.mu.detach() > 0).numpy()), "steps": num_steps}
+
+
+def _loss(problem: Problem, output: Tensor, y: Tensor) -> float:
+    return (F.cross_entropy(output, y) if problem.num_classes else F.mse_loss(output, y)).item()
+
+
+def scores(problem: Problem, net: Callable[[Tensor], Tensor], kept: np.ndarray | None = None) -> dict[str, Any]:
+    """How good a network is on held-out data, and which of the inputs it should keep it does."""
+    with torch.no_grad():
+        output = net(problem.x_test)
+    row: dict[str, Any] = {"loss": _loss(problem, output, problem.y_test), "chance": 1.0}
+    if problem.num_classes:
+        most_frequent = problem.y.mode().values
+        row["error"] = (output.argmax(-1) != problem.y_test).double().mean().item()
+        row["chance"] = (problem.y_test != most_frequent).double().mean().item()
+    if kept is None:
+        return row
+    columns = set(np.flatnonzero(kept).tolist())
+    row |= {"inputs": len(columns), "kept": len(columns & problem.irrelevant), "irrelevant": len(problem.irrelevant)}
+    if problem.relevant is not None:
+        row |= {"found": len(columns & problem.relevant), "relevant": len(problem.relevant)}
+    return row
+
+
+def rows_of(name: str, seed: int) -> list[dict[str, Any]]:
+    """All rows of a problem and a seed."""
+    torch.set_num_threads(1)
+    problem = PROBLEMS[name].make(seed)
+    rows = list(plain_and_bbpyro(problem, seed))
+    rows += [lasso(problem, seed), forest(problem, seed), stochastic_gates(problem, seed, rows[-1]["steps"])]
+    return [{"problem": name, "seed": seed, "num_data": len(problem.x), **row} for row in rows]
+
+
+def done(output: Path) -> pd.DataFrame:
+    """What is there by now."""
+    return pd.read_csv(output) if output.exists() else pd.DataFrame(columns=COLUMNS)
+
+
+def run(names: Sequence[str], seeds: int, jobs: int, output: Path) -> None:
+    """Add the rows of what is not there yet."""
+    there = set(zip(*(done(output)[column] for column in ("problem", "seed")), strict=True))
+    todo = [(name, seed) for seed in range(seeds) for name in names if (name, seed) not in there]
+    work = (joblib.delayed(rows_of)(name, seed) for name, seed in todo)
+    found = joblib.Parallel(jobs, return_as="generator_unordered")(work)
+    for rows in track(found, "problems x seeds", total=len(todo)):
+        table = pd.DataFrame(rows, columns=COLUMNS)
+        table.to_csv(output, mode="a", header=not output.exists(), index=False)
+
+
+def to_markdown(table: pd.DataFrame) -> str:
+    """A line a problem, the seeds taken together, and what came of the targets."""
+    head = ["problem", "N", *(f"{of} {m}" for of in ("found", "kept") for m in ("bbpyro", "gates", "lasso"))]
+    lines = [[*head, *(f"loss {m}" for m in METHODS), "units left", "warned"]]
+    lines.append(["---"] * len(lines[0]))
+    for name in [name for name in PROBLEMS if name in set(table["problem"])]:
+        of = table[table["problem"] == name].set_index("method")
+        counts = [_counted(of, m, *pair) for pair in _PAIRS for m in ("bbpyro", "gates", "lasso")]
+        losses = [f"{of.loc[[m], 'loss'].mean():.3f}" for m in METHODS]
+        ours = of.loc[["bbpyro"]]
+        units = [[int(n) for n in text.split("-")] for text in ours["units"]]
+        left = "-".join(f"{sum(column) / len(units):.0f}" for column in zip(*units, strict=True))
+        warned = f"{ours['warning'].notna().sum()} of {len(ours)}"
+        lines.append([name, f"{ours['num_data'].iloc[0]:,}", *counts, *losses, left, warned])
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines) + "\n" + "".join(f"- {t}\n" for t in _targets(table))
+
+
+_PAIRS = (("found", "relevant"), ("kept", "irrelevant"))
+
+
+def _counted(of: pd.DataFrame, method: str, count: str, out_of: str) -> str:
+    rows = of.loc[[method]]
+    total = rows[out_of].sum()
+    return f"{rows[count].sum():.0f} of {total:.0f}" if total else ""
+
+
+def _targets(table: pd.DataFrame) -> list[str]:
+    keys = ["problem", "seed"]
+    ours, plain, gates = (table[table["method"] == m].set_index(keys) for m in ("bbpyro", "plain", "gates"))
+    knows = plain["error"].fillna(plain["loss"]) < 0.9 * plain["chance"]
+    large = ours[(ours["num_data"] >= 1000) & knows.reindex(ours.index) & ours["relevant"].notna()]
+    lost = large[large["found"] < large["relevant"]]
+    names = "".join(f", {name} of seed {seed}" for name, seed in lost.index)
+    worse = ours[ours["loss"] > 1.05 * plain["loss"].reindex(ours.index)]
+    silent = worse[worse["warning"].isna()]
+    told = "".join(
+        f", {name} of seed {seed} ({plain.loc[(name, seed), 'loss']:.4f} to {row['loss']:.4f})"
+        for (name, seed), row in silent.iterrows()
+    )
+    chosen = gates.index.intersection(ours.index)
+    kept, others = (int(of.loc[chosen, "kept"].sum()) for of in (ours, gates))
+    return [
+        f"Relevant inputs lost where N >= 1,000 and the plain network beats chance (its error is below nine tenths of "
+        f"it): {int((lost['relevant'] - lost['found']).sum())} of {int(large['relevant'].sum())}, in {len(lost)} of "
+        f"{len(large)} trainings{names}.",
+        f"Irrelevant inputs kept, all problems and seeds: {kept} by bbpyro, {others} by stochastic gates, of "
+        f"{int(ours.loc[chosen, 'irrelevant'].sum())}.",
+        f"Held-out loss more than 5% above the plain network's: {len(worse)} of {len(ours)} trainings, "
+        f"{len(silent)} of them without fit's warning{told}.",
+    ]
+
+
+INTRODUCTION = """# Which inputs are found in small tables
+
+Written by `python benchmarks/feature_selection.py --report {csv} --docs {docs}`; what the methods and the columns are
+says [the script](../benchmarks/feature_selection.py), what the problems are
+[feature_problems.py](../benchmarks/feature_problems.py). {seeds} seeds; found and kept: relevant inputs found, and
+irrelevant ones kept, of all in these seeds; losses are means.
+
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run what is asked for, or make the table of what is there."""
+    formatter = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=formatter)
+    parser.add_argument("--output", type=Path, help="the csv that rows are added to")
+    parser.add_argument("--problems", nargs="+", default=["*"], help=f"with * for any text: {', '.join(PROBLEMS)}")
+    parser.add_argument("--seeds", type=int, default=5, help="0 to this less one")
+    parser.add_argument("--jobs", type=int, default=1, help="processes at once")
+    parser.add_argument("--report", type=Path, help="make the table of this csv")
+    parser.add_argument("--docs", type=Path, help="write it into this file too")
+    options = parser.parse_args(argv)
+    if (options.output is None) == (options.report is None):
+        parser.error("give --output to run, or --report for the table of what has run")
+    unknown = [pattern for pattern in options.problems if not fnmatch.filter(PROBLEMS, pattern)]
+    if unknown:
+        parser.error(f"--problems: {unknown[0]!r} is none of {', '.join(PROBLEMS)}")
+    if options.output:
+        names = [name for name in PROBLEMS if any(fnmatch.fnmatch(name, each) for each in options.problems)]
+        run(names, options.seeds, options.jobs, options.output)
+    table = done(options.report or options.output)
+    if table.empty:
+        parser.error(f"there is nothing in {options.report or options.output} yet")
+    text = to_markdown(table)
+    print(text)
+    if options.docs:
+        said = {"csv": options.report.name, "docs": options.docs, "seeds": table["seed"].nunique()}
+        options.docs.write_text(INTRODUCTION.format(**said) + text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

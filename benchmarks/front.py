@@ -1,0 +1,135 @@
+"""Error against size: a study's curve, other methods' curves by the same count, and the published points.
+
+    python benchmarks/front.py runs/front-mnist --output docs/front/mnist
+    python benchmarks/front.py runs/front-mnist --rivals docs/front/pruned.csv --output docs/front/mnist
+
+Writes OUTPUT.png and OUTPUT.md: a row a setting of the study, and of what benchmarks/pruning_methods.py --test wrote,
+with the epochs and minutes that one network took, mean and range over the seeds, and the units kept. MACs x: the dense
+network's multiply-accumulates over those that are left. Nothing is trained here.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from measuring import wide_console
+
+from bbpyro import checkpoint, plots, studies
+from bbpyro.plots.published import PUBLISHED
+
+OURS = "Beta-Bernoulli dropout"
+COLUMNS = ["method", "setting", "epochs", "minutes", "error", "nll", "kept", "macs_x", "parameters_x"]
+TITLES = ["method", "setting", "epochs", "minutes", "error, %", "NLL", "kept", "MACs x", "parameters x"]
+TICKS = (1, 2, 3, 5, 7, 10, 15, 20, 30, 50, 100, 200)
+
+
+def of_study(study: studies.Study) -> pd.DataFrame:
+    """A row a run that ended, in the columns of this table."""
+    runs = study.runs.dropna(subset="error")
+    budgets = {name: each.budget for each in study.config.candidates() for name in study.config.runs_of(each)}
+    keys = [key for key in study.config.keys if key in runs]
+    kept = [column for column in runs if column.startswith("kept ")]
+    return pd.DataFrame(
+        {
+            "method": OURS,
+            "setting": [plots.setting(keys, tuple(row)) for row in runs[keys].itertuples(index=False)],
+            "epochs": runs["run"].map(budgets),
+            "minutes": runs["seconds"] / 60,
+            "error": 100 * runs["error"],
+            "nll": runs["nll"],
+            "kept": [tuple(map(int, row)) for row in runs[kept].itertuples(index=False)],
+            "macs_x": 1 / runs["macs_left"],
+            "parameters_x": 1 / runs["parameters_left"],
+        }
+    )
+
+
+def of_rivals(path: Path, total: Sequence[int]) -> pd.DataFrame:
+    """The rows of benchmarks/pruning_methods.py that were scored on the test images."""
+    rows = pd.read_csv(path)
+    rows = rows[rows["scored_on"].str.endswith(": test")]
+    dense = sum(a * b + b for a, b in zip(total, [*total[1:], 10], strict=True))
+    return pd.DataFrame(
+        {
+            **{name: rows[name] for name in ("method", "setting", "minutes", "nll", "macs_x")},
+            "epochs": rows["epochs"].astype(str),
+            "error": 100 * rows["error"],
+            "kept": [tuple(map(int, text.split("-"))) for text in rows["kept"]],
+            "parameters_x": dense / rows["parameters"],
+        }
+    )
+
+
+def table(rows: pd.DataFrame) -> str:
+    """The table in Markdown: of each setting the mean over the seeds, and the range."""
+    lines = [TITLES, ["---"] * len(TITLES)]
+    for (method, setting), group in rows.groupby(["method", "setting"], sort=False):
+        kept = "-".join(f"{sum(units) / len(group):.0f}" for units in zip(*group["kept"], strict=True))
+        numbers = [
+            f"{group[name].mean():{form}} ({group[name].min():{form}} - {group[name].max():{form}})"
+            for name, form in (("error", ".2f"), ("nll", ".4f"), ("macs_x", ".1f"), ("parameters_x", ".1f"))
+        ]
+        minutes = f"{group['minutes'].median():.1f}"
+        lines.append([method, setting, group["epochs"].iloc[0], minutes, *numbers[:2], kept, *numbers[2:]])
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def draw(rows: pd.DataFrame, network: str, scored_on: str) -> Figure:
+    """The curves, each through the means of its settings; a ring a seed, a grey name a published point."""
+    figure = Figure(figsize=(9, 5.2), layout="constrained")
+    axis = figure.subplots()
+    for method, points in PUBLISHED.get(network, {}).items():
+        for error, macs_x in points:
+            axis.plot(macs_x, error, "s", color="grey", fillstyle="none", markersize=5)
+            axis.annotate(method, (macs_x, error), (4, 3), textcoords="offset points", fontsize=7, color="grey")
+    for i, (method, group) in enumerate(rows.groupby("method", sort=False)):
+        color, is_ours = plots.COLORS[i % len(plots.COLORS)], method == OURS
+        means = group.groupby("setting", sort=False)[["macs_x", "error"]].mean().sort_values("macs_x")
+        axis.plot(group["macs_x"], group["error"], "o", color=color, fillstyle="none", markersize=4, alpha=0.7)
+        style: dict[str, Any] = {"linewidth": 2.2 if is_ours else 1.2, "markersize": 7 if is_ours else 5}
+        axis.plot(means["macs_x"], means["error"], "o-", color=color, label=method, **style)
+    axis.plot([], [], "s", color="grey", fillstyle="none", label="published")
+    axis.set_xscale("log")
+    axis.xaxis.set_major_locator(FixedLocator(TICKS))
+    axis.xaxis.set_minor_locator(NullLocator())
+    axis.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}x"))
+    axis.set_xlabel("multiply-accumulates: the dense network's over those left")
+    axis.set_ylabel(f"error on {scored_on} data, %")
+    axis.set_title("lower right is better; a point the mean of its seeds, a ring a seed", fontsize=10)
+    axis.legend(frameon=False)
+    return figure
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Write the figure and the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("study", type=Path, help="a folder of bbpyro compare")
+    parser.add_argument("--rivals", type=Path, help="a csv of benchmarks/pruning_methods.py --test")
+    parser.add_argument("--output", type=Path, required=True, help="where to write, without .png and .md")
+    chosen = parser.parse_args(arguments)
+    try:
+        study = studies.load(chosen.study)
+    except ValueError as error:
+        parser.error(str(error))
+    if not study.results:
+        parser.error(
+            f"{chosen.study}: none of its runs has ended yet; go on with bbpyro compare --resume {chosen.study}"
+        )
+    parts = [of_study(study)]
+    if chosen.rivals:
+        parts.append(of_rivals(chosen.rivals, list(study.total.values())))
+    rows = pd.concat(parts, ignore_index=True)
+    network = study.config.network if study.config.dataset == "mnist" else ""
+    scored_on = " and ".join(study.runs["scored_on"].dropna().unique())
+    chosen.output.parent.mkdir(parents=True, exist_ok=True)
+    plots.save(draw(rows, network, scored_on), chosen.output.with_suffix(".png"))
+    checkpoint.write_atomic(chosen.output.with_suffix(".md"), table(rows).encode())
+    wide_console().print(table(rows), markup=False, highlight=False)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,311 @@
+import copy
+import warnings
+
+import pyro.distributions as dist
+import pytest
+import torch
+from pyro.poutine.messenger import Messenger
+from torch import nn
+
+import bbpyro
+from bbpyro.training import FitWarning
+from bbpyro.training.budget import FIT, PRETRAINING
+from bbpyro.training.judging import Judge
+
+N = 600
+torch.manual_seed(0)
+X = torch.randn(N, 6)
+LABELS = (X[:, 0] > 0).long() + 2 * (X[:, 1] > 0).long()
+MAJORITY = (torch.bincount(LABELS).max() / N).item()
+
+
+def plain(num_outputs=4, seed=1):
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, num_outputs))
+
+
+def pretrained(y=LABELS, num_outputs=4, likelihood=None, flat=False):
+    net = plain(num_outputs)
+    net = nn.Sequential(*net, nn.Flatten(0)) if flat else net
+    bbpyro.pretrain(net, X, y, likelihood=likelihood, num_epochs=40, learning_rate=0.01, seed=0, progress=False)
+    return net
+
+
+def gated(net, likelihood=None, **options):
+    return bbpyro.BetaBernoulliNetwork(bbpyro.insert_dropout(net, **options), likelihood, num_data=N)
+
+
+def only_keep(bnn, **units):
+    """Switch all units of these gates off but so many, and all of the other gates on."""
+    with torch.no_grad():
+        for name, gate in bnn.gates.items():
+            gate.unconstrained_concentration1.fill_(1e4)
+            gate.unconstrained_concentration1[units.get(f"at_{name.split('.')[0]}", gate.num_features) :] = -20.0
+
+
+@pytest.fixture(scope="module")
+def network():
+    return pretrained()
+
+
+def judged(bnn, y=LABELS, held_out=None):
+    return Judge(bnn, X, y, held_out, batch_size=100)
+
+
+def test_the_start_is_the_plain_network(network):
+    start = judged(gated(network)).start()
+    with torch.no_grad():
+        output = network(X)
+    torch.testing.assert_close(start["nll"], nn.functional.cross_entropy(output, LABELS, reduction="none"))
+    assert torch.equal(start["miss"], (output.argmax(-1) != LABELS).float())
+
+
+def test_of_gates_that_were_trained_before_the_mean_mask_is_where_training_starts(network):
+    bnn = gated(network)
+    only_keep(bnn, at_2=12)
+    with torch.no_grad():
+        network_of_before = bnn.net[2].weight.clone()
+        bnn.net[2].weight[:, 12:] = 100.0  # of units that are out, whatever they have come to
+        start = judged(bnn).start()
+        bnn.net[2].weight.copy_(network_of_before)
+    assert start["nll"].mean() < 0.6
+
+
+def test_a_network_as_good_as_at_its_start_is_fine(network):
+    bnn = gated(network)
+    judge = judged(bnn)
+    start = judge.start()
+    only_keep(bnn)
+    assert judge.verdict(start) is None
+    assert judged(bnn, held_out=(X[:50], LABELS[:50])).verdict({n: t[:50] for n, t in start.items()}) is None
+
+
+def test_units_that_nothing_needs_may_go(network):
+    bnn = gated(network)
+    judge = judged(bnn)
+    start = judge.start()
+    only_keep(bnn, at_0=2)  # the others say nothing of the labels
+    assert bnn.gates["0.gate"].kept().sum() == 2
+    assert judge.verdict(start) is None
+
+
+def test_what_has_lost_its_units_is_told_with_their_layers(network):
+    bnn = gated(network)
+    judge = judged(bnn)
+    start = judge.start()
+    only_keep(bnn, at_0=1)
+    told = judge.verdict(start)
+    assert told.startswith("the network ends clearly worse than it began: on training data NLL 0.")
+    assert "wrong by the mean mask, NLL 0." in told and "at the start. Units left: 1 of 6 on 0" in told
+
+
+@pytest.mark.parametrize("start_is_known", [True, False])
+def test_a_layer_that_is_dead_leaves_the_most_frequent_class(network, start_is_known):
+    bnn = gated(network)
+    judge = judged(bnn)
+    start = judge.start() if start_is_known else {}
+    only_keep(bnn, at_2=0)
+    with torch.no_grad():
+        bnn.net[2].bias.copy_(torch.bincount(LABELS).log())  # as training would have it
+    told = judge.verdict(start)
+    assert told.startswith("the network is right no more often than the most frequent class: on training data NLL 1.38")
+    assert f"{1 - MAJORITY:.2%} wrong by the mean mask" in told and "Units left: 0 of 16 on 2" in told
+    assert ("at the start" in told) == start_is_known
+
+
+def test_labels_that_nothing_predicts_are_no_fault_of_the_gates():
+    bnn = gated(plain())
+    judge = judged(bnn, y=torch.randint(4, (N,), generator=torch.Generator().manual_seed(0)))
+    start = judge.start()
+    assert judge.verdict(start) is None
+    only_keep(bnn, at_2=0)
+    with torch.no_grad():
+        bnn.net[2].bias.zero_()
+    assert "most frequent class" in judge.verdict(start)  # but units that were lost for nothing are told
+
+
+def test_rare_labels_may_never_be_the_likeliest():
+    y = (X[:, 0] > 1.5).long()
+    net = nn.Linear(6, 2)
+    with torch.no_grad():  # p(rare) < 1/2 everywhere, but higher where it is the case
+        net.weight.zero_()
+        net.weight[1, 0] = 1.0
+        net.bias.copy_(torch.tensor([4.0, 0.0]))
+    bnn = gated(net)
+    judge = judged(bnn, y=y)
+    start = judge.start()
+    assert start["miss"].mean() == y.double().mean().float()
+    only_keep(bnn, at_0=1)
+    assert judge.verdict(start) is None
+
+
+def test_five_percent_count_on_held_out_data_and_only_beyond_the_noise(network):
+    bnn = gated(network)
+    judge = judged(bnn, held_out=(X, LABELS))
+    only_keep(bnn)
+    end = judge.start()
+    for ratio, noise, is_worse in ((1.04, 0.0, False), (1.06, 0.0, True), (1.06, 3.0, False), (0.5, 0.0, False)):
+        wobble = noise * torch.randn(N, generator=torch.Generator().manual_seed(0))
+        start = {"nll": end["nll"] / ratio + wobble - wobble.mean(), "miss": end["miss"]}
+        told = judge.verdict(start)
+        assert (told is not None) == is_worse
+        assert not is_worse or "on held-out data" in told
+
+
+def test_an_overfit_plain_network_is_held_against_held_out_data_where_there_are_some(network):
+    bnn = gated(network)
+    only_keep(bnn)
+    too_good = {"nll": torch.full((N,), 1e-4), "miss": torch.zeros(N)}
+    end = judged(bnn).start()["nll"].mean().item()
+    assert 0.02 < end < 0.34  # of the labels' entropy, 1.38, less than a quarter
+    assert judged(bnn).verdict(too_good) is None
+    assert judged(bnn, held_out=(X, LABELS)).verdict(too_good) is not None
+
+
+REGRESSION = X[:, 0] + X[:, 1]
+
+
+def normal(output):
+    return dist.Normal(output, 0.5)
+
+
+@pytest.mark.parametrize("likelihood", [normal, lambda output: dist.Cauchy(output, 0.5)])
+def test_a_regression_is_judged_by_what_it_explains_of_the_variance(likelihood):
+    bnn = gated(pretrained(REGRESSION, 1, likelihood, flat=True), likelihood)
+    judge = judged(bnn, y=REGRESSION)
+    start = judge.start()
+    only_keep(bnn, at_0=2)
+    assert judge.verdict(start) is None
+    only_keep(bnn, at_2=0)
+    told = judge.verdict(start)
+    if likelihood is normal:
+        assert told.startswith("the network is no better than the mean of y: on training data NLL ") and "RMSE" in told
+        only_keep(bnn, at_0=1)
+        assert judge.verdict(start).startswith("the network ends clearly worse than it began")
+        assert judged(bnn, REGRESSION, (X, REGRESSION)).verdict(start) is not None
+    else:
+        assert told.startswith("a layer has no unit left: on training data NLL ") and "RMSE" not in told
+
+
+@pytest.mark.parametrize(
+    ("y", "num_outputs", "likelihood"),
+    [
+        (nn.functional.one_hot(LABELS).float(), 4, lambda output: dist.OneHotCategorical(logits=output)),
+        (torch.stack([X[:, 0] > 0, X[:, 1] > 0], 1).float(), 2, lambda o: dist.Bernoulli(logits=o).to_event(1)),
+        (torch.stack([X[:, 0], X[:, 1]], 1), 2, lambda output: dist.Normal(output, 0.5).to_event(1)),
+        ((2 * X[:, 0].clamp(min=0)).round(), 1, lambda output: dist.Poisson(output[..., 0].exp())),
+        (LABELS[:, None].repeat(1, 2), 8, lambda o: dist.Categorical(logits=o.unflatten(-1, (2, 4))).to_event(1)),
+    ],
+    ids=["one-hot", "several labels", "several numbers", "counts", "sequence"],
+)
+def test_every_kind_of_y_can_be_judged(y, num_outputs, likelihood):
+    bnn = gated(pretrained(y, num_outputs, likelihood), likelihood)
+    judge = judged(bnn, y=y)
+    start = judge.start()
+    only_keep(bnn)
+    assert judge.verdict(start) is None
+    only_keep(bnn, at_2=0)
+    assert "Units left: 0 of 16 on 2" in judge.verdict(start)
+
+
+# --- fit ---------------------------------------------------------------------------------------------------
+
+
+def rushed(net, **options):
+    """A fit whose gates shut before anything is learnt; returns its records, and what it warned of."""
+    bnn = gated(net)
+    settings = {"num_epochs": 8, "gate_learning_rate": 1.0, "seed": 0, "progress": False} | options
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        history = bbpyro.fit(bnn, X, LABELS, **settings)
+    return bnn, history, [each for each in caught if each.category is FitWarning]
+
+
+def test_fit_warns_once_where_the_caller_is_and_the_last_record_says_it(network):
+    bnn, history, warned = rushed(network)
+    assert sum(int(gate.kept().sum()) for gate in bnn.gates.values()) < 8
+    assert len(warned) == 1 and warned[0].filename == __file__
+    told = str(warned[0].message)
+    assert history[-1]["warning"] in told and "clearly worse" in told and "kl_warmup_epochs" in told
+    assert all("warning" not in record for record in history[:-1])
+
+
+def test_fit_does_not_warn_where_all_is_well(network):
+    bnn = gated(network, initial_keep_probability=0.9)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        history = bbpyro.fit(bnn, X, LABELS, num_epochs=5, seed=0, progress=False)
+    assert "warning" not in history[-1]
+
+
+@pytest.mark.parametrize("done", [3, 8])  # with nothing left to do it says it again
+def test_a_resumed_fit_knows_where_it_began(network, done):
+    kept = {}
+
+    def keep(state):
+        if len(state.history) == done:
+            kept["state"] = copy.deepcopy(state)
+            kept["weights"] = copy.deepcopy(whole.state_dict())
+
+    whole = gated(network)
+    settings = {"num_epochs": 8, "gate_learning_rate": 1.0, "seed": 0, "progress": False}
+    with pytest.warns(FitWarning):
+        wanted = bbpyro.fit(whole, X, LABELS, on_epoch=keep, **settings)
+    assert kept["state"].start["nll"].shape == (N,)
+    resumed = gated(plain())
+    resumed.load_state_dict(kept["weights"])
+    with pytest.warns(FitWarning):
+        history = bbpyro.fit(resumed, X, LABELS, resume_from=kept["state"], **settings)
+    assert history[-1]["warning"] == wanted[-1]["warning"] and "at the start" in wanted[-1]["warning"]
+
+
+def test_a_network_that_was_never_trained_has_nothing_to_lose():
+    bnn = gated(plain())
+    for held_out in (None, (X, LABELS)):
+        judge = judged(bnn, held_out=held_out)
+        start = judge.start()
+        only_keep(bnn)
+        with torch.no_grad():
+            bnn.net[2].weight.mul_(3.0)
+        assert judge.verdict(start) is None
+        bnn = gated(plain())
+
+
+# --- how long is trained where nobody says -----------------------------------------------------------------
+
+
+def test_few_data_are_trained_on_for_as_many_steps_and_their_kl_is_warmed_up():
+    assert FIT.num_epochs(60_000, 100) == 60 and FIT.warmup_epochs(60_000, 100) == 0
+    assert FIT.num_epochs(1000, 100) == 800 and FIT.warmup_epochs(1000, 100) == 160
+    assert FIT.num_epochs(130, 100) == 4000  # two steps an epoch
+    assert PRETRAINING.num_epochs(60_000, 100) == 10 and PRETRAINING.num_epochs(1000, 100) == 50
+
+
+def test_pretraining_takes_its_steps_by_default():
+    assert len(bbpyro.pretrain(nn.Linear(6, 4), X[:20], LABELS[:20], progress=False)) == 500
+    assert len(bbpyro.pretrain(nn.Linear(6, 4), X[:20], LABELS[:20], num_epochs=2, progress=False)) == 2
+
+
+class Enough(Exception):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("options", "weight"),
+    [({}, 1 / 1600), ({"num_epochs": 3}, 1.0), ({"kl_warmup_epochs": 0}, 1.0), ({"kl_warmup_epochs": 4}, 0.25)],
+)
+def test_what_is_asked_for_wins(options, weight):
+    scales = []
+
+    class Spy(Messenger):
+        def _pyro_post_sample(self, msg):
+            if msg["name"] == "0.gate.pi":
+                scales.append(msg["scale"])
+
+    def stop(state):
+        raise Enough
+
+    bnn = gated(nn.Sequential(nn.Linear(6, 4)))
+    with pytest.raises(Enough), Spy():
+        bbpyro.fit(bnn, X, LABELS, batch_size=N, on_epoch=stop, progress=False, **options)
+    assert scales == pytest.approx([weight] * len(scales)) and scales
