@@ -541,7 +541,7 @@ def test_points_in_one_place_are_all_seen() -> None:
     colors = [line.get_color() for line in axis.lines if line.get_label().startswith("gate")]
     axis.get_legend().remove()
     png = io.BytesIO()
-    figure.savefig(png, format="png")
+    figure.savefig(png, format="png", dpi=150)  # as files are
     png.seek(0)
     picture = matplotlib.image.imread(png)[..., :3]
     for color in colors:
