@@ -219,7 +219,7 @@ def test_of_a_network_of_ones_own_macs_are_counted_again_from_its_checkpoint(
     assert bbpyro.compare(["Jeffreys"], seeds=1, folder="study", progress=False, **settings).failures == []
 
 
-def wait_until(is_so: Callable[[], bool], seconds: float = 120) -> None:
+def wait_until(is_so: Callable[[], bool], seconds: float = 300) -> None:
     deadline = time.monotonic() + seconds
     while not is_so():
         assert time.monotonic() < deadline

@@ -7,6 +7,8 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+import matplotlib.colors
+import matplotlib.image
 import numpy as np
 import pandas as pd
 import pytest
@@ -530,3 +532,18 @@ def test_of_several_axes_the_first_is_along_the_curves() -> None:
     curves = {line.get_label(): line for line in axis.lines if line.get_label() in (PRIOR, "Jeffreys()")}
     assert [len(line.get_xdata()) for line in curves.values()] == [3, 3]
     assert len({line.get_color() for line in curves.values()}) == 2
+
+
+def test_points_in_one_place_are_all_seen() -> None:
+    made = invented(vary={"gate_learning_rate": [0.01, 0.02, 0.03, 0.04]})
+    figure = plots.error_macs(made.runs.assign(error=0.02, macs_left=0.1), keys=made.config.keys)
+    axis = figure.axes[0]
+    colors = [line.get_color() for line in axis.lines if line.get_label().startswith("gate")]
+    axis.get_legend().remove()
+    png = io.BytesIO()
+    figure.savefig(png, format="png")
+    png.seek(0)
+    picture = matplotlib.image.imread(png)[..., :3]
+    for color in colors:
+        wanted = np.array(matplotlib.colors.to_rgb(color))
+        assert (np.abs(picture - wanted).max(-1) < 0.05).sum() > 20

@@ -133,6 +133,8 @@ def _draw_curves(axis: Axes, curves: Mapping[str, pd.DataFrame], along: str) -> 
     of_curves, of_stops = colors(len(curves)), colors(len(stops))
     is_one = len(curves) == 1
     shapes = dict.fromkeys(stops, "o") if is_one else dict(zip(stops, itertools.cycle(_STOPS), strict=False))
+    number = len(curves) * len(stops)
+    sizes = iter(np.linspace(7 + min(1.2 * (number - 1), 6), 7, number))  # so that none hides another
     rings = []
     for (name, runs), shade in zip(curves.items(), of_curves, strict=True):
         points = _split(runs, [along])
@@ -147,7 +149,7 @@ def _draw_curves(axis: Axes, curves: Mapping[str, pd.DataFrame], along: str) -> 
             axis.plot([x.min(), x.max()], [y.mean()] * 2, "-", linewidth=1, **style)
             axis.plot([x.mean()] * 2, [y.min(), y.max()], "-", linewidth=1, **style)
             label = _with_budget(stop, along, group) if is_one else None
-            _place(axis, means.loc[[stop]], shapes[stop], markersize=7, zorder=3, label=label, **style)
+            _place(axis, means.loc[[stop]], shapes[stop], markersize=next(sizes), zorder=3, label=label, **style)
     for stop, group in {} if is_one else stops.items():
         label = _with_budget(stop, along, group)
         axis.plot([], [], shapes[stop], color=GREY, markersize=7, label=label)
