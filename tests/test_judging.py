@@ -215,7 +215,7 @@ def test_every_kind_of_y_can_be_judged(y, num_outputs, likelihood):
 
 def rushed(net, **options):
     """A fit whose gates shut before anything is learnt; returns what it warned of."""
-    bnn = gated(net)
+    bnn = gated(net, initial_keep_probability=0.24)
     settings = {"num_epochs": 8, "gate_learning_rate": 1.0, "seed": 0, "progress": False} | options
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -247,14 +247,14 @@ def test_a_resumed_fit_knows_where_it_began(network, done):
             kept["state"] = copy.deepcopy(state)
             kept["weights"] = copy.deepcopy(whole.state_dict())
 
-    whole = gated(network)
+    whole = gated(network, initial_keep_probability=0.24)
     settings = {"num_epochs": 8, "gate_learning_rate": 1.0, "seed": 0, "progress": False}
     told = []
     with pytest.warns(FitWarning) as caught:
         bbpyro.fit(whole, X, LABELS, on_epoch=keep, **settings)
     told.append(str(caught[0].message))
     assert kept["state"].start["nll"].shape == (N,)
-    resumed = gated(plain())
+    resumed = gated(plain(), initial_keep_probability=0.24)
     resumed.load_state_dict(kept["weights"])
     with pytest.warns(FitWarning) as caught:
         bbpyro.fit(resumed, X, LABELS, resume_from=kept["state"], **settings)
