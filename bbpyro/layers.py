@@ -18,6 +18,9 @@ PARAMETERS = ("unconstrained_concentration1", "unconstrained_concentration0")  #
 MIN_CONCENTRATION = 1e-6
 MIN_START = 1e-5  # of the keep probability at which training starts, and of what it lacks to 1
 CONCENTRATION1 = math.log1p(math.exp(-1.0))  # where the source starts: softplus(-1)
+START = 0.5  # E[π] where training starts by default; q(π) is uniform
+SOURCE_START = CONCENTRATION1 / (1 + CONCENTRATION1)  # the source's, 0.24, for MNIST
+MANY_DATA = 10_000  # from which on the command starts there
 
 
 def kumaraswamy(concentration1: Tensor, concentration0: Tensor) -> Kumaraswamy:

@@ -19,6 +19,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from measuring import wide_console
 
 from bbpyro import checkpoint, plots, studies
+from bbpyro.plots.labels import name_points
 from bbpyro.plots.published import PUBLISHED
 
 OURS = "Beta-Bernoulli dropout"
@@ -82,10 +83,11 @@ def draw(rows: pd.DataFrame, network: str, scored_on: str) -> Figure:
     """The curves, each through the means of its settings; a ring a seed, a grey name a published point."""
     figure = Figure(figsize=(9, 5.2), layout="constrained")
     axis = figure.subplots()
+    published: list[tuple[str, Any]] = []
     for method, points in PUBLISHED.get(network, {}).items():
         for error, macs_x in points:
             axis.plot(macs_x, error, "s", color="grey", fillstyle="none", markersize=5)
-            axis.annotate(method, (macs_x, error), (4, 3), textcoords="offset points", fontsize=7, color="grey")
+            published.append((method, (macs_x, error)))
     for i, (method, group) in enumerate(rows.groupby("method", sort=False)):
         color, is_ours = plots.COLORS[i % len(plots.COLORS)], method == OURS
         means = group.groupby("setting", sort=False)[["macs_x", "error"]].mean().sort_values("macs_x")
@@ -101,6 +103,7 @@ def draw(rows: pd.DataFrame, network: str, scored_on: str) -> Figure:
     axis.set_ylabel(f"error on {scored_on} data, %")
     axis.set_title("lower right is better; a point the mean of its seeds, a ring a seed", fontsize=10)
     axis.legend(frameon=False)
+    name_points(figure, axis, published)
     return figure
 
 

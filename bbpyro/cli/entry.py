@@ -327,15 +327,14 @@ def _no_traceback_of_joblib() -> Iterator[None]:
 
 def _warn_of_fit(console: Console, run: runs.Run) -> None:
     """Say so where the fit was judged to end clearly worse than it began, and what may help."""
-    told = run.history[-1].get("warning")
-    if not told:
+    if not run.warning:
         return
     heavy = any(start > 1 for _, start in run.config.kl_start)
     steps = run.config.epochs * math.ceil(len(run.dataset.x) / run.config.batch_size)
     help_ = "a smaller --kl-start" if heavy else "--kl-warmup-epochs, a smaller --gate-learning-rate"
     print_line(
         console,
-        f"warning: {told}. What may help: more --epochs ({run.config.epochs} of {len(run.dataset.x):,} data are "
+        f"warning: {run.warning}. What may help: more --epochs ({run.config.epochs} of {len(run.dataset.x):,} data are "
         f"{steps:,} steps), {help_}, or --initial-keep-probability 0.95",
     )
 

@@ -9,8 +9,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
-from matplotlib.transforms import Bbox
 
+from bbpyro.plots.labels import name_points
 from bbpyro.plots.marks import MARKS, faults, signs
 from bbpyro.plots.style import (
     GREY,
@@ -32,9 +32,7 @@ from bbpyro.posterior import elpd, gates, num_chains, place, place_of, share_abo
 from bbpyro.posterior.container import elpd_pointwise
 
 _BEHIND = "published, "
-# Where the name of a published point may be, in points of a figure from it: right, left, above, below, and farther.
-_OFFSETS = [(far * x, far * y) for far in (1, 2, 3) for x, y in ((5, 0), (-5, 0), (0, 5), (0, -5), (4, 4), (-4, 4))]
-_STOPS = "oD^vsP*X<>"  # the points of a curve, where there are several
+_STOPS = "osD^vP*X<>"
 _SAME_PLACE = 3.0  # points of a figure, 1/72 inch, within which two rings of one size look like one
 
 
@@ -99,7 +97,13 @@ def error_macs(
     marks = "a point the mean of its seeds, and their range;\na ring a seed" if along else "a ring a seed"
     title(axis, "\n".join([f"lower left is better; {marks}, ×2 two of them in one place", *told]))
     _legend_beside(axis)
-    _name_published(figure, axis)
+    published_points = [
+        (str(line.get_label()).removeprefix(_BEHIND), xy)
+        for line in axis.lines
+        if str(line.get_label()).startswith(_BEHIND)
+        for xy in np.asarray(line.get_xydata())
+    ]
+    name_points(figure, axis, published_points)
     return figure
 
 
@@ -165,46 +169,6 @@ def _with_budget(name: str, key: str, runs: pd.DataFrame) -> str:
 
 
 error_flops = error_macs  # the name that it had while it counted otherwise
-
-
-def _name_published(figure: Figure, axis: Axes) -> None:
-    """Write the name of its method beside each published point, where it covers as little as can be."""
-    figure.draw_without_rendering()
-    taken = [text.get_window_extent() for text in axis.texts]
-    points = []
-    for line in axis.lines:
-        if line.get_marker() != "None":
-            half = (line.get_markersize() / 2 + 1) * figure.dpi / 72
-            for x, y in axis.transData.transform(line.get_xydata()):
-                taken.append(Bbox([[x - half, y - half], [x + half, y + half]]))
-            name = str(line.get_label())
-            if name.startswith(_BEHIND):
-                points += [(name.removeprefix(_BEHIND), xy) for xy in np.asarray(line.get_xydata())]
-    for name, xy in points:
-        label = axis.annotate(name, xy, (0, 0), textcoords="offset points", color=GREY, fontsize=7, zorder=5)
-        label.set_bbox({"boxstyle": "square,pad=0.1", "facecolor": "white", "edgecolor": "none", "alpha": 0.6})
-
-        def covered(offset: tuple[float, float], label: Any = label) -> float:
-            _put(label, offset)
-            box = label.get_window_extent()
-            outside = box.width * box.height - _overlap(box, axis.bbox)
-            return outside + sum(_overlap(box, other) for other in taken) + np.hypot(*offset)  # and near
-
-        _put(label, min(_OFFSETS, key=covered))
-        taken.append(label.get_window_extent())
-
-
-def _put(label: Any, offset: tuple[float, float]) -> None:
-    x, y = offset
-    label.xyann = offset
-    label.set_ha("left" if x > 0 else "right" if x < 0 else "center")
-    label.set_va("bottom" if y > 0 else "top" if y < 0 else "center")
-
-
-def _overlap(one: Bbox, other: Bbox) -> float:
-    """The area that two boxes share, in pixels."""
-    both = Bbox.intersection(one, other)
-    return float(both.width * both.height) if both else 0.0
 
 
 def _macs_axis(axis: Axes, low: float) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from torch import nn
+from torch import Tensor, nn
 
 from bbpyro import checkpoint, data, processes, training
 from bbpyro.checkpoint import CheckpointError
@@ -48,6 +48,7 @@ class Run:
     dataset: data.Dataset
     bnn: BetaBernoulliNetwork
     history: list[dict[str, Any]]
+    warning: str | None = None  # what is to be said of a training that has just ended, see training.Judge
 
     @property
     def svi_history(self) -> list[dict[str, Any]]:
@@ -151,7 +152,7 @@ def train(folder: Path, console: Console | None = None, on_epoch: OnEpoch | None
     joined (see :func:`bbpyro.processes.joined`) train it together: the first reads and writes the folder, each loads
     the data. A run may go on with another number of them, with other noise.
 
-    Where the network ends clearly worse than it began, the last record says so, under "warning".
+    Where the network ends clearly worse than it began, :attr:`Run.warning` says so, and nothing else does.
 
     Args:
         folder: made by :func:`create`.
@@ -189,6 +190,7 @@ def _train(folder: Path, console: Console | None, on_epoch: OnEpoch | None) -> R
         def after_epoch(state: training.TrainingState) -> None:
             if not processes.is_first():
                 return
+            began.update(state.start)
             history = [*before, *state.history]
             Saved(state_dict_of(net), state.optimizer, history, state.idle, state.start).write(folder, config)
             if on_epoch:
@@ -196,6 +198,7 @@ def _train(folder: Path, console: Console | None, on_epoch: OnEpoch | None) -> R
 
         return after_epoch
 
+    began: dict[str, Tensor] = {}
     pretraining = saved.records("pretraining") if saved else []
     if config.pretrained and saved is None:
         plain.load_state_dict(load_pretrained(config.pretrained, plain))
@@ -216,7 +219,7 @@ def _train(folder: Path, console: Console | None, on_epoch: OnEpoch | None) -> R
     if saved:
         saved.load_into(bnn, folder)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", training.FitWarning)  # which the last record says, for whoever prints it
+        warnings.simplefilter("ignore", training.FitWarning)  # which the run has, for whoever prints it
         history = training.fit(
             bnn,
             dataset.x,
@@ -232,7 +235,9 @@ def _train(folder: Path, console: Console | None, on_epoch: OnEpoch | None) -> R
             resume_from=saved.state(config.seed) if saved else None,
             **settings,
         )
-    return Run(folder, config, dataset, bnn.eval(), [*pretraining, *history])
+    judge = training.Judge(bnn.eval(), dataset.x, dataset.y, settings["held_out"], config.batch_size)
+    warning = judge.verdict(began or (saved.start if saved else {}))
+    return Run(folder, config, dataset, bnn, [*pretraining, *history], warning)
 
 
 def _begin(folder: Path, config: TrainConfig) -> Saved | None:

@@ -165,7 +165,7 @@ def _result(run: runs.Run) -> dict[str, Any]:
         "seconds": summary["training_seconds"],
         "peak_memory_mib": summary["peak_memory_mib"],
         "versions": summary["versions"],
-        **{name: told for name, told in run.history[-1].items() if name == "warning"},
+        **({"warning": run.warning} if run.warning else {}),
         "config": run.config.to_json(),
     }
 

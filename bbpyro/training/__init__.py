@@ -3,7 +3,7 @@
 from bbpyro.training.epochs import NonFiniteLossError, TrainingState
 from bbpyro.training.handlers import PRECISIONS, KLWarmup, Scorecard, SingleOptimizer
 from bbpyro.training.inference import ELBOS, SCHEDULES, cosine, elbo, fit, kl_starts, pretrain, steps
-from bbpyro.training.judging import FitWarning
+from bbpyro.training.judging import FitWarning, Judge
 from bbpyro.training.lean_elbo import LeanTraceELBO
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "PRECISIONS",
     "SCHEDULES",
     "FitWarning",
+    "Judge",
     "KLWarmup",
     "LeanTraceELBO",
     "NonFiniteLossError",

@@ -186,11 +186,7 @@ def fit(
             return Learner(bnn, optimizer, step, read(x) if read else x, read=read)
         return Learner(bnn, optimizer, step, x, functools.partial(augmented, augment, read=read), read)
 
-    reached = 0
-
     def tell(epoch: int) -> None:
-        nonlocal reached
-        reached = epoch + 1
         warmup.share = min(1.0, (epoch + 1) / min(kl_warmup_epochs, num_epochs)) if kl_warmup_epochs else 1.0
 
     def report(learner: Learner) -> dict[str, Any]:
@@ -201,7 +197,6 @@ def fit(
             "kl": {name: kl.item() for name, kl in bnn.kl().items()},
             "active": {name: int(gate.kept().sum()) for name, gate in bnn.gates.items()},
             **({"shed": _num_less(bnn, learner.module)} if shed else {}),
-            **(judge.said(state.start) if reached == num_epochs else {}),
         }
 
     optimizer = fused_adam(trained.groups)
@@ -217,8 +212,9 @@ def fit(
         if not state.history:
             state.start = judge.start()
         history = epochs.run(trainee, trained, report, state)
-    if processes.is_first() and "warning" in history[-1]:
-        warnings.warn(f"{history[-1]['warning']}. {_REMEDY}", FitWarning, stacklevel=3)
+        verdict = judge.verdict(state.start)
+    if verdict and processes.is_first():
+        warnings.warn(f"{verdict}. {_REMEDY}", FitWarning, stacklevel=3)
     return history
 
 

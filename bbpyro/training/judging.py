@@ -4,9 +4,9 @@ Held against each other are the plain network that training starts from, which i
 the mean mask at the end, on the same data: those held out, if fit() was given some, else those of training. At most
 2,000 of them are looked at. The end is clearly worse where one of these holds:
 
-- it is no better than one answer for every input. Of labels, it is right no more often than the most frequent one,
-  though the start was, or units have gone and -log p(y) is that of the labels' shares. Of numbers, E[y] is no nearer to
-  y than their mean, though the start was, or units have gone;
+- it is no better than one answer for every input: of labels, it is right no more often than the most frequent one, and
+  of numbers, E[y] is no nearer to y than their mean. That the start was no better either is no excuse where more than
+  half of a layer's units have gone (and, of labels, -log p(y) is that of their shares);
 - on held-out data: the loss, -log p(y), is worse by more than 5% and by more than two standard errors of the mean
   difference. Where y is a number, whose loss has no zero, 5% more squared error is meant: log(1.05) / 2 nats;
 - on training data, of which a plain network may know too much: of what the start explains (of the labels' entropy, of
@@ -93,12 +93,7 @@ class Judge:
         gates = self._bnn.gates.items()
         ones = {f"{name}.z": torch.ones_like(gate.unconstrained_concentration1) for name, gate in gates}
         found = min((self._score(masks)[0] for masks in (ones, {})), key=lambda scores: scores.nll.mean().item())
-        return {"nll": found.nll, "miss": found.miss}
-
-    def said(self, start: dict[str, Tensor]) -> dict[str, str]:
-        """What the record of the last epoch says of it: nothing, or a `warning`."""
-        verdict = self.verdict(start)
-        return {"warning": verdict} if verdict else {}
+        return {"nll": found.nll, "miss": found.miss, "kept": self._kept()}
 
     def verdict(self, start: dict[str, Tensor]) -> str | None:
         """What is to be said of the network as it is now, where it is clearly worse than at the start.
@@ -108,23 +103,28 @@ class Judge:
         """
         end, chance = self._score({})
         began = _Scores(start["nll"].to(end.nll), start["miss"].to(end.nll), end.are_labels) if start else None
-        what = self._is_of_no_use(end, began, chance) or (began and self._is_worse(end, began, chance))
+        was_kept = start.get("kept", torch.tensor([gate.num_features for gate in self._bnn.gates.values()]))
+        has_lost = bool((2 * self._kept() < was_kept).any())
+        what = self._is_of_no_use(end, began, chance, has_lost) or (began and self._is_worse(end, began, chance))
         if not what:
             return None
         before = f", {began.told()} at the start" if began else ""
         of = "held-out" if self._is_held_out else "training"
         return f"{what}: on {of} data {end.told()} by the mean mask{before}. {self._left()}"
 
-    def _is_of_no_use(self, end: _Scores, start: _Scores | None, chance: _Scores) -> str | None:
+    def _kept(self) -> Tensor:
+        """How many units are left, by gate."""
+        return torch.tensor([int(gate.kept().sum()) for gate in self._bnn.gates.values()])
+
+    def _is_of_no_use(self, end: _Scores, start: _Scores | None, chance: _Scores, has_lost: bool) -> str | None:
         share, before = (scores.explained(chance) if scores else math.nan for scores in (end, start))
-        has_lost = any(not bool(gate.kept().all()) for gate in self._bnn.gates.values())
         if end.are_labels:
             fell = end.rate >= chance.rate and bool(start and start.rate < chance.rate)
             if fell or (end.rate >= chance.rate and has_lost and share <= NOTHING):
                 return "the network is right no more often than the most frequent class"
         elif share <= NOTHING and (has_lost or before > 2 * NOTHING):
             return "the network is no better than the mean of y"
-        elif math.isnan(share) and any(not bool(gate.kept().any()) for gate in self._bnn.gates.values()):
+        elif math.isnan(share) and has_lost and not bool(self._kept().all()):
             return "a layer has no unit left"
         return None
 
