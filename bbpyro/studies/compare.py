@@ -139,7 +139,7 @@ def compare(
     """
     if isinstance(prior, StudyConfig) and (vary or points or settings):
         raise ValueError("prior is a whole configuration; put vary, points and settings into it")
-    config = prior if isinstance(prior, StudyConfig) else _config(prior, seeds, settings, vary or {}, points or {})
+    config = prior if isinstance(prior, StudyConfig) else _config(prior, seeds, settings, vary, points)
     check_workers(jobs, backend, address)
     folder = Path(folder or default_folder())
     prepare(folder, config, jobs if backend == "processes" else 1)
@@ -247,19 +247,19 @@ def _config(
     prior: Sequence[priors.PriorLike] | None,
     seeds: int,
     settings: dict[str, Any],
-    vary: Mapping[str, Any],
-    points: Mapping[str, Any],
+    vary: Mapping[str, Any] | None = None,
+    points: Mapping[str, Any] | None = None,
 ) -> StudyConfig:
     known = {field.name for field in dataclasses.fields(runs.Settings)}
     for name in settings:
         if name not in known:
             raise ValueError(f"unknown setting {name!r}, wanted one of {', '.join(sorted(known))}")
-    axes.check_given_once(settings, axes.read_vary(vary))
+    axes.check_given_once(settings, axes.read_vary(vary or {}))
     own = runs.recipe(settings.get("network", runs.Settings.network)).to_json()
     if not isinstance(settings.get("weight_prior", ""), str):
         settings = {**settings, "weight_prior": repr(settings["weight_prior"])}
     given = {name: str(value) if isinstance(value, Path) else value for name, value in settings.items()}
-    compared: dict[str, Any] = {"vary": vary, "points": points}
+    compared: dict[str, Any] = {"vary": vary or {}, "points": points or {}}
     if prior is not None:
         named = [prior] if isinstance(prior, str | Mapping) or callable(prior) else prior
         compared["prior"] = [priors.spell(each) for each in named]
