@@ -245,6 +245,7 @@ def test_fewer_draws_predict_by_all_of_them(run: runs.Run, tmp_path: Path) -> No
             "a study's, of several priors or seeds; bbpyro compare",
         ),
         ("train", "seeds = 2\n", "a study's, of several priors or seeds; bbpyro compare --config settings.toml"),
+        ("train", "[vary]\nepochs = [1, 2]\n", "a study's, of several priors or seeds; bbpyro compare --config"),
         ("compare", "seed = 2\n", "a run's, of one seed; bbpyro train --config settings.toml"),
         ("train", "[prior]\na = 1\n", "no file of settings (prior is {'a': 1}, wanted a text)"),
         ("train", "prior = 3\nalpha = 2\n", "no file of settings (prior is 3, wanted a text)"),
