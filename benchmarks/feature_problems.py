@@ -151,10 +151,16 @@ def _spiral(rng: np.random.Generator, n: int) -> Rows:
 
 def _madelon(num_inputs: int) -> Callable[[np.random.Generator, int], Rows]:
     """Clusters on the corners of a cube of five dimensions, which is how the madelon of NIPS 2003 was made."""
-    return lambda rng, n: datasets.make_classification(
-        n, num_inputs, n_informative=5, n_redundant=0, n_clusters_per_class=4, class_sep=2.0, flip_y=0.01,
-        shuffle=False, random_state=int(rng.integers(2**31)),
-    )  # fmt: skip
+
+    def draw(rng: np.random.Generator, n: int) -> Rows:
+        x, y = datasets.make_classification(
+            n, num_inputs, n_informative=5, n_redundant=0, n_clusters_per_class=4, class_sep=2.0, flip_y=0.01,
+            shuffle=False, random_state=int(rng.integers(2**31)),
+        )  # fmt: skip
+        order = rng.permutation(n)  # they come a cluster after the other
+        return x[order], y[order]
+
+    return draw
 
 
 def _friedman(number: int, n: int) -> Made:

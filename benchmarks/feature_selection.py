@@ -34,6 +34,7 @@ import pandas as pd
 import pyro.distributions as dist
 import torch
 from feature_problems import PROBLEMS, Problem
+from rich.console import Console
 from rich.progress import track
 from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
 from sklearn.linear_model import LassoCV, LogisticRegressionCV
@@ -214,7 +215,7 @@ def run(names: Sequence[str], seeds: int, jobs: int, output: Path) -> None:
     todo = [(name, seed) for seed in range(seeds) for name in names if (name, seed) not in there]
     work = (joblib.delayed(rows_of)(name, seed) for name, seed in todo)
     found = joblib.Parallel(jobs, return_as="generator_unordered")(work)
-    for rows in track(found, "problems x seeds", total=len(todo)):
+    for rows in track(found, "problems x seeds", len(todo), console=Console(stderr=True), disable=not todo):
         table = pd.DataFrame(rows, columns=COLUMNS)
         table.to_csv(output, mode="a", header=not output.exists(), index=False)
 

@@ -123,3 +123,65 @@ def test_lenet5s_cost_is_by_one_count_and_the_authors_own_is_in_a_column_that_sa
     with pytest.raises(SystemExit):
         load("published_memory").main([str(tmp_path)])
     assert f"{tmp_path} is no run of lenet5-caffe" in capsys.readouterr().err
+
+
+# --- which inputs are found in small tables ----------------------------------------------------------------
+
+
+def feature_selection() -> ModuleType:
+    pytest.importorskip("sklearn", reason="the benchmark of small tables alone needs scikit-learn, no part of bbpyro")
+    return load("feature_selection")
+
+
+def test_the_inputs_of_a_made_table_are_where_the_seed_has_put_them() -> None:
+    problems = (feature_selection() and load("feature_problems")).PROBLEMS
+    for seed in (0, 1):
+        linear = problems["linear-1000"].make(seed)
+        strength = (linear.x * linear.y[:, None]).mean(0).abs()
+        assert set(strength.topk(5).indices.tolist()) == linear.relevant
+        xor = problems["xor2-1000"].make(seed)
+        i, j = sorted(xor.relevant)
+        parity = (xor.x[:, [i, j]] > 0).sum(1) % 2  # the mean that was taken off turns the sign of a few
+        assert (parity == xor.y).float().mean() > 0.9
+    assert problems["linear-1000"].make(0).relevant != problems["linear-1000"].make(1).relevant
+    madelon = problems["madelon-2000"].make(0)
+    assert 0.3 < madelon.y[:500].float().mean() < 0.7  # not a cluster after the other
+    friedman = problems["friedman2-1000"].make(0)
+    assert len(friedman.relevant) == 2 and len(friedman.weak) == 2 and len(friedman.irrelevant) == 16
+    digits = problems["digits"].make(0)
+    assert digits.relevant is None and {0, 32, 39} <= digits.irrelevant  # never inked
+
+
+def test_the_rival_methods_find_what_is_plain() -> None:
+    script = feature_selection()
+    problem = load("feature_problems").PROBLEMS["linear-1000"].make(0)
+    torch.manual_seed(0)
+    gates = script.StochasticGates(problem).train_on(problem.x, problem.y, 0.03)
+    found = script.scores(problem, gates, (gates.mu.detach() > 0).numpy())
+    assert found["found"] == 5 and found["kept"] < 30 and found["loss"] < 0.3  # the noise alone: 1/6
+    lasso = script.lasso(problem, 0)
+    assert lasso["found"] == 5 and lasso["loss"] < 0.2
+
+
+def test_the_table_of_small_tables_says_what_was_lost(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    script, output, docs = feature_selection(), tmp_path / "table.csv", tmp_path / "table.md"
+    rows = []
+    for seed, (found, loss, warning) in enumerate([(2, 0.1, None), (1, 0.9, "the network ends clearly worse")]):
+        same = {"problem": "xor2-1000", "seed": seed, "num_data": 1000, "chance": 0.5, "relevant": 2, "irrelevant": 18}
+        for method in script.METHODS:
+            rows.append({**same, "method": method, "loss": 0.3, "error": 0.1, "found": 2, "kept": 3})
+        rows[-4] |= {"method": "bbpyro", "found": found, "kept": 1, "loss": loss, "units": "2-4-6", "warning": warning}
+    pd.DataFrame(rows, columns=script.COLUMNS).to_csv(output, index=False)
+    script.main(["--report", str(output), "--docs", str(docs)])
+    printed = capsys.readouterr().out
+    assert printed.strip() in docs.read_text(encoding="utf-8")
+    assert "| xor2-1000 | 1,000 | 3 of 4 | 4 of 4 |" in printed and "| 2-4-6 | 1 of 2 |" in printed
+    assert "1 of 4, in 1 of 2 trainings, xor2-1000 of seed 1." in printed
+    assert "2 by bbpyro, 6 by stochastic gates, of 36." in printed
+    assert "1 of 2 trainings, 0 of them without fit's warning." in printed
+    script.main(["--output", str(output), "--problems", "xor2-1000", "--seeds", "2"])  # nothing is left to do
+    assert capsys.readouterr().out == printed
+    for flags, told in (([], "give --output to run"), (["--output", "x.csv", "--problems", "q*"], "'q*' is none of")):
+        with pytest.raises(SystemExit):
+            script.main(flags)
+        assert told in capsys.readouterr().err

@@ -267,7 +267,7 @@ def test_a_resumed_fit_knows_where_it_began(network, done):
 
 def test_few_data_are_trained_on_for_as_many_steps_and_their_kl_is_warmed_up():
     assert FIT.num_epochs(60_000, 100) == 60 and FIT.warmup_epochs(60_000, 100) == 0
-    assert FIT.num_epochs(1000, 100) == 800 and FIT.warmup_epochs(1000, 100) == 160
+    assert FIT.num_epochs(1000, 100) == 800 and FIT.warmup_epochs(1000, 100) == 40
     assert FIT.num_epochs(130, 100) == 4000  # two steps an epoch
     assert PRETRAINING.num_epochs(60_000, 100) == 10 and PRETRAINING.num_epochs(1000, 100) == 50
 
@@ -283,7 +283,7 @@ class Enough(Exception):
 
 @pytest.mark.parametrize(
     ("options", "weight"),
-    [({}, 1 / 1600), ({"num_epochs": 3}, 1.0), ({"kl_warmup_epochs": 0}, 1.0), ({"kl_warmup_epochs": 4}, 0.25)],
+    [({}, 1 / 400), ({"num_epochs": 3}, 1.0), ({"kl_warmup_epochs": 0}, 1.0), ({"kl_warmup_epochs": 4}, 0.25)],
 )
 def test_what_is_asked_for_wins(options, weight):
     scales = []

@@ -3,8 +3,8 @@
 Adam moves a gate by some hundredth a step, whatever the size of the data: in 60 epochs of 500 data, which are 300
 steps, no gate comes to an end. So there are at least 8,000 steps. And what a unit costs, some nine nats, does not
 shrink with the data: a function that the plain network has only begun to learn is worth less than its units, however
-much it may be worth later. So that it is not given up before, the KL of so long a training is warmed up, over a fifth
-of it.
+much it may be worth later. So that it is not given up before, the KL of so long a training is warmed up, over a
+twentieth of it: by more, a network of many inputs learns the data by heart, and keeps them all.
 """
 
 import math
@@ -28,9 +28,9 @@ class Budget:
         return max(self.epochs, math.ceil(self.steps / math.ceil(num_data / batch_size)))
 
     def warmup_epochs(self, num_data: int, batch_size: int) -> int:
-        """A fifth of them where the steps decide; where the epochs do, none."""
+        """A twentieth of them where the steps decide; where the epochs do, none."""
         num_epochs = self.num_epochs(num_data, batch_size)
-        return num_epochs // 5 if num_epochs > self.epochs else 0
+        return max(1, num_epochs // 20) if num_epochs > self.epochs else 0
 
 
 PRETRAINING = Budget(epochs=10, steps=500)

@@ -130,7 +130,7 @@ def fit(
         kl_warmup_epochs: epochs, or all where there are fewer, over which the weight of KL[q(π)||p(π)] goes linearly
             from `kl_start` to 1, which it is in the last of them; 0 for none. From then on the loss is -ELBO again.
             By default none; or, where `num_epochs` and `kl_start` are left to theirs and few data make more than 60
-            epochs, a fifth of them.
+            epochs, a twentieth of them.
         kl_start: where it goes from, for all gates or by their names, with * for any characters; the KL of a gate
             that is not named weighs 1. 0 is a warm-up; a number above 1 makes units go early that the ELBO alone would
             only let go of after very long: once out they stay out.

@@ -59,6 +59,11 @@ class _Scores:
         ours, theirs = (s.nll.mean() if self.are_labels else s.miss.mean() for s in (self, chance))
         return (1 - ours / theirs).item() if theirs > 0 else math.nan
 
+    def tells_more_than(self, chance: "_Scores") -> bool:
+        """Whether these answers tell something, by what they explain or by labels that are right beyond the noise."""
+        noise = 2 * math.sqrt(self.rate * (1 - self.rate) / len(self.miss)) if self.are_labels else math.inf
+        return self.explained(chance) > 2 * NOTHING or self.rate + noise < chance.rate
+
     def told(self) -> str:
         """In words."""
         what = f"{self.rate:.2%} wrong" if self.are_labels else f"RMSE {math.sqrt(self.rate):.4g}"
@@ -117,20 +122,19 @@ class Judge:
         return torch.tensor([int(gate.kept().sum()) for gate in self._bnn.gates.values()])
 
     def _is_of_no_use(self, end: _Scores, start: _Scores | None, chance: _Scores, has_lost: bool) -> str | None:
-        share, before = (scores.explained(chance) if scores else math.nan for scores in (end, start))
+        share, has_told = end.explained(chance), bool(start and start.tells_more_than(chance))
         if end.are_labels:
-            fell = end.rate >= chance.rate and bool(start and start.rate < chance.rate)
-            if fell or (end.rate >= chance.rate and has_lost and share <= NOTHING):
+            fell = has_told and bool(start and start.rate < chance.rate)
+            if end.rate >= chance.rate and (fell or (has_lost and share <= NOTHING)):
                 return "the network is right no more often than the most frequent class"
-        elif share <= NOTHING and (has_lost or before > 2 * NOTHING):
+        elif share <= NOTHING and (has_told or has_lost):
             return "the network is no better than the mean of y"
         elif math.isnan(share) and has_lost and not bool(self._kept().all()):
             return "a layer has no unit left"
         return None
 
     def _is_worse(self, end: _Scores, start: _Scores, chance: _Scores) -> str | None:
-        before = start.explained(chance)
-        if before <= 2 * NOTHING and not (start.are_labels and start.rate < chance.rate):
+        if not (start.tells_more_than(chance) or math.isnan(start.rate)):
             return None  # a network that knew nothing has nothing to lose
         differences = end.nll - start.nll
         least = 2 * (differences.std() / math.sqrt(len(differences))).item()
@@ -138,7 +142,7 @@ class Judge:
             least = max(least, (WORSE - 1) * start.nll.mean().item())
         elif self._is_held_out:
             least = max(least, self._numbers * math.log(WORSE) / 2)
-        elif not end.explained(chance) < (1 - LOST) * before:
+        elif not end.explained(chance) < (1 - LOST) * start.explained(chance):
             return None
         return "the network ends clearly worse than it began" if differences.mean().item() > least else None
 
