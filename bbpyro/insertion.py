@@ -12,7 +12,7 @@ from torch.nn.utils import parametrize
 
 from bbpyro.checks import in_eval_mode
 from bbpyro.denormals import zero_denormal
-from bbpyro.layers import MIN_START, START, BetaBernoulliDropout, check_module, gates_of
+from bbpyro.layers import MIN_START, BetaBernoulliDropout, check_module, gates_of
 from bbpyro.nests import FAILURES, Nest, reason_of
 from bbpyro.structure import follow_units
 
@@ -42,9 +42,9 @@ def insert_dropout(
         threshold: a unit is kept when E[π] > threshold.
         only: names of the layers to gate, with * for any characters.
         exclude: names of layers not to gate.
-        initial_keep_probability: E[π] where training starts, from 1e-5 to 1 - 1e-5, with b = 1; by default 0.5, a
-            uniform q(π). The source's is 0.24, through which little of a small table is learnt; and a deep network
-            learns nothing through many layers of 0.5: 0.95, say, is for it.
+        initial_keep_probability: E[π] where training starts, from 1e-5 to 1 - 1e-5, with b = 1; by default the
+            source's, about 0.24, and, where :func:`bbpyro.fit` finds few data, 0.5. A deep network learns nothing
+            through many layers of that: 0.95, say, is for it.
         tie: "residual" gives layers one gate whose units can only go together, such as those that are added to each
             other in the stages of a residual network: what dies there can then be removed. By default each layer has
             its own.
@@ -62,10 +62,10 @@ def insert_dropout(
     if (tie is None) != (example_input is None):
         missing = "example_input is missing: tie" if tie else "tie is None: example_input"
         raise ValueError(f"{missing} wants the other too, as in tie='residual', example_input=x[:2]")
-    p = START if initial_keep_probability is None else initial_keep_probability
-    if not MIN_START <= p <= 1 - MIN_START:
+    p = initial_keep_probability
+    if p is not None and not MIN_START <= p <= 1 - MIN_START:
         raise ValueError(f"initial_keep_probability is {p}, wanted a number from {MIN_START} to {1 - MIN_START}")
-    concentration1 = p / (1 - p)  # a / (1 + a) is the mean where b = 1
+    concentration1 = None if p is None else p / (1 - p)  # a / (1 + a) is the mean where b = 1
     if gates_of(net):
         raise ValueError("net: it already has BetaBernoulliDropout gates; insert_dropout wants a plain network")
     for name, module in net.named_modules():
@@ -160,7 +160,7 @@ def _tied(net: nn.Module, places: list[Any], example_input: Nest) -> list[list[A
     return list(together.values())
 
 
-def _add_gate(places: Sequence[Any], threshold: float, concentration1: float) -> None:
+def _add_gate(places: Sequence[Any], threshold: float, concentration1: float | None) -> None:
     """One gate for all of these places."""
     place = places[0]
     is_dense = isinstance(place, nn.Linear)

@@ -18,9 +18,7 @@ PARAMETERS = ("unconstrained_concentration1", "unconstrained_concentration0")  #
 MIN_CONCENTRATION = 1e-6
 MIN_START = 1e-5  # of the keep probability at which training starts, and of what it lacks to 1
 CONCENTRATION1 = math.log1p(math.exp(-1.0))  # where the source starts: softplus(-1)
-START = 0.5  # E[π] where training starts by default; q(π) is uniform
-SOURCE_START = CONCENTRATION1 / (1 + CONCENTRATION1)  # the source's, 0.24, for MNIST
-MANY_DATA = 10_000  # from which on the command starts there
+START = 0.5  # E[π] where a training of few data starts: q(π) is uniform
 
 
 def kumaraswamy(concentration1: Tensor, concentration0: Tensor) -> Kumaraswamy:
@@ -39,7 +37,7 @@ class BetaBernoulliDropout(nn.Module):
     Args:
         num_features: number of units K, the size of the input's dimension `dim`.
         threshold: a unit is kept when E[π] > threshold; in [0, 1). A prior that leaves idle units above it raises it.
-        concentration1: starting value of a (by default the source's, softplus(-1)).
+        concentration1: starting value of a; by default the source's, softplus(-1), or what fit() makes of it.
         concentration0: starting value of b.
         dim: the dimension of the units: -1, or 1 for the channels of a convolution.
 
@@ -61,7 +59,7 @@ class BetaBernoulliDropout(nn.Module):
         self,
         num_features: int,
         threshold: float = 1e-3,
-        concentration1: float = CONCENTRATION1,
+        concentration1: float | None = None,
         concentration0: float = 1.0,
         dim: int = -1,
     ) -> None:
@@ -74,7 +72,9 @@ class BetaBernoulliDropout(nn.Module):
             raise ValueError(f"dim is {dim}, wanted -1, or 1 for the channels of a convolution")
         self.dim = dim
         self.threshold = self.own_threshold = threshold
+        self.starts_by_default = concentration1 is None
         self._start: list[float] = []
+        concentration1 = CONCENTRATION1 if concentration1 is None else concentration1
         for name, start in (("concentration1", concentration1), ("concentration0", concentration0)):
             if not MIN_CONCENTRATION < start < math.inf:
                 raise ValueError(f"{name} is {start}, wanted a number above {MIN_CONCENTRATION}")
@@ -111,6 +111,14 @@ class BetaBernoulliDropout(nn.Module):
         """Whether q(π) still is what it was made as, to what half precision leaves of it."""
         parameters = (self.unconstrained_concentration1, self.unconstrained_concentration0)
         return all(bool(((p - start).abs() < 1e-3).all()) for p, start in zip(parameters, self._start, strict=True))
+
+    @torch.no_grad()
+    def begin_uniform(self) -> None:
+        """Have q(π) be uniform, as Kumaraswamy(1, 1) is, unless it was trained or another start was asked for."""
+        if self.starts_by_default and self.is_untrained:
+            self._start = [math.log(math.expm1(1 - MIN_CONCENTRATION))] * 2
+            self.unconstrained_concentration1.fill_(self._start[0])
+            self.unconstrained_concentration0.fill_(self._start[1])
 
     def keep_probability(self) -> Tensor:
         """E[π] under q, `[K]`."""

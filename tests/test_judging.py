@@ -282,10 +282,16 @@ class Enough(Exception):
 
 
 @pytest.mark.parametrize(
-    ("options", "weight"),
-    [({}, 1 / 400), ({"num_epochs": 3}, 1.0), ({"kl_warmup_epochs": 0}, 1.0), ({"kl_warmup_epochs": 4}, 0.25)],
+    ("start", "options", "weight", "begun_at"),
+    [
+        (None, {}, 1 / 400, 0.5),
+        (0.9, {}, 1 / 400, 0.9),
+        (None, {"kl_warmup_epochs": 4}, 0.25, 0.5),
+        (None, {"kl_warmup_epochs": 0}, 1.0, 0.5),
+        (None, {"num_epochs": 3}, 1.0, 0.2385),
+    ],
 )
-def test_what_is_asked_for_wins(options, weight):
+def test_few_data_begin_gently_and_what_is_asked_for_wins(start, options, weight, begun_at):
     scales = []
 
     class Spy(Messenger):
@@ -296,7 +302,20 @@ def test_what_is_asked_for_wins(options, weight):
     def stop(state):
         raise Enough
 
-    bnn = gated(nn.Sequential(nn.Linear(6, 4)))
+    bnn = gated(nn.Sequential(nn.Linear(6, 4)), initial_keep_probability=start)
+    assert bnn.gates["0.gate"].is_untrained
     with pytest.raises(Enough), Spy():
         bbpyro.fit(bnn, X, LABELS, batch_size=N, on_epoch=stop, progress=False, **options)
     assert scales == pytest.approx([weight] * len(scales)) and scales
+    begun = bnn.gates["0.gate"].keep_probability().tolist()  # after a step
+    assert begun == [pytest.approx(begun_at, abs=0.01)] * 6 and not bnn.gates["0.gate"].is_untrained
+
+
+def test_gates_that_were_trained_stay_where_they_are():
+    bnn = gated(nn.Sequential(nn.Linear(6, 4)))
+    gate = bnn.gates["0.gate"]
+    with torch.no_grad():
+        gate.unconstrained_concentration1[0] += 1.0
+    before = gate.keep_probability().clone()
+    gate.begin_uniform()
+    assert torch.equal(gate.keep_probability(), before)

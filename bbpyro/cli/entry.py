@@ -32,8 +32,10 @@ from bbpyro.cli.report import (
     print_summary,
 )
 from bbpyro.cli.settings import defaults, print_config
+from bbpyro.layers import START
 from bbpyro.processes import LostProcessError
 from bbpyro.training import NonFiniteLossError
+from bbpyro.training.budget import FIT
 from bbpyro.version import __version__
 
 
@@ -247,14 +249,18 @@ def _warn_of_fit(console: Console, run: runs.Run) -> None:
     """Say so where the fit was judged to end clearly worse than it began, and what may help."""
     if not run.warning:
         return
-    heavy = any(start > 1 for _, start in run.config.kl_start)
-    steps = run.config.epochs * math.ceil(len(run.dataset.x) / run.config.batch_size)
-    help_ = "a smaller --kl-start" if heavy else "--kl-warmup-epochs, a smaller --gate-learning-rate"
-    print_line(
-        console,
-        f"warning: {run.warning}. What may help: more --epochs ({run.config.epochs} of {len(run.dataset.x):,} data are "
-        f"{steps:,} steps), {help_}, or --initial-keep-probability 0.95",
-    )
+    config, num_data = run.config, len(run.dataset.x)
+    by_default = FIT.num_epochs(num_data, config.batch_size)
+    if any(start > 1 for _, start in config.kl_start):
+        advice = "a smaller --kl-start"
+    elif config.epochs < by_default:
+        warmup = FIT.warmup_epochs(num_data, config.batch_size)
+        advice = f"--epochs {by_default} --initial-keep-probability {START} --kl-warmup-epochs {warmup}"
+    else:
+        advice = "--kl-warmup-epochs, a smaller --gate-learning-rate, or --initial-keep-probability 0.95"
+    num_steps = config.epochs * math.ceil(num_data / config.batch_size)
+    done = f"{num_data:,} data in {config.epochs} epochs are {num_steps:,} steps"
+    print_line(console, f"warning: {run.warning}. {done}; what may help: {advice}")
 
 
 def _check_resume(command: Train | Compare, allowed: set[str]) -> None:

@@ -44,8 +44,7 @@ class Settings:
     threshold: float = 1e-3
     """A unit is kept when E[π] exceeds this, and twice what the prior expects if that is below a quarter."""
     initial_keep_probability: float | None = None
-    """E[π] where SVI starts; by default the source's, 0.24, or 0.5 where there are fewer than 10,000 data. A network as
-    deep as vgg16 learns nothing through either."""
+    """E[π] where SVI starts; by default the source's, 0.24, through which a network as deep as vgg16 learns nothing."""
     epochs: int = 60
     """Epochs of SVI."""
     pretrain_epochs: int = 10

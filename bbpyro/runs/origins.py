@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from bbpyro import checkpoint, data, posterior, training
 from bbpyro.checks import check_batch_norm
 from bbpyro.insertion import insert_dropout
-from bbpyro.layers import MANY_DATA, SOURCE_START, START
 from bbpyro.likelihoods import Categorical
 from bbpyro.model import BetaBernoulliNetwork
 from bbpyro.priors.spelled import is_path
@@ -39,9 +38,8 @@ def plain_network(config: TrainConfig, dataset: data.Dataset) -> nn.Module:
 
 def gated_network(config: TrainConfig, plain: nn.Module, dataset: data.Dataset) -> BetaBernoulliNetwork:
     """The run's network with gates, its weights those of the plain one."""
-    start = config.initial_keep_probability or (SOURCE_START if len(dataset.x) >= MANY_DATA else START)
     return BetaBernoulliNetwork(
-        insert_dropout(plain, config.threshold, initial_keep_probability=start),
+        insert_dropout(plain, config.threshold, initial_keep_probability=config.initial_keep_probability),
         Categorical(),
         num_data=len(dataset.x),
         prior=config.make_prior(),

@@ -58,8 +58,9 @@ from bbpyro.training.shedding import Shedding
 from bbpyro.training.trained import left_as_it_was, of_network, of_plain_network
 
 _REMEDY = (
-    "What may help: more epochs, a smaller gate_learning_rate, kl_warmup_epochs, or a start nearer to all units on, as "
-    "by insert_dropout(net, initial_keep_probability=0.95); held_out=(x, y) has fit() judge by data of their own"
+    "What may help: few data want many epochs and a start at E[π] = 0.5, which fit() and insert_dropout() give them by "
+    "default; else a smaller gate_learning_rate, kl_warmup_epochs, or, of a deep network, "
+    "insert_dropout(net, initial_keep_probability=0.95). By held_out=(x, y) it is judged on data of their own"
 )
 
 ELBOS = {"trace": LeanTraceELBO, "mean-field": TraceMeanField_ELBO}
@@ -122,15 +123,17 @@ def fit(
         x: inputs `[N, ...]`, a tensor or a nest of them, see :class:`bbpyro.BetaBernoulliNetwork`; N is also what
             `bnn.num_data` should say. They may lie on another device than the network: minibatches are moved to it.
         y: what the likelihood observes, `[N, ...]`; for Categorical, labels `[N]`.
-        num_epochs: passes over the data; by default 60, or as many as make 8,000 steps of few data.
+        num_epochs: passes over the data; by default 60. Where that makes fewer than 8,000 steps, it is as many as make
+            8,000, gates that were given no start begin at E[π] = 0.5, and the KL is warmed up, see
+            :mod:`bbpyro.training.budget`.
         batch_size: |B|; a last, shorter batch is used too, at its own scale N/|B|.
         learning_rate: Adam's, for the weights and all else that is no gate's.
         gate_learning_rate: Adam's, for a and b of the gates.
         schedule: "cosine" (constant, then a cosine to zero), "steps" (the source's) or "constant".
         kl_warmup_epochs: epochs, or all where there are fewer, over which the weight of KL[q(π)||p(π)] goes linearly
             from `kl_start` to 1, which it is in the last of them; 0 for none. From then on the loss is -ELBO again.
-            By default none; or, where `num_epochs` and `kl_start` are left to theirs and few data make more than 60
-            epochs, a twentieth of them.
+            By default none; or, where `num_epochs` and `kl_start` are left to theirs and the data are few, a
+            twentieth of the epochs.
         kl_start: where it goes from, for all gates or by their names, with * for any characters; the KL of a gate
             that is not named weighs 1. 0 is a warm-up; a number above 1 makes units go early that the ELBO alone would
             only let go of after very long: once out they stay out.
@@ -165,6 +168,9 @@ def fit(
     check_batch_norm(bnn, len(y), batch_size)
     if kl_warmup_epochs is None:
         kl_warmup_epochs = FIT.warmup_epochs(len(y), batch_size) if num_epochs is None and kl_start == 0 else 0
+    if num_epochs is None and resume_from is None and FIT.finds_few(len(y), batch_size):
+        for gate in bnn.gates.values():
+            gate.begin_uniform()
     num_epochs = num_epochs or FIT.num_epochs(len(y), batch_size)
     starts = kl_starts(bnn, kl_warmup_epochs, kl_start)
     check_choice("schedule", schedule, SCHEDULES)
