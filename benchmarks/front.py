@@ -21,6 +21,7 @@ from measuring import wide_console
 from bbpyro import checkpoint, plots, studies
 from bbpyro.plots.labels import name_points
 from bbpyro.plots.published import PUBLISHED
+from bbpyro.plots.studies import setting as setting_name
 
 OURS = "Beta-Bernoulli dropout"
 COLUMNS = ["method", "setting", "epochs", "minutes", "error", "nll", "kept", "macs_x", "parameters_x"]
@@ -37,7 +38,7 @@ def of_study(study: studies.Study) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "method": OURS,
-            "setting": [plots.setting(keys, tuple(row)) for row in runs[keys].itertuples(index=False)],
+            "setting": [setting_name(keys, tuple(row)) for row in runs[keys].itertuples(index=False)],
             "epochs": runs["run"].map(budgets),
             "minutes": runs["seconds"] / 60,
             "error": 100 * runs["error"],

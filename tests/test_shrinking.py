@@ -284,6 +284,6 @@ def test_a_network_that_lost_all_its_units_is_called_so(tmp_path: Path, capsys: 
     folder = str(tmp_path / "run")
     heavy = ["--kl-start", "fc*", "1000", "--kl-warmup-epochs", "2", "--threshold", "0.999"]
     main(["train", "--dataset", "bars", "--epochs", "2", "--pretrain-epochs", "1", "--run", folder, *heavy])
-    assert "try a smaller --kl-start" in capsys.readouterr().out
+    assert "what may help: a smaller --kl-start" in capsys.readouterr().out
     main(["compact", folder])
     assert "warning: a layer lost all its units" in capsys.readouterr().out

@@ -185,9 +185,8 @@ def _train_and_score(folder: Path, num_samples: int, console: Console) -> None:
             console, f"{shed} units were shed: an epoch took {first:.1f} seconds at first, {last:.1f} at the end"
         )
     print_line(console, f"wrote {folder}: summary.json, metrics.jsonl, checkpoint.safetensors, figures/")
-    if not runs.collapse(summary):
-        _warn_of_fit(console, run)
     print_collapse(console, {"": summary})
+    _warn_of_fit(console, run, is_told=bool(runs.collapse(summary)))
 
 
 def _print_note(console: Console, text: str) -> None:
@@ -245,9 +244,9 @@ def _no_traceback_of_joblib() -> Iterator[None]:
             threading.excepthook = hook
 
 
-def _warn_of_fit(console: Console, run: runs.Run) -> None:
-    """Say so where the fit was judged to end clearly worse than it began, and what may help."""
-    if not run.warning:
+def _warn_of_fit(console: Console, run: runs.Run, *, is_told: bool) -> None:
+    """Say so, unless it is told already, where the fit ends clearly worse than it began; and what may help."""
+    if not (run.warning or is_told):
         return
     config, num_data = run.config, len(run.dataset.x)
     by_default = FIT.num_epochs(num_data, config.batch_size)
@@ -260,7 +259,8 @@ def _warn_of_fit(console: Console, run: runs.Run) -> None:
         advice = "--kl-warmup-epochs, a smaller --gate-learning-rate, or --initial-keep-probability 0.95"
     num_steps = config.epochs * math.ceil(num_data / config.batch_size)
     done = f"{num_data:,} data in {config.epochs} epochs are {num_steps:,} steps"
-    print_line(console, f"warning: {run.warning}. {done}; what may help: {advice}")
+    warning = "" if is_told else f"warning: {run.warning}. "
+    print_line(console, f"{warning}{done}; what may help: {advice}")
 
 
 def _check_resume(command: Train | Compare, allowed: set[str]) -> None:

@@ -4,7 +4,7 @@ from bbpyro.plots.check import guide_check
 from bbpyro.plots.gates import forest, input_map, intervals, keep_probability, prior_posterior
 from bbpyro.plots.predictions import predictions, reliability, threshold_sweep
 from bbpyro.plots.published import PUBLISHED
-from bbpyro.plots.studies import error_flops, error_macs, kept_epochs, loo_compare, priors_posteriors, setting
+from bbpyro.plots.studies import error_flops, error_macs, kept_epochs, loo_compare, priors_posteriors
 from bbpyro.plots.style import COLORS, save
 from bbpyro.plots.training import elbo, kept_units
 
@@ -25,7 +25,6 @@ __all__ = [
     "predictions",
     "prior_posterior",
     "priors_posteriors",
-    "setting",
     "reliability",
     "save",
     "threshold_sweep",

@@ -9,6 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from bbpyro import plots, posterior
+from bbpyro.plots.studies import setting as setting_name
 from bbpyro.posterior import container
 from bbpyro.studies import task
 from bbpyro.studies.axes import FOLD
@@ -35,7 +36,7 @@ def draw(
     runs = runs.dropna(subset="error")
     behind = plots.PUBLISHED.get(published or "", {})
     figures = {"error_macs": plots.error_macs(runs, behind, keys)}
-    settings = {plots.setting(keys, key): group for key, group in runs.groupby(list(keys), sort=False)}
+    settings = {setting_name(keys, key): group for key, group in runs.groupby(list(keys), sort=False)}
     histories = {
         name: [_svi_history(folder / "runs" / run) for run in group["run"]] for name, group in settings.items()
     }
