@@ -102,6 +102,7 @@ def moments(state) -> list[Tensor]:
     return list(state.optimizer.values())
 
 
+@pytest.mark.filterwarnings("ignore::bbpyro.training.FitWarning")  # nine steps from spoilt weights teach nothing
 @pytest.mark.parametrize("can_flush", [True, False], ids=["flushing", "a processor that cannot flush"])
 @pytest.mark.parametrize("weight_guide", ["delta", "normal"])
 def test_fit_leaves_no_denormal_weight_and_no_denormal_moment(data, monkeypatch, can_flush, weight_guide):
