@@ -126,6 +126,31 @@ def test_labels_that_nothing_predicts_are_no_fault_of_the_gates():
     assert judge.verdict(judge.start()) is None  # if it was this fit that lost them
 
 
+def test_a_network_that_was_never_trained_has_nothing_to_lose():
+    for held_out in (None, (X, LABELS)):
+        bnn = gated(plain())
+        judge = judged(bnn, held_out=held_out)
+        start = judge.start()
+        only_keep(bnn)
+        with torch.no_grad():
+            bnn.net[2].weight.mul_(3.0)
+        assert judge.verdict(start) is None
+
+
+def test_a_few_labels_that_are_right_by_luck_are_no_start_to_fall_from():
+    bnn = gated(nn.Linear(6, 2))
+    judge = Judge(bnn, X[:24], torch.arange(24) % 2, None, batch_size=10)
+    wobble = 0.2 * torch.randn(24, generator=torch.Generator().manual_seed(0))
+    start = judge.start() | {"nll": 0.6637 + wobble - wobble.mean(), "miss": (torch.arange(24) < 9).float()}  # 37.5%
+    only_keep(bnn)
+    with torch.no_grad():
+        bnn.net.weight.zero_()
+        bnn.net.bias.copy_(torch.tensor([0.1, 0.0]))
+    assert judge.verdict(start) is None
+    start["miss"].zero_()  # but all of them are not right by luck
+    assert "most frequent class" in judge.verdict(start)
+
+
 def test_rare_labels_may_never_be_the_likeliest():
     y = (X[:, 0] > 1.5).long()
     net = nn.Linear(6, 2)

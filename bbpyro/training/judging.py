@@ -60,9 +60,12 @@ class _Scores:
         return (1 - ours / theirs).item() if theirs > 0 else math.nan
 
     def tells_more_than(self, chance: "_Scores") -> bool:
-        """Whether these answers tell something, by what they explain or by labels that are right beyond the noise."""
-        noise = 2 * math.sqrt(self.rate * (1 - self.rate) / len(self.miss)) if self.are_labels else math.inf
-        return self.explained(chance) > 2 * NOTHING or self.rate + noise < chance.rate
+        """Whether these answers tell something, beyond the noise: by what they explain, or by labels that are right."""
+        missed = chance.miss - self.miss
+        gained = chance.nll - self.nll if self.are_labels else missed
+        return _is_above(missed, 0.0 if self.are_labels else math.inf) or (
+            _is_above(gained, 0.0) and self.explained(chance) > 2 * NOTHING
+        )
 
     def told(self) -> str:
         """In words."""
@@ -136,15 +139,12 @@ class Judge:
     def _is_worse(self, end: _Scores, start: _Scores, chance: _Scores) -> str | None:
         if not (start.tells_more_than(chance) or math.isnan(start.rate)):
             return None  # a network that knew nothing has nothing to lose
-        differences = end.nll - start.nll
-        least = 2 * (differences.std() / math.sqrt(len(differences))).item()
-        if self._is_held_out and end.are_labels:
-            least = max(least, (WORSE - 1) * start.nll.mean().item())
-        elif self._is_held_out:
-            least = max(least, self._numbers * math.log(WORSE) / 2)
+        least = 0.0
+        if self._is_held_out:
+            least = (WORSE - 1) * start.nll.mean().item() if end.are_labels else self._numbers * math.log(WORSE) / 2
         elif not end.explained(chance) < (1 - LOST) * start.explained(chance):
             return None
-        return "the network ends clearly worse than it began" if differences.mean().item() > least else None
+        return "the network ends clearly worse than it began" if _is_above(end.nll - start.nll, least) else None
 
     def _left(self) -> str:
         """Where the fewest units are left."""
@@ -200,6 +200,11 @@ def _of_one_answer(y: Tensor, kind: str) -> tuple[Tensor, Tensor]:
     ones = torch.ones_like(y, dtype=torch.get_default_dtype()).flatten()
     shares = ones.new_zeros(int(y.max()) + 1).index_add_(0, y.flatten(), ones) / y.numel()
     return -shares[y].log(), (y != shares.argmax()).to(shares)
+
+
+def _is_above(values: Tensor, least: float) -> bool:
+    """Whether the mean is above this and two standard errors of its own."""
+    return values.mean().item() > max(least, 2 * (values.std() / math.sqrt(len(values))).item())
 
 
 def _flat(values: Tensor) -> Tensor:
