@@ -194,8 +194,9 @@ def test_train_and_compare_end_with_what_collapsed(
         "0.0005",
     ]
     main(["train", *flags, "--num-samples", "1", "--run", str(tmp_path / "run")])
-    last = capsys.readouterr().out.splitlines()[-1]
-    assert last.startswith("warning: no unit is left on the input of fc1, fc2, fc3") and "the plain network" in last
+    *_, told, advice = capsys.readouterr().out.splitlines()
+    assert told.startswith("warning: no unit is left on the input of fc1, fc2, fc3") and "the plain network" in told
+    assert "what may help: --epochs 4000 --initial-keep-probability 0.5" in advice
     main(["compare", "--prior", "Beta(1e-4, 1)", "--seeds", "2", *flags, "--study", str(tmp_path / "study")])
     lines = capsys.readouterr().out.splitlines()
     assert lines[-1] == "warning: 2 of 2 runs learnt nothing, or lost a layer"

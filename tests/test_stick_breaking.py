@@ -140,6 +140,7 @@ def test_a_gate_in_use_under_one_family_is_not_taken_by_another():
         bbpyro.BetaBernoulliNetwork(net, num_data=40)
 
 
+@pytest.mark.filterwarnings("ignore::bbpyro.training.FitWarning")  # a prior so heavy leaves nothing that predicts
 def test_what_a_fit_leaves_out_is_the_end_of_the_order_and_compact_removes_it():
     torch.manual_seed(0)
     x = torch.randn(400, 6)
