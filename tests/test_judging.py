@@ -344,3 +344,14 @@ def test_gates_that_were_trained_stay_where_they_are():
     before = gate.keep_probability().clone()
     gate.begin_uniform()
     assert torch.equal(gate.keep_probability(), before)
+
+
+def test_one_datum_tells_nothing(network):
+    one = (X[:1], LABELS[:1])
+    bnn = gated(network)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        judge = judged(bnn, held_out=one)
+        start = judge.start()
+        only_keep(bnn, at_0=1)
+        assert judge.verdict(start) is None

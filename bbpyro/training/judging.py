@@ -203,7 +203,9 @@ def _of_one_answer(y: Tensor, kind: str) -> tuple[Tensor, Tensor]:
 
 
 def _is_above(values: Tensor, least: float) -> bool:
-    """Whether the mean is above this and two standard errors of its own."""
+    """Whether the mean is above this and two standard errors of its own, which one value alone does not tell."""
+    if len(values) < 2:
+        return False
     return values.mean().item() > max(least, 2 * (values.std() / math.sqrt(len(values))).item())
 
 
