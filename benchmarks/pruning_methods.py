@@ -58,13 +58,14 @@ from bbpyro import data
 
 COLUMNS = "method setting seed epochs scored_on minutes error nll kept macs macs_x parameters".split()
 
-UNITS = ("437-189-123", "336-174-121", "294-110-71", "260-100-49", "227-66-37", "139-101-28")
-CHOSEN = {  # strengths that docs/front/pruning_methods.csv does not have are guesses, to be tried before --test
+UNITS = ("437-189-123", "336-174-121", "294-110-71", "227-66-37")
+CHOSEN = {  # of what docs/front/pruning_methods.csv has
     "magnitude": [Setting("magnitude", kept_units, (0.1, 0.3)) for kept_units in UNITS],
     "slimming": [
-        Setting("slimming", weight, (0.0, 0.0)) for weight in ("1e-4", "2e-4", "4e-4", "1e-3", "2e-3", "6e-3")
+        *(Setting("slimming", weight, (0.1, 0.2)) for weight in ("2e-3", "6e-3", "2e-2", "6e-2")),
+        Setting("slimming", "2e-2", (0.0, 0.0)),
     ],
-    "lasso": [Setting("lasso", weight, (0.1, 0.2)) for weight in ("3e-5", "6e-5", "1.5e-4", "3e-4", "6e-4")],
+    "lasso": [Setting("lasso", weight, (0.1, 0.2)) for weight in ("3e-5", "6e-5", "1.5e-4", "3e-4")],
 }
 
 
