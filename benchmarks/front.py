@@ -9,7 +9,7 @@ network's multiply-accumulates over those that are left. Nothing is trained here
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,8 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from measuring import wide_console
 
 from bbpyro import checkpoint, plots, studies
+from bbpyro.plots import published
 from bbpyro.plots.labels import name_points
-from bbpyro.plots.published import PUBLISHED
 from bbpyro.plots.studies import setting as setting_name
 
 OURS = "Beta-Bernoulli dropout"
@@ -80,15 +80,15 @@ def table(rows: pd.DataFrame) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def draw(rows: pd.DataFrame, network: str, scored_on: str) -> Figure:
+def draw(rows: pd.DataFrame, behind: Mapping[str, Sequence[tuple[float, float]]], scored_on: str) -> Figure:
     """The curves, each through the means of its settings; a ring a seed, a grey name a published point."""
     figure = Figure(figsize=(9, 5.2), layout="constrained")
     axis = figure.subplots()
-    published: list[tuple[str, Any]] = []
-    for method, points in PUBLISHED.get(network, {}).items():
+    names: list[tuple[str, Any]] = []
+    for method, points in behind.items():
         for error, macs_x in points:
             axis.plot(macs_x, error, "s", color="grey", fillstyle="none", markersize=5)
-            published.append((method, (macs_x, error)))
+            names.append((method, (macs_x, error)))
     for i, (method, group) in enumerate(rows.groupby("method", sort=False)):
         color, is_ours = plots.COLORS[i % len(plots.COLORS)], method == OURS
         means = group.groupby("setting", sort=False)[["macs_x", "error"]].mean().sort_values("macs_x")
@@ -104,7 +104,7 @@ def draw(rows: pd.DataFrame, network: str, scored_on: str) -> Figure:
     axis.set_ylabel(f"error on {scored_on} data, %")
     axis.set_title("lower right is better; a point the mean of its seeds, a ring a seed", fontsize=10)
     axis.legend(frameon=False)
-    name_points(figure, axis, published)
+    name_points(figure, axis, names)
     return figure
 
 
@@ -127,10 +127,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if chosen.rivals:
         parts.append(of_rivals(chosen.rivals, list(study.total.values())))
     rows = pd.concat(parts, ignore_index=True)
-    network = study.config.network if study.config.dataset == "mnist" else ""
+    made_of = {(each.config.network, each.config.dataset) for each in study.config.candidates()}
     scored_on = " and ".join(study.runs["scored_on"].dropna().unique())
     chosen.output.parent.mkdir(parents=True, exist_ok=True)
-    plots.save(draw(rows, network, scored_on), chosen.output.with_suffix(".png"))
+    behind = published.behind(*made_of.pop()) if len(made_of) == 1 else {}
+    plots.save(draw(rows, behind, scored_on), chosen.output.with_suffix(".png"))
     checkpoint.write_atomic(chosen.output.with_suffix(".md"), table(rows).encode())
     wide_console().print(table(rows), markup=False, highlight=False)
 

@@ -87,6 +87,7 @@ CONVOLUTIONAL = [
     ("L0-sep", (9, 18, 65, 25), 5.9, 69),
     ("dense", (20, 50, 800, 500), 1.0, 1),
 ]
+SPAM = [((4, 10, 250, 72, 84), 118_488), ((3, 7, 175, 48, 84), 75_372), ((2, 5, 125, 36, 84), 46_164)]  # as printed
 BB_VGG16 = (64, 64, 128, 126, 251, 174, 41, 89, 81, 13, 118, 108, 23, 23, 68)
 
 
@@ -113,6 +114,25 @@ def test_dense_networks_that_were_published(method: str, kept: tuple[int, ...], 
     assert (size.macs, size.parameters) == (published.macs(kept), published.parameters(kept))
     assert round(545_000 / size.macs, 1) == times
     assert any((row.method, row.kept) == (method, kept) for row in published.NETWORKS["lenet-500-300"])
+
+
+@pytest.mark.parametrize(("kept", "macs"), [((6, 16, 400, 120, 84), 231_720), *SPAM])
+def test_spams_networks_that_were_published(kept: tuple[int, ...], macs: int) -> None:
+    conv1, conv2, _, fc1, fc2 = kept
+    net = nn.Sequential(
+        *(nn.Conv2d(1, conv1, 5), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(conv1, conv2, 3), nn.ReLU(), nn.MaxPool2d(2)),
+        *(nn.Flatten(), nn.Linear(25 * conv2, fc1), nn.ReLU(), nn.Linear(fc1, fc2), nn.ReLU(), nn.Linear(fc2, 10)),
+    )
+    size = measure(net, torch.zeros(1, 1, 28, 28))
+    assert size.macs == macs == published.macs(kept)
+    assert size.parameters == published.parameters(kept)
+    assert any(row.kept == kept for row in published.NETWORKS["lenet5"])
+
+
+def test_published_points_stand_behind_their_own_network_and_data() -> None:
+    assert published.behind("lenet5", "fashion-mnist")["SpaM"][0] == (12.30, 231_720 / 118_488)
+    assert published.behind("lenet5", "mnist") == published.behind("vgg16", "cifar10") == {}
+    assert published.behind("lenet-500-300", "mnist") == PUBLISHED["lenet-500-300"]
 
 
 @pytest.mark.parametrize(("method", "kept", "times", "smaller"), CONVOLUTIONAL)

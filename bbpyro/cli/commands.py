@@ -65,7 +65,8 @@ class Compare(studies.StudyConfig):
     address: str | None = None
     """Of the cluster's scheduler, e.g. tcp://10.0.0.1:8786."""
     published: Switch = False
-    """Put the published points behind the errors (lenet-500-300 and lenet5-caffe on MNIST)."""
+    """Put the published points behind the errors (lenet-500-300 and lenet5-caffe on MNIST, lenet5 on
+    Fashion-MNIST)."""
     config: Path | None = None
     """Read settings from this TOML file; flags override it."""
     print_config: Switch = False

@@ -1,5 +1,6 @@
-"""What others published for two LeNets on MNIST, by one count: multiply-accumulates of the dense kept network."""
+"""What others published for three LeNets, by one count: multiply-accumulates of the dense kept network."""
 
+import itertools
 from dataclasses import dataclass
 
 
@@ -10,7 +11,7 @@ class Published:
     Attributes:
         method: whose it is, in few letters.
         kept: its units: of a convolution on its output, of a dense layer on its input.
-        error: on MNIST's test images, percent; None where the source prints none.
+        error: on the test images, percent; None where the source prints none.
         source: where it was read, and at which setting.
     """
 
@@ -23,6 +24,7 @@ class Published:
 _AUTHORS = "the code of arXiv 1805.10896, OpenXAIProject/Variational_Dropouts: medians of 5 runs"
 _NECLUDOV = "necludov/group-sparsity-sbp, README"
 _TANG = "Tang et al. 2018; KarenUllrich/Tutorial_BayesianCompressionForDL"
+_SPAM = "SpaM, arXiv 2402.15978, fortuinlab/spam-pruning: pruned once and trained for 5 epochs more"
 
 # By the name of the network; the first is the dense one. Of DBB no dense network is printed: its units are a datum's.
 NETWORKS = {
@@ -58,23 +60,36 @@ NETWORKS = {
         Published("L0", (20, 25, 45, 462), 0.9, "Tang et al. 2018"),
         Published("L0-sep", (9, 18, 65, 25), 1.0, "Tang et al. 2018"),
     ),
+    "lenet5": (
+        Published("dense", (6, 16, 400, 120, 84), 13.70, _SPAM),
+        Published("SpaM", (4, 10, 250, 72, 84), 12.30, _SPAM),
+        Published("SpaM", (3, 7, 175, 48, 84), 13.92, _SPAM),
+        Published("SpaM", (2, 5, 125, 36, 84), 14.80, _SPAM),
+    ),
 }
+DATASETS = {"lenet-500-300": "mnist", "lenet5-caffe": "mnist", "lenet5": "fashion-mnist"}  # what each was trained on
 
 
 def macs(kept: tuple[int, ...]) -> int:
-    """Multiply-accumulates of LeNet-500-300 with three numbers of units, of LeNet-5 with four; ten classes."""
-    if len(kept) == 3:
-        return kept[0] * kept[1] + kept[1] * kept[2] + kept[2] * 10
-    conv1, conv2, fc1, fc2 = kept
-    return 24**2 * 25 * conv1 + 8**2 * 25 * conv1 * conv2 + fc1 * fc2 + fc2 * 10
+    """Multiply-accumulates: of LeNet-500-300 by three numbers of units, of LeNet-5 by four, of SpaM's by five."""
+    convolutions, dense = _layers(kept)
+    return sum(weights * pixels for _, weights, pixels in convolutions) + sum(a * b for a, b in dense)
 
 
 def parameters(kept: tuple[int, ...]) -> int:
     """Weights and biases of the same."""
+    convolutions, dense = _layers(kept)
+    return sum(weights + channels for channels, weights, _ in convolutions) + sum((a + 1) * b for a, b in dense)
+
+
+def _layers(kept: tuple[int, ...]) -> tuple[list[tuple[int, int, int]], list[tuple[int, int]]]:
+    """Of each convolution the channels, the weights and a channel's pixels; of each dense layer inputs and outputs."""
     if len(kept) == 3:
-        return macs(kept) + kept[1] + kept[2] + 10
-    conv1, conv2, fc1, fc2 = kept
-    return (25 + 1) * conv1 + (25 * conv1 + 1) * conv2 + (fc1 + 1) * fc2 + (fc2 + 1) * 10
+        return [], list(itertools.pairwise((*kept, 10)))
+    conv1, conv2, *dense = kept
+    area, pixels = (5**2, 8**2) if len(kept) == 4 else (3**2, 10**2)
+    convolutions = [(conv1, 5**2 * conv1, 24**2), (conv2, area * conv1 * conv2, pixels)]
+    return convolutions, list(itertools.pairwise((*dense, 10)))
 
 
 def _points(network: tuple[Published, ...]) -> dict[str, list[tuple[float, float]]]:
@@ -87,3 +102,8 @@ def _points(network: tuple[Published, ...]) -> dict[str, list[tuple[float, float
 
 # By network and method: (error in percent, how many times fewer multiply-accumulates than the dense network).
 PUBLISHED = {name: _points(network) for name, network in NETWORKS.items()}
+
+
+def behind(network: str, dataset: str) -> dict[str, list[tuple[float, float]]]:
+    """The points of a network on a dataset, in the form of PUBLISHED[network]; none where nothing was published."""
+    return PUBLISHED[network] if DATASETS.get(network) == dataset else {}

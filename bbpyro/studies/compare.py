@@ -16,7 +16,7 @@ import joblib
 import pandas as pd
 from rich.console import Console
 
-from bbpyro import checkpoint, priors, runs
+from bbpyro import checkpoint, plots, priors, runs
 from bbpyro.checkpoint import CheckpointError
 from bbpyro.studies import axes, figures, tables, task
 from bbpyro.studies.config import StudyConfig
@@ -80,14 +80,13 @@ class Study:
         """Write its tables, runs.csv, table.csv and table.md, and its figures into its folder.
 
         Args:
-            published: put the published points, where there are any for this network and MNIST, behind the errors.
+            published: put the published points, where there are any for this network and dataset, behind the errors.
         """
         tables.write(self.folder, self.table, self.runs, list(self.total.values()), self.config.told)
         if self.results:
             totals = {name: result["total"] for name, result in self.results.items()}
             made_of = {(each.config.network, each.config.dataset) for each in self.config.candidates()}
-            network = next(iter(made_of))[0] if published and {data for _, data in made_of} == {"mnist"} else None
-            behind = network if len(made_of) == 1 else None
+            behind = plots.published.behind(*made_of.pop()) if published and len(made_of) == 1 else {}
             runs.write_figures(self.folder, figures.draw(self.folder, self.runs, totals, self.config.keys, behind))
 
 

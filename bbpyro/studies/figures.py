@@ -22,7 +22,7 @@ def draw(
     runs: pd.DataFrame,
     totals: Mapping[str, Mapping[str, int]],
     keys: Sequence[str],
-    published: str | None = None,
+    published: Mapping[str, Sequence[tuple[float, float]]] | None = None,
 ) -> dict[str, Figure]:
     """The figures of the runs that ended, by file name; of networks of different gates those of layers are several.
 
@@ -31,11 +31,10 @@ def draw(
         runs: a row a run.
         totals: by run, the units of each gate.
         keys: the columns of `runs` that tell its settings apart.
-        published: the network whose published points stand behind; None for none.
+        published: points that stand behind the errors, as in plots.PUBLISHED.
     """
     runs = runs.dropna(subset="error")
-    behind = plots.PUBLISHED.get(published or "", {})
-    figures = {"error_macs": plots.error_macs(runs, behind, keys)}
+    figures = {"error_macs": plots.error_macs(runs, published, keys)}
     settings = {setting_name(keys, key): group for key, group in runs.groupby(list(keys), sort=False)}
     histories = {
         name: [_svi_history(folder / "runs" / run) for run in group["run"]] for name, group in settings.items()
