@@ -1,11 +1,13 @@
 # make train   trains LeNet-500-300 on MNIST (installs first, into .venv, if need be)
 # make test    runs the whole test suite, the notebooks among it, ruff and mypy
 # make study   trains README's comparison of priors, 18 runs, or goes on with it, and keeps its tables and figures
+# make front   trains the curves of error against size, hours of both cores, or goes on with them, and keeps their tables
 # make notebooks   runs the notebooks again and keeps their outputs
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
+FRONTS := lenet-500-300 fashion-mnist
 
-.PHONY: train test study notebooks clean
+.PHONY: train test study front notebooks clean
 .DELETE_ON_ERROR:
 
 train: .venv/installed
@@ -21,6 +23,16 @@ study: .venv/installed
 	$(BIN)/bbpyro compare --config docs/study/study.toml --study runs/mnist-priors --jobs 2 --published
 	cp runs/mnist-priors/runs.csv runs/mnist-priors/table.csv runs/mnist-priors/table.md docs/study/
 	cp runs/mnist-priors/figures/*.png docs/study/
+
+front: .venv/installed-dev
+	for name in $(FRONTS); do \
+		$(BIN)/bbpyro compare --config docs/front/$$name.toml --study runs/front-$$name --jobs 2 --published || exit; \
+	done
+	$(BIN)/python benchmarks/pruning_methods.py --test --seeds 3 --jobs 2 --output docs/front/rivals.csv
+	for name in $(FRONTS); do \
+		$(BIN)/python benchmarks/front.py runs/front-$$name --output docs/front/$$name \
+			$$(test $$name = lenet-500-300 && echo --rivals docs/front/rivals.csv) || exit; \
+	done
 
 notebooks: .venv/installed-dev
 	$(BIN)/python notebooks/execute.py --write notebooks/*.ipynb

@@ -307,16 +307,17 @@ class Enough(Exception):
 
 
 @pytest.mark.parametrize(
-    ("start", "options", "weight", "begun_at"),
+    ("start", "options", "weight", "begun_at", "rate"),
     [
-        (None, {}, 1 / 400, 0.5),
-        (0.9, {}, 1 / 400, 0.9),
-        (None, {"kl_warmup_epochs": 4}, 0.25, 0.5),
-        (None, {"kl_warmup_epochs": 0}, 1.0, 0.5),
-        (None, {"num_epochs": 3}, 1.0, 0.2385),
+        (None, {}, 1 / 400, 0.5, 0.03),
+        (0.9, {}, 1 / 400, 0.9, 0.03),
+        (None, {"kl_warmup_epochs": 4}, 0.25, 0.5, 0.03),
+        (None, {"kl_warmup_epochs": 0}, 1.0, 0.5, 0.03),
+        (None, {"gate_learning_rate": 0.01}, 1 / 400, 0.5, 0.01),
+        (None, {"num_epochs": 3}, 1.0, 0.2385, 0.01),
     ],
 )
-def test_few_data_begin_gently_and_what_is_asked_for_wins(start, options, weight, begun_at):
+def test_few_data_begin_gently_and_what_is_asked_for_wins(start, options, weight, begun_at, rate):
     scales = []
 
     class Spy(Messenger):
@@ -325,15 +326,17 @@ def test_few_data_begin_gently_and_what_is_asked_for_wins(start, options, weight
                 scales.append(msg["scale"])
 
     def stop(state):
+        rates.extend(state.history[-1]["learning_rate"])
         raise Enough
 
+    rates = []
     bnn = gated(nn.Sequential(nn.Linear(6, 4)), initial_keep_probability=start)
     assert bnn.gates["0.gate"].is_untrained
     with pytest.raises(Enough), Spy():
         bbpyro.fit(bnn, X, LABELS, batch_size=N, on_epoch=stop, progress=False, **options)
-    assert scales == pytest.approx([weight] * len(scales)) and scales
+    assert scales == pytest.approx([weight] * len(scales)) and scales and rates == [0.001, rate]
     begun = bnn.gates["0.gate"].keep_probability().tolist()  # after a step
-    assert begun == [pytest.approx(begun_at, abs=0.01)] * 6 and not bnn.gates["0.gate"].is_untrained
+    assert begun == [pytest.approx(begun_at, abs=0.02)] * 6 and not bnn.gates["0.gate"].is_untrained
 
 
 def test_gates_that_were_trained_stay_where_they_are():

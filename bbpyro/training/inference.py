@@ -33,7 +33,7 @@ from bbpyro.likelihoods import Categorical, Likelihood
 from bbpyro.model import BetaBernoulliNetwork
 from bbpyro.nests import Nest
 from bbpyro.training import parallel
-from bbpyro.training.budget import FIT, PRETRAINING
+from bbpyro.training.budget import FIT, GATE_RATE, GATE_RATE_OF_FEW, PRETRAINING
 from bbpyro.training.epochs import (
     Epochs,
     Learner,
@@ -93,7 +93,7 @@ def fit(
     num_epochs: int | None = None,
     batch_size: int = 100,
     learning_rate: float = 1e-3,
-    gate_learning_rate: float = 1e-2,
+    gate_learning_rate: float | None = None,
     schedule: str = "cosine",
     kl_warmup_epochs: int | None = None,
     kl_start: float | Mapping[str, float] = 0.0,
@@ -124,11 +124,12 @@ def fit(
             `bnn.num_data` should say. They may lie on another device than the network: minibatches are moved to it.
         y: what the likelihood observes, `[N, ...]`; for Categorical, labels `[N]`.
         num_epochs: passes over the data; by default 60. Where that makes fewer than 8,000 steps, it is as many as make
-            8,000, gates that were given no start begin at E[π] = 0.5, and the KL is warmed up, see
+            8,000, gates that were given no start begin at E[π] = 0.5 and move faster, and the KL is warmed up, see
             :mod:`bbpyro.training.budget`.
         batch_size: |B|; a last, shorter batch is used too, at its own scale N/|B|.
         learning_rate: Adam's, for the weights and all else that is no gate's.
-        gate_learning_rate: Adam's, for a and b of the gates.
+        gate_learning_rate: Adam's, for a and b of the gates; by default 0.01, or, where `num_epochs` is left to its
+            default and the data are few, 0.03.
         schedule: "cosine" (constant, then a cosine to zero), "steps" (the source's) or "constant".
         kl_warmup_epochs: epochs, or all where there are fewer, over which the weight of KL[q(π)||p(π)] goes linearly
             from `kl_start` to 1, which it is in the last of them; 0 for none. From then on the loss is -ELBO again.
@@ -159,18 +160,22 @@ def fit(
         NonFiniteLossError: the loss became nan or infinite.
         bbpyro.processes.LostProcessError: another of several processes has ended.
     """
-    check_settings(1 if num_epochs is None else num_epochs, batch_size, learning_rate, gate_learning_rate)
+    rates = [rate for rate in (learning_rate, gate_learning_rate) if rate is not None]
+    check_settings(1 if num_epochs is None else num_epochs, batch_size, *rates)
     check_is("bnn", bnn, BetaBernoulliNetwork)
     check_is("shed", shed, bool)
     check_is("resume_from", resume_from, TrainingState | None)
     check_data(bnn, bnn.likelihood, x, y, bnn.num_data)
     check_held_out(bnn, bnn.likelihood, held_out)
     check_batch_norm(bnn, len(y), batch_size)
+    is_few = num_epochs is None and FIT.finds_few(len(y), batch_size)
     if kl_warmup_epochs is None:
-        kl_warmup_epochs = FIT.warmup_epochs(len(y), batch_size) if num_epochs is None and kl_start == 0 else 0
-    if num_epochs is None and resume_from is None and FIT.finds_few(len(y), batch_size):
+        kl_warmup_epochs = FIT.warmup_epochs(len(y), batch_size) if is_few and kl_start == 0 else 0
+    if is_few and resume_from is None:
         for gate in bnn.gates.values():
             gate.begin_uniform()
+    if gate_learning_rate is None:
+        gate_learning_rate = GATE_RATE_OF_FEW if is_few else GATE_RATE
     num_epochs = num_epochs or FIT.num_epochs(len(y), batch_size)
     starts = kl_starts(bnn, kl_warmup_epochs, kl_start)
     check_choice("schedule", schedule, SCHEDULES)
