@@ -4,8 +4,8 @@
     python benchmarks/front.py runs/front-mnist --rivals docs/front/pruned.csv --output docs/front/mnist
 
 Writes OUTPUT.png and OUTPUT.md: a row a setting of the study, and of what benchmarks/pruning_methods.py --test wrote,
-with the epochs and minutes that one network took, mean and range over the seeds, and the units kept. MACs x: the dense
-network's multiply-accumulates over those that are left. Nothing is trained here.
+with the epochs and minutes that one network took, mean and range over the seeds, and the units kept; and a row a
+published network. MACs x: the dense network's multiply-accumulates over those that are left. Nothing is trained here.
 """
 
 import argparse
@@ -52,7 +52,7 @@ def of_study(study: studies.Study) -> pd.DataFrame:
 
 def of_rivals(path: Path, total: Sequence[int]) -> pd.DataFrame:
     """The rows of benchmarks/pruning_methods.py that were scored on the test images."""
-    rows = pd.read_csv(path)
+    rows = pd.read_csv(path, dtype={"setting": str, "kept": str})
     rows = rows[rows["scored_on"].str.endswith(": test")]
     dense = sum(a * b + b for a, b in zip(total, [*total[1:], 10], strict=True))
     return pd.DataFrame(
@@ -77,6 +77,17 @@ def table(rows: pd.DataFrame) -> str:
         ]
         minutes = f"{group['minutes'].median():.1f}"
         lines.append([method, setting, group["epochs"].iloc[0], minutes, *numbers[:2], kept, *numbers[2:]])
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def published_rows(network: str) -> str:
+    """What was published of this network, as rows of the same table."""
+    rows = published.NETWORKS.get(network, ())
+    lines = []
+    for row in rows:
+        sizes = [f"{count(rows[0].kept) / count(row.kept):.1f}" for count in (published.macs, published.parameters)]
+        error = "" if row.error is None else f"{row.error:.2f}"
+        lines.append([f"published, {row.method}", row.source, "", "", error, "", "-".join(map(str, row.kept)), *sizes])
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
@@ -128,12 +139,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parts.append(of_rivals(chosen.rivals, list(study.total.values())))
     rows = pd.concat(parts, ignore_index=True)
     made_of = {(each.config.network, each.config.dataset) for each in study.config.candidates()}
+    network, dataset = made_of.pop() if len(made_of) == 1 else ("", "")
+    behind = published.behind(network, dataset)
+    text = table(rows) + (published_rows(network) if behind else "")
     scored_on = " and ".join(study.runs["scored_on"].dropna().unique())
     chosen.output.parent.mkdir(parents=True, exist_ok=True)
-    behind = published.behind(*made_of.pop()) if len(made_of) == 1 else {}
     plots.save(draw(rows, behind, scored_on), chosen.output.with_suffix(".png"))
-    checkpoint.write_atomic(chosen.output.with_suffix(".md"), table(rows).encode())
-    wide_console().print(table(rows), markup=False, highlight=False)
+    checkpoint.write_atomic(chosen.output.with_suffix(".md"), text.encode())
+    wide_console().print(text, markup=False, highlight=False)
 
 
 if __name__ == "__main__":

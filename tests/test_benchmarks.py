@@ -185,3 +185,36 @@ def test_the_table_of_small_tables_says_what_was_lost(tmp_path: Path, capsys: py
         with pytest.raises(SystemExit):
             script.main(flags)
         assert told in capsys.readouterr().err
+
+
+def test_a_front_has_a_row_a_setting_a_rival_and_a_published_network(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script, output = load("front"), tmp_path / "front" / "short"
+    study = bbpyro.compare(
+        ["Beta(1e-4, 1)"], seeds=2, dataset="bars", epochs=1, pretrain_epochs=1,
+        folder=tmp_path / "study", progress=False,
+    )  # fmt: skip
+    monkeypatch.setitem(script.published.DATASETS, "lenet-500-300", "bars")
+    columns = "method,setting,seed,epochs,scored_on,minutes,error,nll,kept,macs,macs_x,parameters"
+    of_test = [f"lasso,3e-5,{seed},70,bars: test,2,0.0{seed + 1},0.05,30-20-10,900,{seed + 1},931" for seed in (0, 1)]
+    other = "lasso,1e-5,0,70,bars: 50 of fold 0,2,0.5,0.05,64-20-10,1580,1,1620"
+    (tmp_path / "rivals.csv").write_text("\n".join([columns, *of_test, other]) + "\n")
+    script.main([str(study.folder), "--rivals", str(tmp_path / "rivals.csv"), "--output", str(output)])
+    lines = [line.split(" | ") for line in output.with_suffix(".md").read_text().splitlines()]
+    errors = 100 * study.runs["error"]
+    ours, rival, dense, slides, *_ = lines[2:]
+    assert ours[0] == "| Beta-Bernoulli dropout" and ours[2] == "1 + 1"
+    assert ours[4] == f"{errors.mean():.2f} ({errors.min():.2f} - {errors.max():.2f})"
+    assert rival[:5] == ["| lasso", "3e-5", "70", "2.0", "1.50 (1.00 - 2.00)"] and rival[6] == "30-20-10"
+    assert (dense[0], slides[0], slides[4], slides[6]) == (
+        "| published, dense",
+        "| published, slides",
+        "1.24",
+        "358-209-152",
+    )
+    assert slides[7] == "5.0" and "1e-5" not in capsys.readouterr().out
+    assert np.array(Image.open(output.with_suffix(".png"))).std() > 1
+    (tmp_path / "none").mkdir()
+    with pytest.raises(SystemExit):
+        script.main([str(tmp_path / "none"), "--output", str(output)])
