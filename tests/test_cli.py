@@ -23,6 +23,7 @@ import torch
 from bbpyro import checkpoint, data, runs
 from bbpyro.cli import main
 from bbpyro.runs import TrainConfig
+from bbpyro.studies.compare import _config
 from bbpyro.version import __version__
 
 BBPYRO = str(Path(sys.executable).with_name("bbpyro"))
@@ -606,6 +607,47 @@ def test_a_network_brings_settings_of_its_own_which_a_file_and_flags_override(cl
     assert settings("--config", "settings.toml", "--network=lenet-500-300") == {**settings(), "epochs": 7}
     with pytest.raises(ValueError, match="network is 'nope', wanted one of lenet-500-300"):
         runs.recipe("nope")
+
+
+def test_few_data_bring_settings_too_unless_the_epochs_are_said(cli: Cli, npz: Path, tmp_path: Path) -> None:
+    def settings(*args: str | Path) -> dict[str, Any]:
+        found = tomllib.loads(cli(*args, "--print-config").out)
+        start = found.get("initial_keep_probability")
+        return {**{name: found[name] for name in USUAL if name in found}, "initial_keep_probability": start}
+
+    few = {
+        **{"epochs": 4000, "pretrain_epochs": 250, "kl_warmup_epochs": 200},  # of two steps each
+        **{"gate_learning_rate": 0.03, "initial_keep_probability": 0.5},
+    }
+    Path("settings.toml").write_text("epochs = 7\n")
+    for command in ("train", "compare"):
+        assert settings(command) == USUAL
+        assert settings(command, "--dataset", npz) == few
+        assert settings(command, "--dataset", npz, "--gate-learning-rate", "0.2") == {**few, "gate_learning_rate": 0.2}
+        assert settings(command, "--dataset", npz, "--epochs", "60") == USUAL
+        assert settings(command, "--dataset", npz, "--config", "settings.toml") == {**USUAL, "epochs": 7}
+        assert settings(command, "--dataset", npz, "--validation-size", "50")["epochs"] == 8000
+        assert settings(command, "--dataset", npz, "--batch-size", "50")["epochs"] == 2667
+        assert settings(command, "--dataset", npz, "--network", "vgg16")["epochs"] == 60  # that has its own
+        assert settings(command, "--dataset", tmp_path / "none.npz") == USUAL
+    assert settings("compare", "--dataset", npz, "--vary", "epochs", "60", "120")["pretrain_epochs"] == 10
+    with np.load(npz) as file:
+        np.savez(tmp_path / "no-test.npz", x=file["x"], y=file["y"])  # a fifth of which is the test set
+    assert settings("train", "--dataset", tmp_path / "no-test.npz", "--batch-size", "30")["epochs"] == 2000
+    own = _config(["Jeffreys"], 2, {"dataset": str(npz)}).to_json()
+    assert {name: own[name] for name in few} == few
+    assert (
+        _config(["Jeffreys"], 2, {"dataset": str(npz), "validation_size": 150}).epochs == 60
+    )  # refused where it is run
+    for wrong in ({"batch_size": "a"}, {"batch_size": 0}):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            _config(["Jeffreys"], 2, {"dataset": str(npz), **wrong}).validate()
+
+
+USUAL = {
+    **{"epochs": 60, "pretrain_epochs": 10, "kl_warmup_epochs": 0},
+    **{"gate_learning_rate": 0.01, "initial_keep_probability": None},
+}
 
 
 def test_a_run_from_a_file_is_the_run_from_its_flags(cli: Cli, tmp_path: Path, npz: Path, trained: Trained) -> None:

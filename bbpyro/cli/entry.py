@@ -35,7 +35,7 @@ from bbpyro.cli.settings import defaults, print_config
 from bbpyro.layers import START
 from bbpyro.processes import LostProcessError
 from bbpyro.training import NonFiniteLossError
-from bbpyro.training.budget import FIT
+from bbpyro.training.budget import FIT, GATE_RATE_OF_FEW
 from bbpyro.version import __version__
 
 
@@ -146,7 +146,11 @@ def _run_folder(command: Train, console: Console) -> tuple[Path, runs.TrainConfi
     if going_on is not None:
         return going_on, runs.read_config(going_on)[0]
     folder, config = command.run or runs.default_folder(command.settings()), command.settings()
-    _print_note(console, runs.create(folder, config, command.force).scale_note)
+    dataset = runs.create(folder, config, command.force)
+    _print_note(console, dataset.scale_note)
+    if config.epochs > FIT.epochs and config.epochs == FIT.num_epochs(len(dataset.x), config.batch_size):
+        what = f"{len(dataset.x):,} data are few, so there are {config.epochs:,} epochs of them"
+        print_line(console, f"{what}, and gates that begin at 0.5; --epochs or --config says otherwise")
     processes.remember("run folder", str(folder))
     return folder, config
 
@@ -254,7 +258,10 @@ def _warn_of_fit(console: Console, run: runs.Run, *, is_told: bool) -> None:
         advice = "a smaller --kl-start"
     elif config.epochs < by_default:
         warmup = FIT.warmup_epochs(num_data, config.batch_size)
-        advice = f"--epochs {by_default} --initial-keep-probability {START} --kl-warmup-epochs {warmup}"
+        advice = (
+            f"--epochs {by_default} --initial-keep-probability {START} --kl-warmup-epochs {warmup} "
+            f"--gate-learning-rate {GATE_RATE_OF_FEW}, as without --epochs"
+        )
     else:
         advice = "--kl-warmup-epochs, a smaller --gate-learning-rate, or --initial-keep-probability 0.95"
     num_steps = config.epochs * math.ceil(num_data / config.batch_size)

@@ -14,7 +14,7 @@ from bbpyro.cli.commands import Compare, Train
 def defaults(command: Train | Compare, args: list[str]) -> runs.TrainConfig | studies.StudyConfig | None:
     """What holds where the command line is silent, unless that is the usual.
 
-    Least to most: a network's own settings, those of the study that is there, those of the file.
+    Least to most: a network's own settings, or those of few data; those of the study that is there; those of the file.
     """
     kind = runs.TrainConfig if isinstance(command, Train) else studies.StudyConfig
     try:
@@ -30,11 +30,11 @@ def defaults(command: Train | Compare, args: list[str]) -> runs.TrainConfig | st
     flags = _flags(args)
     if isinstance(command, Compare):
         settings = _of_study(command, settings, flags)
-    network = command.network if "network" in flags else settings.get("network", command.network)
-    own = runs.recipe(network)
+    shared = {f.name for f in dataclasses.fields(runs.Settings)}
+    given = settings | {name: getattr(command, name) for name in flags & shared}
+    own = runs.recipe(given.get("network", command.network), given)
     if not settings and own == runs.TrainConfig():
         return None
-    shared = {f.name for f in dataclasses.fields(runs.Settings)}
     return kind.from_json({k: v for k, v in own.to_json().items() if k in shared} | settings)
 
 

@@ -14,7 +14,7 @@ from bbpyro.data.download import (
     read_split,
 )
 from bbpyro.data.generated import bars, bars_relevant
-from bbpyro.data.npz import load_npz
+from bbpyro.data.npz import load_npz, num_training_data
 
 DESCRIPTIONS = {
     "mnist": "handwritten digits, 60,000 + 10,000 images of 28x28, 10 classes",
@@ -62,4 +62,5 @@ __all__ = [
     "import_torchvision_datasets",
     "is_here",
     "load",
+    "num_training_data",
 ]

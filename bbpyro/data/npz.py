@@ -3,6 +3,7 @@
 import contextlib
 import math
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,7 @@ def load_npz(path: Path) -> Dataset:
             raise ValueError(f"dataset: {path}: y_test has label {y_test.max()} but y only 0..{num_classes - 1}")
     else:
         order = np.random.default_rng(0).permutation(len(x))
-        test, train = np.split(order, [max(1, len(x) // 5)])
+        test, train = np.split(order, [_num_held_out(len(x))])
         x, y, x_test, y_test = x[train], y[train], x[test], y[test]
         note = f"the file has no x_test: {len(test)} of its data, drawn at random, are held out as the test set"
     tensors = [torch.from_numpy(np.ascontiguousarray(array)) for array in (x, y, x_test, y_test)]
@@ -95,17 +96,39 @@ def _check_names(path: Path, names: np.ndarray | None, x: np.ndarray) -> tuple[s
     return tuple(map(str, names))
 
 
+def num_training_data(path: Path) -> int | None:
+    """How many data of a .npz file are for training, by its arrays' shapes alone; None where it cannot be read."""
+    lengths: dict[str, int] = {}
+    with contextlib.suppress(Exception):  # what is wrong with it loading it tells
+        lengths = {name.removesuffix(".npy"): shape[0] for name, shape, _ in _headers(path) if shape}
+    if "x" not in lengths:
+        return None
+    return lengths["x"] - (0 if "x_test" in lengths else _num_held_out(lengths["x"]))
+
+
+def _num_held_out(num_data: int) -> int:
+    """How many data are the test set of a file that has none."""
+    return max(1, num_data // 5)
+
+
 def _check_size(path: Path) -> None:
     """Raise a ValueError where the arrays, and float32 copies of them, would take more memory than is free."""
     wanted = 0
-    with contextlib.suppress(Exception), zipfile.ZipFile(path) as file:  # what is wrong with it loading it tells
+    with contextlib.suppress(Exception):  # what is wrong with it loading it tells
+        for _, shape, dtype in _headers(path):
+            wanted += math.prod(shape) * (dtype.itemsize + 2 * np.dtype(np.float32).itemsize)
+    memory.check(wanted, f"dataset: {path}", "keep fewer data, or fewer numbers of each")
+
+
+def _headers(path: Path) -> Iterator[tuple[str, tuple[int, ...], np.dtype[Any]]]:
+    """Name, shape and dtype of each member, without its numbers."""
+    with zipfile.ZipFile(path) as file:
         for member in file.infolist():
             with file.open(member) as stream:
                 version = np.lib.format.read_magic(stream)
                 read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
                 shape, _, dtype = read(stream)
-                wanted += math.prod(shape) * (dtype.itemsize + 2 * np.dtype(np.float32).itemsize)
-    memory.check(wanted, f"dataset: {path}", "keep fewer data, or fewer numbers of each")
+                yield member.filename, shape, dtype
 
 
 def _check_arrays(path: Path, arrays: dict[str, np.ndarray], x_name: str, y_name: str) -> tuple[np.ndarray, np.ndarray]:

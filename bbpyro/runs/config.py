@@ -4,7 +4,7 @@ import dataclasses
 import re
 import types
 import typing
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 
 from bbpyro import data, priors, training
-from bbpyro.layers import MIN_START
+from bbpyro.layers import MIN_START, START
 from bbpyro.model import WEIGHT_GUIDES
 from bbpyro.priors.spelled import is_path, parse
 from bbpyro.runs.networks import RECIPES, check_name
+from bbpyro.training.budget import FIT, GATE_RATE_OF_FEW, PRETRAINING
 
 AUGMENTATIONS: dict[str, Callable[[Tensor], Tensor] | None] = {"none": None, "crop-flip": data.crop_and_flip}
 
@@ -46,9 +47,10 @@ class Settings:
     initial_keep_probability: float | None = None
     """E[π] where SVI starts; by default the source's, 0.24, through which a network as deep as vgg16 learns nothing."""
     epochs: int = 60
-    """Epochs of SVI."""
+    """Epochs of SVI. Of a .npz file of few data it is as many as make 8,000 steps, and the gates begin at 0.5, learn at
+    0.03 and have their KL warmed up, unless this is given; --print-config shows it."""
     pretrain_epochs: int = 10
-    """Epochs of the same network without gates, before SVI; 0 for none."""
+    """Epochs of the same network without gates, before SVI; 0 for none. Of few data as many as make 500 steps."""
     pretrained: Path | None = None
     """A safetensors state dict of the network without gates to start from, instead of pretraining."""
     batch_size: int = 100
@@ -232,14 +234,39 @@ def as_written(settings: dict[str, Any]) -> dict[str, Any]:
     return {"shed": False, **settings}
 
 
-def recipe(network: str) -> TrainConfig:
-    """The settings with which a network is trained where nothing else is asked for.
+def recipe(network: str, given: Mapping[str, Any] | None = None) -> TrainConfig:
+    """The settings that hold where nothing else is asked for: the network's own, or those of few data.
+
+    Args:
+        network: its name.
+        given: what is asked for, by name; of a study also "vary" and "points". The data are few or not by it.
 
     Raises:
         ValueError: there is no such network.
     """
     check_name(network)
-    return TrainConfig(network=network, **RECIPES.get(network, {}))
+    return TrainConfig(network=network, **(RECIPES.get(network) or _of_few_data(given or {})))
+
+
+def _of_few_data(given: Mapping[str, Any]) -> dict[str, Any]:
+    """What :func:`bbpyro.fit` does of itself where a .npz file has few data; nothing where epochs are asked for."""
+    dataset, points = str(given.get("dataset", "")), (given.get("points") or {}).values()
+    if not dataset.endswith(".npz") or any("epochs" in each for each in (given, given.get("vary") or {}, *points)):
+        return {}
+    batch_size, held_out = (given.get(name, getattr(Settings, name)) for name in ("batch_size", "validation_size"))
+    in_file = data.num_training_data(Path(dataset))
+    if in_file is None or not all(isinstance(size, int) for size in (batch_size, held_out)):
+        return {}  # to load and to check them says what is wrong
+    num_data = in_file - held_out
+    if min(num_data, batch_size) < 1 or not FIT.finds_few(num_data, batch_size):
+        return {}
+    return {
+        "epochs": FIT.num_epochs(num_data, batch_size),
+        "pretrain_epochs": PRETRAINING.num_epochs(num_data, batch_size),
+        "initial_keep_probability": START,
+        "gate_learning_rate": GATE_RATE_OF_FEW,
+        "kl_warmup_epochs": 0 if given.get("kl_start") else FIT.warmup_epochs(num_data, batch_size),
+    }
 
 
 def _fits(value: Any, hint: Any) -> bool:
