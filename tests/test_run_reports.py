@@ -81,6 +81,16 @@ def test_the_lines_of_many_layers_tell_all_of_them_together(capsys: pytest.Captu
     assert lines[-1].split()[-2:] == [f"{6.3 * sum(VGG):.0f}", f"{sum(VGG):,}"]
 
 
+def test_of_many_epochs_some_two_hundred_lines_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    printer = EpochPrinter(Console(width=80))
+    for epoch in range(1, 1601):
+        printer(record(epoch, [30, 9]), 1600, "test")
+    _, _, header, *lines = capsys.readouterr().out.splitlines()
+    epochs = [line.split()[0] for line in lines]
+    assert epochs == ["1/1600", *(f"{epoch}/1600" for epoch in range(8, 1601, 8))]
+    assert header.index("KL") == lines[0].index(" 189") == lines[-1].index(" 189")
+
+
 def test_metrics_grow_by_appending(config: TrainConfig, tmp_path: Path) -> None:
     files = []
 

@@ -1,5 +1,6 @@
 """What is printed: lines of epochs, tables of scores, of kept units and of the posterior."""
 
+import math
 import re
 import statistics
 from collections.abc import Iterable, Mapping
@@ -15,10 +16,14 @@ from bbpyro.plots.marks import MARKS
 
 _EMPTIED = MARKS["emptied"][0]
 _REASON = 22  # columns, with which the table of a compaction fits a terminal
+_MAX_LINES = 200  # of epochs, or so
 
 
 class EpochPrinter:
-    """One line an epoch, under a header for each phase; by layer where the console is wide enough, else in all."""
+    """One line an epoch, under a header for each phase; by layer where the console is wide enough, else in all.
+
+    Of more than 200 epochs it is the first, the last, and every second, third ... between: some 200 lines.
+    """
 
     def __init__(self, console: Console) -> None:
         self.console, self.phase, self.by_layer = console, "", True
@@ -28,7 +33,8 @@ class EpochPrinter:
         if record["phase"] != self.phase:
             self.phase = record["phase"]
             self._print_header(record, num_epochs, scored_on)
-        print_line(self.console, self._line(record, num_epochs))
+        if record["epoch"] in (1, num_epochs) or record["epoch"] % math.ceil(num_epochs / _MAX_LINES) == 0:
+            print_line(self.console, self._line(record, num_epochs))
 
     def _print_header(self, record: dict[str, Any], num_epochs: int, scored_on: str) -> None:
         self.by_layer = True
@@ -40,10 +46,10 @@ class EpochPrinter:
         rate = len(self._rates(record))
         kl = f" {'KL':<{len(self._kl(record))}} kept" if "kl" in record else ""
         scores = f"{'train nll, acc':<14} {_short(scored_on) + ' nll, acc':<14}"
-        print_line(self.console, f"{'epoch':>7} {rates:<{rate}} {scores}{kl}".rstrip())
+        print_line(self.console, f"{'epoch':>{_width(num_epochs)}} {rates:<{rate}} {scores}{kl}".rstrip())
 
     def _line(self, record: dict[str, Any], num_epochs: int) -> str:
-        epoch = f"{record['epoch']}/{num_epochs}".rjust(7)
+        epoch = f"{record['epoch']}/{num_epochs}".rjust(_width(num_epochs))
         scores = (f"{record[f'{s}_nll']:.4f} {record[f'{s}_accuracy']:7.2%}" for s in ("train", "held_out"))
         gates = [self._kl(record), self._kept(record)] if "kl" in record else []
         return " ".join([epoch, self._rates(record), *scores, *gates])
@@ -58,6 +64,10 @@ class EpochPrinter:
     def _kept(self, record: dict[str, Any]) -> str:
         kept = list(record["active"].values())
         return "-".join(map(str, kept)) if self.by_layer else f"{sum(kept):,}"
+
+
+def _width(num_epochs: int) -> int:
+    return max(7, 2 * len(str(num_epochs)) + 1)
 
 
 def _short(scored_on: str) -> str:
