@@ -190,12 +190,14 @@ def test_the_table_of_small_tables_says_what_was_lost(tmp_path: Path, capsys: py
 def test_a_front_has_a_row_a_setting_a_rival_and_a_published_network(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    script, output = load("front"), tmp_path / "front" / "short"
+    script, output, dataset = load("front"), tmp_path / "front" / "short", str(tmp_path / "bars.npz")
+    bars = bbpyro.data.bars(num_train=150, num_test=50)
+    np.savez(dataset, **{name: getattr(bars, name).numpy() for name in ("x", "y", "x_test", "y_test")})
     study = bbpyro.compare(
-        ["Beta(1e-4, 1)"], seeds=2, dataset="bars", epochs=1, pretrain_epochs=1,
+        ["Beta(1e-4, 1)"], seeds=2, dataset=dataset, epochs=1, pretrain_epochs=1,
         folder=tmp_path / "study", progress=False,
     )  # fmt: skip
-    monkeypatch.setitem(script.published.DATASETS, "lenet-500-300", "bars")
+    monkeypatch.setitem(script.published.DATASETS, "lenet-500-300", dataset)
     columns = "method,setting,seed,epochs,scored_on,minutes,error,nll,kept,macs,macs_x,parameters"
     of_test = [f"lasso,3e-5,{seed},70,bars: test,2,0.0{seed + 1},0.05,30-20-10,900,{seed + 1},931" for seed in (0, 1)]
     other = "lasso,1e-5,0,70,bars: 50 of fold 0,2,0.5,0.05,64-20-10,1580,1,1620"
