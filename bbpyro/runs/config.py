@@ -47,8 +47,7 @@ class Settings:
     initial_keep_probability: float | None = None
     """E[π] where SVI starts; by default the source's, 0.24, through which a network as deep as vgg16 learns nothing."""
     epochs: int = 60
-    """Epochs of SVI. Of a .npz file of few data they are as many as make 8,000 steps, and gates begin at 0.5, learn three
-    times as fast and have their KL warmed up, unless this is given; --print-config shows it."""
+    """Epochs of SVI; of a .npz file of few data as many as make 8,000 steps, with other settings to go with them."""
     pretrain_epochs: int = 10
     """Epochs of the same network without gates, before SVI; 0 for none. Of few data as many as make 500 steps."""
     pretrained: Path | None = None
