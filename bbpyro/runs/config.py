@@ -30,8 +30,8 @@ class Settings:
     """mnist, fashion-mnist, cifar10, bars, or a .npz file with arrays x, y and, optionally, x_test, y_test."""
     network: str = "lenet-500-300"
     """lenet-500-300 takes any number of inputs, lenet5-caffe (20-50-800-500) and lenet5 (6-16-400-120-84) images of
-    28x28, vgg16 images of 3x32x32; all but the first bring settings of their own: bbpyro train --network NAME
-    --print-config shows them. Or module:name, one of your own: an nn.Module, a class of it, or a function that returns
+    size 28x28, vgg16 images of 3x32x32; all but the first bring settings of their own, which bbpyro train --network
+    NAME --print-config shows. Or module:name, one of your own: an nn.Module, a class of it, or a function that returns
     one; what needs no arguments is called without, else with the shape of one input and the number of classes."""
     augmentation: Literal["none", "crop-flip"] = "none"
     """crop-flip shifts each training image [C, H, W] by up to 4 pixels and mirrors half of them."""
@@ -178,8 +178,8 @@ class TrainConfig(Settings):
 
     prior: str = repr(priors.Beta())
     """Prior on the keep probabilities π: Beta(c1, c0), IndianBuffet(alpha), Uniform, Jeffreys, LogitNormal(loc, scale),
-    SpikeAndSlab(slab_probability), StickBreaking(alpha), FixedRate(p), module:name, or by gate: {'fc1.*': Jeffreys,
-    '*': Beta(1e-4, 1)}."""
+    SpikeAndSlab(slab_probability), StickBreaking(alpha), FixedRate(p), module:name, or by gate, as
+    in {'fc1.*': Jeffreys, '*': Beta(1e-4, 1)}."""
     seed: int = 0
     """Seed of the initial weights, the order of the data and all noise."""
 
