@@ -1,7 +1,5 @@
-import ast
 import contextlib
 import dataclasses
-import inspect
 import io
 import json
 import os
@@ -22,8 +20,8 @@ import pytest
 import safetensors.torch
 import torch
 
-from bbpyro import checkpoint, data, runs, studies
-from bbpyro.cli import commands, main
+from bbpyro import checkpoint, data, runs
+from bbpyro.cli import main
 from bbpyro.runs import TrainConfig
 from bbpyro.studies.compare import _config
 from bbpyro.version import __version__
@@ -718,22 +716,6 @@ def test_every_setting_is_explained(cli: Cli) -> None:
     for field in dataclasses.fields(TrainConfig):
         assert re.search(f"--{field.name.replace('_', '-')}[ ,]", out), field.name
     assert "(default: 60)" in out
-
-
-def test_no_line_of_a_settings_help_begins_a_paragraph_in_the_middle_of_a_sentence() -> None:
-    # tyro takes a line of the source that begins with no letter for one of its own
-    for module in (runs.config, commands, studies.config):
-        tree = ast.parse(inspect.getsource(module))
-        docs = [
-            node.value.value
-            for kind in ast.walk(tree)
-            if isinstance(kind, ast.ClassDef)
-            for node in kind.body[1:]
-            if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
-        ]
-        assert docs
-        for doc in docs:
-            assert all(line.strip()[:1].isalpha() for line in str(doc).splitlines()[1:] if line.strip()), doc
 
 
 def test_no_command_shows_the_help(cli: Cli) -> None:
