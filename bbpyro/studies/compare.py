@@ -254,7 +254,7 @@ def _config(
         if name not in known:
             raise ValueError(f"unknown setting {name!r}, wanted one of {', '.join(sorted(known))}")
     axes.check_given_once(settings, axes.read_vary(vary or {}))
-    asked_for = {**settings, "vary": vary, "points": points}
+    asked_for = {**settings, "vary": vary, "points": axes.read_points(points or {})}
     own = runs.recipe(settings.get("network", runs.Settings.network), asked_for).to_json()
     if not isinstance(settings.get("weight_prior", ""), str):
         settings = {**settings, "weight_prior": repr(settings["weight_prior"])}
