@@ -307,7 +307,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     text = to_markdown(table)
     print(text)
     if options.docs:
-        said = {"csv": options.report.name, "docs": options.docs, "seeds": table["seed"].nunique()}
+        said = {"csv": options.report, "docs": options.docs, "seeds": table["seed"].nunique()}
         options.docs.write_text(INTRODUCTION.format(**said) + text, encoding="utf-8")
 
 
