@@ -4,6 +4,7 @@ import dataclasses
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ import xarray as xr
 from rich.console import Console
 
 from bbpyro import data, runs
-from bbpyro.cli import main
+from bbpyro.cli import commands, entry, main
 from bbpyro.cli.report import EpochPrinter
 from bbpyro.runs import TrainConfig
 
@@ -186,6 +187,23 @@ def test_train_and_compare_end_with_what_is_worse_than_it_began(
     table = (tmp_path / "study" / "table.md").read_text(encoding="utf-8")
     assert "`Beta(0.0001, 1)` § |" in table and "§: clearly worse than the plain network" in table
     assert "clearly worse than it began" in (tmp_path / "study" / "runs.csv").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(("epochs", "start", "is_said"), [(4000, 0.5, True), (4000, None, False), (60, 0.5, False)])
+def test_it_is_said_once_that_data_are_few_and_only_where_they_are_trained_on_so(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    epochs: int,
+    start: float,
+    is_said: bool,
+) -> None:
+    made = SimpleNamespace(x=torch.zeros(150, 2), scale_note="")
+    monkeypatch.setattr(runs, "create", lambda *args: made)
+    command = commands.Train(run=tmp_path / "run", epochs=epochs, initial_keep_probability=start)
+    entry._run_folder(command, Console(width=200))
+    said = "150 data are few, so there are 4,000 epochs of them, and gates that begin at 0.5; --epochs or --config"
+    assert (said in capsys.readouterr().out) == is_said
 
 
 def test_train_and_compare_end_with_what_collapsed(

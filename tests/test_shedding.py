@@ -685,7 +685,7 @@ def test_a_network_with_hooks_on_gradients_stays_whole(monkeypatch):
     assert torch.equal(bnn.net[3].weight, before)
 
 
-@pytest.mark.filterwarnings("ignore:not trained")
+@pytest.mark.filterwarnings("ignore:not trained")  # fit says so of inputs that want a gradient; here they are to
 def test_inputs_that_want_a_gradient(monkeypatch):
     made = shapes_trained(monkeypatch)
     bnn, (x, y) = network(), some_data()

@@ -148,7 +148,8 @@ def _run_folder(command: Train, console: Console) -> tuple[Path, runs.TrainConfi
     folder, config = command.run or runs.default_folder(command.settings()), command.settings()
     dataset = runs.create(folder, config, command.force)
     _print_note(console, dataset.scale_note)
-    if config.epochs > FIT.epochs and config.epochs == FIT.num_epochs(len(dataset.x), config.batch_size):
+    by_default = FIT.num_epochs(len(dataset.x), config.batch_size)
+    if config.epochs == by_default > FIT.epochs and config.initial_keep_probability == START:
         what = f"{len(dataset.x):,} data are few, so there are {config.epochs:,} epochs of them"
         print_line(console, f"{what}, and gates that begin at 0.5; --epochs or --config says otherwise")
     processes.remember("run folder", str(folder))

@@ -78,7 +78,7 @@ def _with_macs(folder: Path, older: dict[str, Any]) -> dict[str, Any]:
             f"run {folder} was scored by an earlier bbpyro, which counted no multiply-accumulates, and they cannot be "
             f"counted now ({error}); restore what is missing, or delete the run's folder to train it again"
         ) from error
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError):  # where nothing can be written it is counted anew each time
         checkpoint.write_json(folder / RESULT, found)
     return found
 
