@@ -18,7 +18,6 @@ PARAMETERS = ("unconstrained_concentration1", "unconstrained_concentration0")  #
 MIN_CONCENTRATION = 1e-6
 MIN_START = 1e-5  # of the keep probability at which training starts, and of what it lacks to 1
 CONCENTRATION1 = math.log1p(math.exp(-1.0))  # where the source starts: softplus(-1)
-START = 0.5  # E[π] where a training of few data starts: q(π) is uniform
 
 
 def kumaraswamy(concentration1: Tensor, concentration0: Tensor) -> Kumaraswamy:

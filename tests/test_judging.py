@@ -9,7 +9,7 @@ from torch import nn
 
 import bbpyro
 from bbpyro.training import FitWarning
-from bbpyro.training.budget import FIT, PRETRAINING
+from bbpyro.training.budget import MANY, Budget, epochs_of_pretraining, of_fit
 from bbpyro.training.judging import Judge
 
 N = 600
@@ -291,10 +291,11 @@ def test_a_resumed_fit_knows_where_it_began(network, done):
 
 
 def test_few_data_are_trained_on_for_as_many_steps_and_their_kl_is_warmed_up():
-    assert FIT.num_epochs(60_000, 100) == 60 and FIT.warmup_epochs(60_000, 100) == 0
-    assert FIT.num_epochs(1000, 100) == 800 and FIT.warmup_epochs(1000, 100) == 40
-    assert FIT.num_epochs(130, 100) == 4000  # two steps an epoch
-    assert PRETRAINING.num_epochs(60_000, 100) == 10 and PRETRAINING.num_epochs(1000, 100) == 50
+    assert of_fit(60_000, 100) == of_fit(13_301, 100) == MANY
+    assert of_fit(13_300, 100) == Budget(61, 0.5, 4, 0.03)
+    assert of_fit(1000, 100) == Budget(800, 0.5, 40, 0.03)
+    assert of_fit(130, 100).epochs == 4000  # two steps an epoch
+    assert epochs_of_pretraining(60_000, 100) == 10 and epochs_of_pretraining(1000, 100) == 50
 
 
 def test_pretraining_takes_its_steps_by_default():

@@ -32,10 +32,9 @@ from bbpyro.cli.report import (
     print_summary,
 )
 from bbpyro.cli.settings import defaults, print_config
-from bbpyro.layers import START
 from bbpyro.processes import LostProcessError
 from bbpyro.training import NonFiniteLossError
-from bbpyro.training.budget import FIT, GATE_RATE_OF_FEW
+from bbpyro.training.budget import of_fit
 from bbpyro.version import __version__
 
 
@@ -148,8 +147,9 @@ def _run_folder(command: Train, console: Console) -> tuple[Path, runs.TrainConfi
     folder, config = command.run or runs.default_folder(command.settings()), command.settings()
     dataset = runs.create(folder, config, command.force)
     _print_note(console, dataset.scale_note)
-    by_default = FIT.num_epochs(len(dataset.x), config.batch_size)
-    if config.epochs == by_default > FIT.epochs and config.initial_keep_probability == START:
+    budget = of_fit(len(dataset.x), config.batch_size)
+    asked_for = config.epochs, config.initial_keep_probability
+    if budget.is_of_few_data and asked_for == (budget.epochs, budget.initial_keep_probability):
         what = f"{len(dataset.x):,} data are few, so there are {config.epochs:,} epochs of them"
         print_line(console, f"{what}, and gates that begin at 0.5; --epochs or --config says otherwise")
     processes.remember("run folder", str(folder))
@@ -254,15 +254,12 @@ def _warn_of_fit(console: Console, run: runs.Run, *, is_told: bool) -> None:
     if not (run.warning or is_told):
         return
     config, num_data = run.config, len(run.dataset.x)
-    by_default = FIT.num_epochs(num_data, config.batch_size)
+    budget = of_fit(num_data, config.batch_size)
     if any(start > 1 for _, start in config.kl_start):
         advice = "a smaller --kl-start"
-    elif config.epochs < by_default:
-        warmup = FIT.warmup_epochs(num_data, config.batch_size)
-        advice = (
-            f"--epochs {by_default} --initial-keep-probability {START} --kl-warmup-epochs {warmup} "
-            f"--gate-learning-rate {GATE_RATE_OF_FEW}, as without --epochs"
-        )
+    elif budget.is_of_few_data and config.epochs < budget.epochs:
+        flags = (f"--{name.replace('_', '-')} {value}" for name, value in dataclasses.asdict(budget).items())
+        advice = f"{' '.join(flags)}, as without --epochs"
     else:
         advice = "--kl-warmup-epochs, a smaller --gate-learning-rate, or --initial-keep-probability 0.95"
     num_steps = config.epochs * math.ceil(num_data / config.batch_size)

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from bbpyro import data, priors, training
-from bbpyro.layers import MIN_START, START
+from bbpyro.layers import MIN_START
 from bbpyro.model import WEIGHT_GUIDES
 from bbpyro.priors.spelled import is_path, parse
 from bbpyro.runs.networks import RECIPES, check_name
-from bbpyro.training.budget import FIT, GATE_RATE_OF_FEW, PRETRAINING
+from bbpyro.training.budget import epochs_of_pretraining, of_fit
 
 AUGMENTATIONS: dict[str, Callable[[Tensor], Tensor] | None] = {"none": None, "crop-flip": data.crop_and_flip}
 
@@ -257,15 +257,10 @@ def _of_few_data(given: Mapping[str, Any]) -> dict[str, Any]:
     if in_file is None or not all(isinstance(size, int) for size in (batch_size, held_out)):
         return {}  # to load and to check them says what is wrong
     num_data = in_file - held_out
-    if min(num_data, batch_size) < 1 or not FIT.finds_few(num_data, batch_size):
+    if min(num_data, batch_size) < 1 or not (budget := of_fit(num_data, batch_size)).is_of_few_data:
         return {}
-    return {
-        "epochs": FIT.num_epochs(num_data, batch_size),
-        "pretrain_epochs": PRETRAINING.num_epochs(num_data, batch_size),
-        "initial_keep_probability": START,
-        "gate_learning_rate": GATE_RATE_OF_FEW,
-        "kl_warmup_epochs": 0 if given.get("kl_start") else FIT.warmup_epochs(num_data, batch_size),
-    }
+    start = {"kl_warmup_epochs": 0} if given.get("kl_start") else {}
+    return {**dataclasses.asdict(budget), "pretrain_epochs": epochs_of_pretraining(num_data, batch_size), **start}
 
 
 def _fits(value: Any, hint: Any) -> bool:

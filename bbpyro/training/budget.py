@@ -15,32 +15,45 @@ much it may be worth later. So that it is not given up before, a training of few
 import math
 from dataclasses import dataclass
 
+_MIN_STEPS, _MIN_STEPS_OF_PRETRAINING = 8000, 500
+
 
 @dataclass(frozen=True)
 class Budget:
-    """At least so many epochs, and at least so many steps.
+    """What :func:`bbpyro.fit` and the command do where nobody says; these are of many data.
 
     Attributes:
-        epochs: passes over the data.
-        steps: minibatches.
+        epochs: of SVI.
+        initial_keep_probability: E[π] where gates begin that were given no start; None for the source's.
+        kl_warmup_epochs: over which the weight of the KL goes from 0 to 1.
+        gate_learning_rate: Adam's, for a and b of the gates.
     """
 
-    epochs: int
-    steps: int
+    epochs: int = 60
+    initial_keep_probability: float | None = None
+    kl_warmup_epochs: int = 0
+    gate_learning_rate: float = 0.01
 
-    def num_epochs(self, num_data: int, batch_size: int) -> int:
-        """How many epochs these make of so many data."""
-        return max(self.epochs, math.ceil(self.steps / math.ceil(num_data / batch_size)))
-
-    def finds_few(self, num_data: int, batch_size: int) -> bool:
-        """Whether it is the steps that decide."""
-        return self.num_epochs(num_data, batch_size) > self.epochs
-
-    def warmup_epochs(self, num_data: int, batch_size: int) -> int:
-        """A twentieth of the epochs where data are few, else none."""
-        return -(-self.num_epochs(num_data, batch_size) // 20) if self.finds_few(num_data, batch_size) else 0
+    @property
+    def is_of_few_data(self) -> bool:
+        """Whether it is the number of steps that decides."""
+        return self != MANY
 
 
-PRETRAINING = Budget(epochs=10, steps=500)
-FIT = Budget(epochs=60, steps=8000)
-GATE_RATE, GATE_RATE_OF_FEW = 0.01, 0.03
+MANY = Budget()
+
+
+def of_fit(num_data: int, batch_size: int) -> Budget:
+    """What `fit` does with so many data."""
+    epochs = _epochs(num_data, batch_size, _MIN_STEPS)
+    return MANY if epochs <= MANY.epochs else Budget(epochs, 0.5, math.ceil(epochs / 20), 0.03)
+
+
+def epochs_of_pretraining(num_data: int, batch_size: int) -> int:
+    """Epochs of the plain network, before SVI: 10, or as many as make 500 steps."""
+    return max(10, _epochs(num_data, batch_size, _MIN_STEPS_OF_PRETRAINING))
+
+
+def _epochs(num_data: int, batch_size: int, steps: int) -> int:
+    """How many make so many steps."""
+    return math.ceil(steps / math.ceil(num_data / batch_size))

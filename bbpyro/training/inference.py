@@ -33,7 +33,7 @@ from bbpyro.likelihoods import Categorical, Likelihood
 from bbpyro.model import BetaBernoulliNetwork
 from bbpyro.nests import Nest
 from bbpyro.training import parallel
-from bbpyro.training.budget import FIT, GATE_RATE, GATE_RATE_OF_FEW, PRETRAINING
+from bbpyro.training.budget import MANY, epochs_of_pretraining, of_fit
 from bbpyro.training.epochs import (
     Epochs,
     Learner,
@@ -168,15 +168,13 @@ def fit(
     check_data(bnn, bnn.likelihood, x, y, bnn.num_data)
     check_held_out(bnn, bnn.likelihood, held_out)
     check_batch_norm(bnn, len(y), batch_size)
-    is_few = num_epochs is None and FIT.finds_few(len(y), batch_size)
+    budget = MANY if num_epochs else of_fit(len(y), batch_size)
     if kl_warmup_epochs is None:
-        kl_warmup_epochs = FIT.warmup_epochs(len(y), batch_size) if is_few and kl_start == 0 else 0
-    if is_few and resume_from is None:
+        kl_warmup_epochs = budget.kl_warmup_epochs if kl_start == 0 else 0
+    if budget.is_of_few_data and resume_from is None:
         for gate in bnn.gates.values():
             gate.begin_uniform()
-    if gate_learning_rate is None:
-        gate_learning_rate = GATE_RATE_OF_FEW if is_few else GATE_RATE
-    num_epochs = num_epochs or FIT.num_epochs(len(y), batch_size)
+    gate_learning_rate, num_epochs = gate_learning_rate or budget.gate_learning_rate, num_epochs or budget.epochs
     starts = kl_starts(bnn, kl_warmup_epochs, kl_start)
     check_choice("schedule", schedule, SCHEDULES)
     check_choice("elbo", elbo, ELBOS)
@@ -360,7 +358,7 @@ def pretrain(
     check_data(net, likelihood, x, y)
     check_held_out(net, likelihood, held_out)
     check_batch_norm(net, len(y), batch_size)
-    num_epochs = num_epochs or PRETRAINING.num_epochs(len(y), batch_size)
+    num_epochs = num_epochs or epochs_of_pretraining(len(y), batch_size)
     check_choice("schedule", schedule, SCHEDULES)
     check_choice("precision", precision, PRECISIONS)
     trained = of_plain_network(net, likelihood, x, y, learning_rate, weight_decay)
