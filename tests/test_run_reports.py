@@ -154,6 +154,7 @@ GOOD = {"mean_mask": {"error": 0.1}, "kept": {"fc1.gate": 3}, "plain_error": 0.2
         ({}, ""),
         ({"mean_mask": {"error": 0.75}}, "the network is no better than the most frequent class: its error is 75.00%"),
         ({"kept": {"fc1.gate": 3, "fc2.gate": 0}}, "no unit is left on the input of fc2, so every answer is the same"),
+        ({"mean_mask": {"error": 0.0}, "majority_error": 0.0}, ""),  # held out is that class alone
         ({"mean_mask": {"error": 0.8}}, "that of the plain network 20.00%, that of the most frequent class 75.00%"),
     ],
 )

@@ -248,19 +248,23 @@ def recipe(network: str, given: Mapping[str, Any] | None = None) -> TrainConfig:
 
 
 def _of_few_data(given: Mapping[str, Any]) -> dict[str, Any]:
-    """What :func:`bbpyro.fit` does of itself where a .npz file has few data; nothing where epochs are asked for."""
+    """What `pretrain`, and `fit` unless epochs are asked for, do of themselves where a .npz file has few data."""
     dataset, points = str(given.get("dataset", "")), (given.get("points") or {}).values()
-    if not dataset.endswith(".npz") or any("epochs" in each for each in (given, given.get("vary") or {}, *points)):
+    if not dataset.endswith(".npz"):
         return {}
     batch_size, held_out = (given.get(name, getattr(Settings, name)) for name in ("batch_size", "validation_size"))
     in_file = data.num_training_data(Path(dataset))
     if in_file is None or not all(isinstance(size, int) for size in (batch_size, held_out)):
         return {}  # to load and to check them says what is wrong
     num_data = in_file - held_out
-    if min(num_data, batch_size) < 1 or not (budget := of_fit(num_data, batch_size)).is_of_few_data:
+    if min(num_data, batch_size) < 1:
         return {}
-    start = {"kl_warmup_epochs": 0} if given.get("kl_start") else {}
-    return {**dataclasses.asdict(budget), "pretrain_epochs": epochs_of_pretraining(num_data, batch_size), **start}
+    of_few: dict[str, Any] = {"pretrain_epochs": epochs_of_pretraining(num_data, batch_size)}
+    budget = of_fit(num_data, batch_size)
+    if budget.is_of_few_data and not any("epochs" in each for each in (given, given.get("vary") or {}, *points)):
+        of_few |= dataclasses.asdict(budget)
+        of_few |= {"kl_warmup_epochs": 0} if given.get("kl_start") else {}
+    return of_few
 
 
 def _fits(value: Any, hint: Any) -> bool:

@@ -100,7 +100,7 @@ def collapse(scores: Mapping[str, Any]) -> str:
     if empty:
         places = [f"{side} of {', '.join(layers)}" for side, layers in empty.items()]
         what = f"no unit is left on the {' or the '.join(places)}, so every answer is the same"
-    elif majority is not None and error >= majority:
+    elif majority and error >= majority:  # of data of that class alone nothing can be said
         what = "the network is no better than the most frequent class"
     else:
         return ""

@@ -164,6 +164,7 @@ def fit(
     check_settings(1 if num_epochs is None else num_epochs, batch_size, *rates)
     check_is("bnn", bnn, BetaBernoulliNetwork)
     check_is("shed", shed, bool)
+    check_is("kl_warmup_epochs", kl_warmup_epochs, int | None)
     check_is("resume_from", resume_from, TrainingState | None)
     check_data(bnn, bnn.likelihood, x, y, bnn.num_data)
     check_held_out(bnn, bnn.likelihood, held_out)
@@ -171,14 +172,14 @@ def fit(
     budget = MANY if num_epochs else of_fit(len(y), batch_size)
     if kl_warmup_epochs is None:
         kl_warmup_epochs = budget.kl_warmup_epochs if kl_start == 0 else 0
-    if budget.is_of_few_data and resume_from is None:
-        for gate in bnn.gates.values():
-            gate.begin_uniform()
     gate_learning_rate, num_epochs = gate_learning_rate or budget.gate_learning_rate, num_epochs or budget.epochs
     starts = kl_starts(bnn, kl_warmup_epochs, kl_start)
     check_choice("schedule", schedule, SCHEDULES)
     check_choice("elbo", elbo, ELBOS)
     check_choice("precision", precision, PRECISIONS)
+    if budget.is_of_few_data and resume_from is None:
+        for gate in bnn.gates.values():
+            gate.begin_uniform()
 
     trained = of_network(bnn, x, y, learning_rate, gate_learning_rate)
     warmup, score, together = KLWarmup(starts), Scorecard(), parallel.Together(trained.stored.values())
@@ -311,6 +312,7 @@ def kl_starts(
     named = dict(kl_start) if isinstance(kl_start, Mapping) else {"*": kl_start}
     starts: dict[str, float] = {}
     for name, start in named.items():
+        check_is("kl_start", start, float | int)
         if not 0 <= start <= 1e6:
             raise ValueError(f"kl_start is {start}, wanted a number from 0 to 1e6")
         if start and kl_warmup_epochs < 2:
