@@ -10,6 +10,7 @@ from torch import nn
 import bbpyro
 from bbpyro.training import FitWarning
 from bbpyro.training.budget import MANY, Budget, epochs_of_pretraining, of_fit
+from bbpyro.training.inference import _remedy
 from bbpyro.training.judging import Judge
 
 N = 600
@@ -97,7 +98,7 @@ def test_what_has_lost_its_units_is_told_with_their_layers(network):
     only_keep(bnn, at_0=1)
     told = judge.verdict(start)
     assert told.startswith("the network ends clearly worse than it began: on training data NLL 0.")
-    assert "wrong by the mean mask, NLL 0." in told and "at the start. Units left: 1 of 6 on 0" in told
+    assert "wrong) by the mean mask, NLL 0." in told and "at the start. Units left: 1 of 6 on 0" in told
 
 
 @pytest.mark.parametrize("start_is_known", [True, False])
@@ -110,7 +111,7 @@ def test_a_layer_that_is_dead_leaves_the_most_frequent_class(network, start_is_k
         bnn.net[2].bias.copy_(torch.bincount(LABELS).log())  # as training would have it
     told = judge.verdict(start)
     assert told.startswith("the network is right no more often than the most frequent class: on training data NLL 1.38")
-    assert f"{1 - MAJORITY:.2%} wrong by the mean mask" in told and "Units left: 0 of 16 on 2" in told
+    assert f"({1 - MAJORITY:.2%} wrong) by the mean mask" in told and "Units left: 0 of 16 on 2" in told
     assert ("at the start" in told) == start_is_known
 
 
@@ -338,7 +339,22 @@ def test_fit_warns_once_where_the_caller_is(network):
     assert sum(int(gate.kept().sum()) for gate in bnn.gates.values()) < 8
     assert len(warned) == 1 and warned[0].filename == __file__
     told = str(warned[0].message)
-    assert "clearly worse" in told and "kl_warmup_epochs" in told
+    assert "clearly worse" in told and "to leave num_epochs out: so few data take 1,334" in told
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"kl_start": 40, "kl_warmup_epochs": 4}, "What may help: a smaller kl_start. By held_out="),
+        ({"held_out": (X, LABELS)}, "gates that begin at E[π] = 0.5"),
+    ],
+)
+def test_what_may_help_is_what_was_not_done(network, options, said):
+    _, warned = rushed(network, **options)
+    told = str(warned[0].message)
+    assert said in told and ("By held_out=" in told) == ("held_out" not in options)
+    assert _remedy(MANY, 60, 0.0, False).endswith("a longer kl_warmup_epochs, or a smaller network")
+    assert _remedy(of_fit(600, 100), 1400, 0.0, False) == _remedy(MANY, 60, 0.0, False)
 
 
 def test_fit_does_not_warn_where_all_is_well(network):

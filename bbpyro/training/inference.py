@@ -33,7 +33,7 @@ from bbpyro.likelihoods import Categorical, Likelihood
 from bbpyro.model import BetaBernoulliNetwork
 from bbpyro.nests import Nest
 from bbpyro.training import parallel
-from bbpyro.training.budget import MANY, epochs_of_pretraining, of_fit
+from bbpyro.training.budget import MANY, Budget, epochs_of_pretraining, of_fit
 from bbpyro.training.epochs import (
     Epochs,
     Learner,
@@ -56,12 +56,6 @@ from bbpyro.training.judging import FitWarning, Judge
 from bbpyro.training.lean_elbo import LeanTraceELBO
 from bbpyro.training.shedding import Shedding
 from bbpyro.training.trained import left_as_it_was, of_network, of_plain_network
-
-_REMEDY = (
-    "What may help: few data want many epochs and a start at E[π] = 0.5, which fit() and insert_dropout() give them by "
-    "default; else a smaller gate_learning_rate, kl_warmup_epochs, or, of a deep network, "
-    "insert_dropout(net, initial_keep_probability=0.95). By held_out=(x, y) it is judged on data of their own"
-)
 
 ELBOS = {"trace": LeanTraceELBO, "mean-field": TraceMeanField_ELBO}
 
@@ -224,7 +218,8 @@ def fit(
         history = epochs.run(trainee, trained, report, state)
         verdict = judge.verdict(state.start)
     if verdict and processes.is_first():
-        warnings.warn(f"{verdict}. {_REMEDY}", FitWarning, stacklevel=3)
+        remedy = _remedy(of_fit(len(y), batch_size), num_epochs, max(starts.values(), default=0.0), held_out is None)
+        warnings.warn(f"{verdict}. {remedy}", FitWarning, stacklevel=3)
     return history
 
 
@@ -301,6 +296,25 @@ def elbo(bnn: BetaBernoulliNetwork, x: Nest, y: Tensor, batch_size: int = 1000) 
             poutine.replay(bnn.model, trace=poutine.trace(bnn.guide).get_trace(*data))(*data)
     kl = sum(kl.item() for kl in bnn.kl().values()) + bnn.weights_kl().item()
     return -score.take()["train_nll"] - kl / bnn.num_data
+
+
+def _remedy(by_default: Budget, num_epochs: int, kl_start: float, is_of_training: bool) -> str:
+    """What may help where a network ends worse than it began.
+
+    Args:
+        by_default: what fit() does with as many data.
+        num_epochs: what it did.
+        kl_start: the largest weight that a gate's KL began with.
+        is_of_training: whether it was judged by the data of training.
+    """
+    if kl_start > 1:
+        what = "a smaller kl_start"
+    elif by_default.is_of_few_data and num_epochs < by_default.epochs:
+        what = f"to leave num_epochs out: so few data take {by_default.epochs:,}, and gates that begin at E[π] = 0.5"
+    else:
+        what = "insert_dropout(net, initial_keep_probability=0.95), a longer kl_warmup_epochs, or a smaller network"
+    judged = ". By held_out=(x, y) it is judged on data of their own" if is_of_training else ""
+    return f"What may help: {what}{judged}"
 
 
 def kl_starts(

@@ -79,7 +79,7 @@ class _Scores:
     def told(self) -> str:
         """In words."""
         what = f"{self.rate:.2%} wrong" if self.are_labels else f"RMSE {math.sqrt(self.rate):.4g}"
-        return f"NLL {self.nll.mean().item():.4f}" + ("" if math.isnan(self.rate) else f", {what}")
+        return f"NLL {self.nll.mean().item():.4f}" + ("" if math.isnan(self.rate) else f" ({what})")
 
 
 class Judge:
@@ -165,9 +165,11 @@ class Judge:
         fewest = sorted((pair for pair in counts.items() if pair[1][0] < pair[1][1]), key=lambda pair: pair[1])
         if not fewest:
             return "All units are left"
+        told = dict(fewest[:_NUM_NAMED])
         named = [
             f"{kept} of {total} on {name.removesuffix('gate').removesuffix('.') or 'the network'}"
-            for name, (kept, total) in fewest[:_NUM_NAMED]
+            for name, (kept, total) in counts.items()
+            if name in told
         ]
         others = f", and more on {len(fewest) - _NUM_NAMED} other layers" if len(fewest) > _NUM_NAMED else ""
         return f"Units left: {', '.join(named)}{others}"
