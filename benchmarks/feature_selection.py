@@ -1,7 +1,7 @@
 """Which inputs bbpyro finds in small tables, by its defaults, beside the lasso, a forest and stochastic gates.
 
     python benchmarks/feature_selection.py --output table.csv --jobs 2              # all, 5 seeds: some hours of a core
-    python benchmarks/feature_selection.py --problems 'xor2*' wine --seeds 1 --output short.csv
+    python benchmarks/feature_selection.py --problems xor2-1000 --seeds 1 --output short.csv        # some minutes
     python benchmarks/feature_selection.py --report table.csv --docs docs/feature_selection.md     # of what is there
 
 It needs scikit-learn (pip install scikit-learn), which makes the problems (see feature_problems.py) and ships the real
@@ -252,11 +252,11 @@ def _targets(table: pd.DataFrame) -> list[str]:
     knows = plain["error"].fillna(plain["loss"]) < 0.9 * plain["chance"]
     large = ours[(ours["num_data"] >= 1000) & knows.reindex(ours.index) & ours["relevant"].notna()]
     lost = large[large["found"] < large["relevant"]]
-    names = "".join(f", {name} of seed {seed}" for name, seed in lost.index)
+    names = ", ".join(f"{name} of seed {seed}" for name, seed in sorted(lost.index))
     worse = ours[ours["loss"] > 1.05 * plain["loss"].reindex(ours.index)]
     silent = worse[worse["warning"].isna()]
-    told = "".join(
-        f", {name} of seed {seed} ({plain.loc[(name, seed), 'loss']:.4f} to {row['loss']:.4f})"
+    told = ", ".join(
+        f"{name} of seed {seed}, {plain.loc[(name, seed), 'loss']:.4f} to {row['loss']:.4f}"
         for (name, seed), row in silent.iterrows()
     )
     chosen = gates.index.intersection(ours.index)
@@ -264,20 +264,21 @@ def _targets(table: pd.DataFrame) -> list[str]:
     return [
         f"Relevant inputs lost where N >= 1,000 and the plain network beats chance (its error is below nine tenths of "
         f"it): {int((lost['relevant'] - lost['found']).sum())} of {int(large['relevant'].sum())}, in {len(lost)} of "
-        f"{len(large)} trainings{names}.",
+        f"{len(large)} trainings" + (f" ({names})." if names else "."),
         f"Irrelevant inputs kept, all problems and seeds: {kept} by bbpyro, {others} by stochastic gates, of "
         f"{int(ours.loc[chosen, 'irrelevant'].sum())}.",
         f"Held-out loss more than 5% above the plain network's: {len(worse)} of {len(ours)} trainings, "
-        f"{len(silent)} of them without fit's warning{told}.",
+        f"{len(silent)} of them without fit's warning" + (f" ({told})." if told else "."),
     ]
 
 
 INTRODUCTION = """# Which inputs are found in small tables
 
-Written by `python benchmarks/feature_selection.py --report {csv} --docs {docs}`; what the methods and the columns are
-says [the script](../benchmarks/feature_selection.py), what the problems are
-[feature_problems.py](../benchmarks/feature_problems.py). {seeds} seeds; found and kept: relevant inputs found, and
-irrelevant ones kept, of all in these seeds; losses are means.
+`python benchmarks/feature_selection.py --output {csv}` trains what is in this page, and with
+`--report {csv} --docs {docs}` in its place writes it. [The script](../benchmarks/feature_selection.py) says what the
+methods are, [feature_problems.py](../benchmarks/feature_problems.py) what the problems are. {seeds} seeds. Found: relevant
+inputs that are kept. Kept: irrelevant inputs that are kept, the fewer the better. Both are sums over the seeds, losses
+means. Units left: of bbpyro's three layers. Warned: how often fit warned that the network ends worse than it began.
 
 """
 

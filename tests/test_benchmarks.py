@@ -176,7 +176,7 @@ def test_the_table_of_small_tables_says_what_was_lost(tmp_path: Path, capsys: py
     printed = capsys.readouterr().out
     assert printed.strip() in docs.read_text(encoding="utf-8")
     assert "| xor2-1000 | 1,000 | 3 of 4 | 4 of 4 |" in printed and "| 2-4-6 | 1 of 2 |" in printed
-    assert "1 of 4, in 1 of 2 trainings, xor2-1000 of seed 1." in printed
+    assert "1 of 4, in 1 of 2 trainings (xor2-1000 of seed 1)." in printed
     assert "2 by bbpyro, 6 by stochastic gates, of 36." in printed
     assert "1 of 2 trainings, 0 of them without fit's warning." in printed
     script.main(["--output", str(output), "--problems", "xor2-1000", "--seeds", "2"])  # nothing is left to do
