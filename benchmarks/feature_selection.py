@@ -276,9 +276,11 @@ INTRODUCTION = """# Which inputs are found in small tables
 
 `python benchmarks/feature_selection.py --output {csv}` trains what is in this page, and with
 `--report {csv} --docs {docs}` in its place writes it. [The script](../benchmarks/feature_selection.py) says what the
-methods are, [feature_problems.py](../benchmarks/feature_problems.py) what the problems are. {seeds} seeds. Found: relevant
-inputs that are kept. Kept: irrelevant inputs that are kept, the fewer the better. Both are sums over the seeds, losses
-means. Units left: of bbpyro's three layers. Warned: how often fit warned that the network ends worse than it began.
+methods are, [feature_problems.py](../benchmarks/feature_problems.py) what the problems are.
+
+{seeds} seeds. Found: relevant inputs that are kept. Kept: irrelevant inputs that are kept, the fewer the better. Both
+are sums over the seeds, losses means. Units left: of bbpyro's three layers. Warned: how often fit warned that the
+network ends worse than it began.
 
 """
 

@@ -162,6 +162,8 @@ class Settings:
     def from_json(cls, settings: dict[str, Any]) -> Self:
         """The settings that :meth:`to_json` wrote; a ValueError names one that is unknown or of a wrong type."""
         hints = typing.get_type_hints(cls)
+        if isinstance(settings.get("kl_start"), dict):  # a table in TOML
+            settings = {**settings, "kl_start": list(settings["kl_start"].items())}
         for name, value in settings.items():
             if name not in hints:
                 raise ValueError(f"unknown setting {name!r}, wanted one of {', '.join(hints)}")
@@ -291,6 +293,7 @@ def _describe(hint: Any) -> str:
         return f"one of {', '.join(typing.get_args(hint))}"
     if typing.get_origin(hint) is tuple:
         is_text = typing.get_args(hint)[0] is str
-        return 'texts such as ["Jeffreys", "Beta(1e-4, 1)"]' if is_text else 'pairs such as [["conv*", 40.0]]'
+        texts, pairs = 'texts such as ["Jeffreys", "Beta(1e-4, 1)"]', 'pairs such as [["conv*", 40.0]], or such a table'
+        return texts if is_text else pairs
     options = [option for option in typing.get_args(hint) or (hint,) if option is not types.NoneType]
     return {bool: "true or false", int: "a whole number", float: "a number", str: "a text", Path: "a path"}[options[0]]
