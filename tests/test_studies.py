@@ -449,6 +449,20 @@ def test_an_altered_study_is_refused(study: studies.Study) -> None:
         studies.load(study.folder)
 
 
+@pytest.mark.parametrize("made_from", [5, None, [1], "x", {PRIORS[0]: 5}, {PRIORS[1]: None}, {"another": [1]}])
+def test_a_study_whose_origins_were_altered_is_refused(
+    study: studies.Study, made_from: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = study.folder / "study.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "made_from": made_from}))
+    for go_on in (studies.load, studies.train, lambda folder: bbpyro.compare(study.config, folder=folder)):
+        with pytest.raises(CheckpointError, match=r"study.json was altered, .* \(made_from is "):
+            go_on(study.folder)
+    with pytest.raises(SystemExit) as status:
+        main(["compare", "--resume", str(study.folder)])
+    assert status.value.code == 2 and capsys.readouterr().err.count("\n") == 1
+
+
 def test_an_absent_cluster_library_says_what_to_install(
     npz: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -300,6 +300,10 @@ def test_a_setting_is_shared_or_varies() -> None:
             ["--vary", "kl-start", "fc*"],
             "kl_start is 'fc*', wanted names of gates and numbers such as 'conv* 40 fc* 6'",
         ),
+        (
+            ["--vary", "kl-start", "'a b"],
+            """kl_start is "'a b", wanted names of gates and numbers such as 'conv* 40 fc* 6'""",
+        ),
         (["--vary", "kl-start", "none", "x* 3", "--kl-warmup-epochs", "2"], "'x*' is none of the gates"),
         (["--config", "vary.toml"], "vary: epochs is 3, wanted a list of values"),
         (["--config", "both.toml"], "epochs: it has a value for all runs, and others in vary"),

@@ -232,8 +232,8 @@ def _typed(name: str, word: str) -> Any:
 
 
 def _pairs(word: str) -> list[list[Any]]:
-    parts = [] if word == "none" else shlex.split(word)
     try:
+        parts = [] if word == "none" else shlex.split(word)
         weights = [float(part) for part in parts[1::2]]
         return [[gate, weight] for gate, weight in zip(parts[::2], weights, strict=True)]
     except ValueError:

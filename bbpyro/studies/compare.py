@@ -156,11 +156,10 @@ def train(
 ) -> Study:
     """Train what is not trained yet of the study in a folder; arguments and errors are those of :func:`compare`."""
     check_workers(jobs, backend, address)
-    config = read_config(folder)
+    config, made_from = _read(folder)
     tasks = config.tasks()
     waiting = [name for name, run in tasks.items() if task.result(folder / "runs" / name, run) is None]
     here = os.getpid(), Path.cwd()
-    made_from = _made_from(folder)
     calls = [
         joblib.delayed(task.perform)(
             folder.absolute() / "runs" / name,
@@ -220,11 +219,22 @@ def read_config(folder: Path) -> StudyConfig:
         CheckpointError: there is none, or its study.json was altered.
         ValueError: a module of the user's that it names cannot be imported from here.
     """
+    return _read(folder)[0]
+
+
+def _read(folder: Path) -> tuple[StudyConfig, dict[str, dict[str, Any]]]:
+    """What study.json holds: the settings, and what the runs are made from, as :func:`_check_origins` found it."""
     path = folder / CONFIG
     if not is_study(folder):
         raise CheckpointError(f"{folder} is no bbpyro study: it has no {CONFIG}")
     try:
-        config = StudyConfig.from_json(runs.as_written(json.loads(path.read_text(encoding="utf-8"))["config"]))
+        description = json.loads(path.read_text(encoding="utf-8"))
+        config, made_from = (
+            StudyConfig.from_json(runs.as_written(description["config"])),
+            description.get("made_from", {}),
+        )
+        if not isinstance(made_from, dict) or not all(isinstance(each, dict) for each in made_from.values()):
+            raise ValueError(f"made_from is {made_from!r}, wanted a table for each setting")
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise _altered(path, error) from None
     try:
@@ -235,7 +245,7 @@ def read_config(folder: Path) -> StudyConfig:
         config.validate()
     except ValueError as error:
         raise _altered(path, error) from None
-    return config
+    return config, made_from
 
 
 def _altered(path: Path, error: Exception) -> CheckpointError:
@@ -283,15 +293,17 @@ def prepare(
     config.validate()
     if folder.exists() and not is_study(folder) and not _is_empty(folder):
         raise ValueError(f"study folder {folder} is no study; choose another")
+    noted: dict[str, dict[str, Any]] = {}
     if is_study(folder):
-        config = read_config(folder).extended_by(config)
-    made_from = _check_origins(folder, config, jobs, note)
+        was, noted = _read(folder)
+        config = was.extended_by(config)
+    made_from = _check_origins(folder, config, noted, jobs, note)
     folder.mkdir(parents=True, exist_ok=True)
     with filelock.FileLock(folder / ".lock"):
         checkpoint.clear_unfinished(folder, CONFIG)
         if is_study(folder):  # by now
-            config = read_config(folder).extended_by(config)
-            made_from = {**_made_from(folder), **made_from}
+            was, noted = _read(folder)
+            config, made_from = was.extended_by(config), {**noted, **made_from}
         config = config.canonical()
         description = {"format": checkpoint.FORMAT, "bbpyro": __version__, "made_from": made_from}
         checkpoint.write_json(folder / CONFIG, {**description, "config": config.to_json()})
@@ -305,16 +317,22 @@ def _is_empty(folder: Path) -> bool:
 
 
 def _check_origins(
-    folder: Path, config: StudyConfig, jobs: int, note: Callable[[str], object] | None
-) -> dict[str, Any]:
+    folder: Path,
+    config: StudyConfig,
+    noted: Mapping[str, Mapping[str, Any]],
+    jobs: int,
+    note: Callable[[str], object] | None,
+) -> dict[str, dict[str, Any]]:
     """What the runs of each prior are made from now; refuse what all of them would fail of, and what has changed.
+
+    It is by :func:`_origin`, as what was `noted` when the study was last started.
 
     Raises:
         ValueError: a setting does not fit, or data, weights or a module of the user's are not those that runs of the
             study were made from.
     """
-    made_from: dict[str, Any] = {}
-    noted, tasks = _made_from(folder), config.tasks()
+    made_from: dict[str, dict[str, Any]] = {}
+    tasks = config.tasks()
     dataset, loaded = None, None
     for name, run in sorted(tasks.items(), key=lambda task: str(_data_of(task[1]))):  # each data set is loaded once
         if loaded != _data_of(run):
@@ -341,13 +359,6 @@ def _data_of(run: runs.TrainConfig) -> tuple[Any, ...]:
 def _origin(config: StudyConfig, name: str, run: runs.TrainConfig) -> str:
     """Under what the study keeps what a run is made from, which is the same for all seeds."""
     return name.rpartition("seed-")[0] if config.is_product else run.prior
-
-
-def _made_from(folder: Path) -> dict[str, Any]:
-    """What :func:`_check_origins` found when the study was last started, by :func:`_origin`."""
-    if not is_study(folder):
-        return {}
-    return dict(json.loads((folder / CONFIG).read_text(encoding="utf-8")).get("made_from", {}))
 
 
 def _log(folder: Path, name: str) -> Path:
