@@ -169,6 +169,34 @@ def test_a_point_with_a_prior_of_its_own_is_there_once_whatever_the_studys_prior
     assert list(chosen.tasks()) == ["uniform/a/seed-0", "beta-0.0001-1/b/seed-0", "jeffreys/a/seed-0"]
 
 
+def test_a_point_with_the_prior_of_the_study_is_trained_once() -> None:
+    twice = {"a": {"gate_learning_rate": 0.05}, "c": {"gate_learning_rate": 0.05, "prior": "Beta(1e-4,1)"}}
+    told = "points: a and c have the same settings; leave one of them out"
+    for own in ({}, {"prior": ["Beta(1e-4, 1)"]}, {"prior": ["Jeffreys", PRIOR], "vary": {"epochs": [1, 2]}}):
+        with pytest.raises(ValueError, match=told):
+            config(points=twice, **own).validate()
+    apart = config(points=twice, prior=["Jeffreys"])
+    apart.validate()
+    assert len(apart.candidates()) == 2
+    with pytest.raises(ValueError, match=told):  # nor does it become so as a prior is added
+        apart.extended_by(config(points=twice, prior=["Jeffreys", PRIOR]))
+
+
+def test_priors_that_differ_in_case_alone_are_two(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "two_cases.py").write_text("from bbpyro.priors import Beta\nPri, pri = Beta(0.1, 1), Beta(0.2, 1)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    names = ["two_cases:Pri", "two_cases:pri"]
+    found = {name: run.prior for name, run in config(prior=names, seeds=1).tasks().items()}
+    assert found == {"two_cases-pri/seed-0": names[0], "two_cases-pri-2/seed-0": names[1]}
+    points = {"a": {}, "b": {"prior": names[1], "epochs": 2}}
+    before = config(prior=names[:1], points=points, seeds=1)
+    after = before.extended_by(config(prior=names, points=points, seeds=1)).tasks()
+    assert list(before.tasks()) == ["two_cases-pri/a/seed-0", "two_cases-pri/b/seed-0"]
+    assert after == before.tasks() | {"two_cases-pri-2/a/seed-0": after["two_cases-pri-2/a/seed-0"]}  # none moves
+    with pytest.raises(ValueError, match="prior: two_cases:pri and two_cases:pri are the same"):
+        config(prior=[*names, names[1]]).validate()
+
+
 def test_without_a_prior_there_is_one_where_something_else_is_compared() -> None:
     assert config().prior == StudyConfig.prior and len(StudyConfig.prior) == 3
     assert config(vary={"epochs": [1, 2]}).prior == (PRIOR,) == config(points=POINTS).prior
@@ -257,9 +285,15 @@ def test_what_cannot_vary_is_named(npz: str, tmp_path: Path, vary: Any, mention:
         ({"..": {}}, "points: '..' is no name"),
         ({"tight": {"batch-size": 1, "batch_size": 2}}, "points: tight: batch_size is there twice"),
         ({"a": {"epochs": 2}, "b": {"epochs": 2}}, "points: a and b have the same settings"),
+        ({"a": {"epochs": 2}, "b": {"epochs": 2, "prior": "Uniform"}}, "points: a and b have the same settings"),
+        ({"b": {"epochs": 2, "prior": "Jeffreys"}, "a": {"epochs": 2}}, "points: b and a have the same settings"),
+        (
+            {"a": {"weight_prior": "Laplace(1)"}, "b": {"weight_prior": "Laplace(1.0)", "prior": "Jeffreys"}},
+            "points: a and b have the same settings",
+        ),
         ({"a": {"prior": "Jeffreys"}}, "prior: each point has its own, so leave out Uniform.. and Jeffreys.."),
         ({"a": {"threshold": 0.1}}, "points: a has threshold, which is in vary too"),
-        ({"a": {"prior": "Bta(1)"}, "b": {}}, "there is no Bta"),
+        ({"a": {"prior": "Bta(1)"}, "b": {}}, "prior: .Bta.1..: there is no Bta"),
         ({"a": {"epochs": 0}}, "epochs is 0"),
         (["tight"], "points: it is .*, wanted a table"),
     ],

@@ -147,13 +147,13 @@ def axis(name: str, values: Sequence[Any]) -> list[Value]:
     names = [shown(name, value) for value in values]
     names = [n if names.count(n) == 1 else text(name, value) for n, value in zip(names, values, strict=True)]
     pieces = [_slug_of(name, value) for value in values]
-    slugs = [f"{name.replace('_', '-')}={piece}" for piece in _distinct(pieces)]
+    slugs = [f"{name.replace('_', '-')}={piece}" for piece in distinct(pieces)]
     return [Value({name: value}, n, each) for value, n, each in zip(values, names, slugs, strict=True)]
 
 
 def axis_of_points(points: Mapping[str, Mapping[str, Any]]) -> list[Value]:
     """The points of a study, each called by its name."""
-    slugs = _distinct([slug(name)[: 2 * _MAX_SLUG] for name in points])
+    slugs = distinct([slug(name)[: 2 * _MAX_SLUG] for name in points])
     return [Value(own, name, each) for (name, own), each in zip(points.items(), slugs, strict=True)]
 
 
@@ -162,21 +162,21 @@ def slug(text: str) -> str:
     return re.sub(r"[^\w.+-]+", "-", text.replace("*", "all")).strip("-").lower()
 
 
-def _slug_of(name: str, value: Any) -> str:
-    return slug(Path(value).name if _is_file(value) else text(name, value))[:_MAX_SLUG].strip("-") or "value"
-
-
-def _is_file(value: Any) -> bool:
-    return isinstance(value, Path) or (isinstance(value, str) and value.endswith(".npz"))
-
-
-def _distinct(names: Sequence[str]) -> list[str]:
+def distinct(names: Sequence[str]) -> list[str]:
     """The names, numbered where one was there before; those before do not change as others are added."""
     found: list[str] = []
     for name in names:
         numbered = (name if i == 1 else f"{name}-{i}" for i in range(1, len(names) + 1))
         found.append(next(each for each in numbered if each not in found))
     return found
+
+
+def _slug_of(name: str, value: Any) -> str:
+    return slug(Path(value).name if _is_file(value) else text(name, value))[:_MAX_SLUG].strip("-") or "value"
+
+
+def _is_file(value: Any) -> bool:
+    return isinstance(value, Path) or (isinstance(value, str) and value.endswith(".npz"))
 
 
 def _setting(where: str, key: Any) -> str:
