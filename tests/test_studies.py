@@ -563,6 +563,10 @@ def test_a_study_that_is_there_lends_its_settings(study: studies.Study, capsys: 
         (["--jobs", "0"], "jobs is 0"),
         (["--resume", "nowhere"], "is no bbpyro study"),
         (["--resume", "nowhere", "--seeds", "9"], "leave out --seeds"),
+        (["--resume", "nowhere", "--seeds", "3"], "leave out --seeds"),
+        (["--resume=nowhere", "--seeds=3"], "leave out --seeds"),
+        (["--jobs", "1", "--resume", "nowhere", "--backend=processes", "--prior", "Jeffreys"], "leave out --prior"),
+        (["--resume", "nowhere", "--print-config"], "leave out --print-config"),
         (["--config", "nowhere.toml"], "is no file of settings"),
         (["--dataset", "nowhere.npz"], "nowhere.npz"),
     ],
@@ -572,7 +576,7 @@ def test_a_users_error_is_one_line_and_nothing_is_made(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as status:
-        main(["compare", "--study", "study", *flags] if "--resume" not in flags else ["compare", *flags])
+        main(["compare", "--study", "study", *flags] if "--resume" not in " ".join(flags) else ["compare", *flags])
     assert status.value.code == 2
     err = capsys.readouterr().err
     assert mention in err and err.count("\n") == 1
