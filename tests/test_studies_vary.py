@@ -17,7 +17,7 @@ from rich.console import Console
 import bbpyro
 from bbpyro import data, plots, priors, runs, studies
 from bbpyro.cli import main, report
-from bbpyro.studies import StudyConfig, tables
+from bbpyro.studies import StudyConfig, axes, tables
 
 PRIOR = "Beta(0.0001, 1)"
 SHORT: dict[str, Any] = {"pretrain_epochs": 1, "batch_size": 50}
@@ -496,6 +496,51 @@ def test_a_table_has_a_column_for_each_axis_of_more_than_one_value() -> None:
     assert invented(points=POINTS).table.index.names == ["point"]
     starts = invented(vary={"kl_start": [[], [["fc*", 6]]], "kl_warmup_epochs": [9]}).table
     assert list(starts.index) == ["none", "fc* 6"]
+
+
+@pytest.mark.parametrize(
+    "varied",
+    [
+        {"vary": {"elbo": ["trace", "mean-field"]}},
+        {"points": {"a": {"elbo": "trace"}, "b": {"elbo": "mean-field"}}, "prior": [PRIOR]},
+        {"vary": {"elbo": ["trace", "mean-field"], "threshold": [0.1, 0.2], "temperature": [0.1, 0.2]}, "seeds": 1},
+    ],
+)
+def test_a_setting_and_a_score_of_one_name_are_two_columns(varied: dict[str, Any], tmp_path: Path) -> None:
+    made = invented(**varied)
+    failed = list(made.config.tasks())[-1]
+    results = {name: {**found, "elbo": -65.95 - i} for i, (name, found) in enumerate(made.results.items())}
+    some = studies.Study(Path("study"), made.config, {k: v for k, v in results.items() if k != failed}, [])
+    some.failures.append(studies.Failure(failed, "RuntimeError: no", tmp_path / "log"))
+    for study in (studies.Study(Path("study"), made.config, results, []), some):
+        runs_of = study.runs
+        assert dict(zip(runs_of["run"], runs_of["setting elbo"], strict=True)) == {
+            name: run.elbo for name, run in study.config.tasks().items()
+        }
+        done = runs_of.dropna(subset="error")
+        assert list(done["elbo"]) == [result["elbo"] for result in study.results.values()]
+        table = study.table
+        assert len(table) == len(study.config.candidates())
+        assert list(table["runs"] + table["failed"]) == [study.config.seeds] * len(table)
+        for i in range(len(table)):  # rows are in the order of the runs
+            own = done[done["run"].isin(study.config.runs_of(study.config.candidates()[i]))]["elbo"]
+            assert table["elbo mean"].iloc[i] == pytest.approx(own.mean(), nan_ok=True)
+        text = tables.to_markdown(table, runs_of, [])
+        header = [cell.strip() for cell in text.splitlines()[0].split("|")[1:-1]]
+        assert header.count("ELBO") == 1 and header.count("setting elbo") == ("vary" in varied)
+        tables.write(tmp_path, table, runs_of, [])
+        columns = list(pd.read_csv(tmp_path / "table.csv").columns)
+        assert len(set(columns)) == len(columns) and columns[: len(table.index.names)] == table.index.names
+        assert printed(study)
+        labels = plots.error_macs(done, keys=study.config.keys).axes[0].get_legend_handles_labels()[1]
+        assert "points" in varied or any("elbo mean-field" in label for label in labels)
+
+
+def test_no_setting_has_a_column_of_something_else(made: studies.Study) -> None:
+    columns = {axes.column(name) for name in VALUES}
+    assert len(columns) == len(VALUES)
+    others = {"run", "prior", "point", "budget", "seed", "failed"}.union(*made.results.values())
+    assert columns & others == set()
 
 
 def test_the_printed_tables_fit_80_columns_and_name_every_row() -> None:

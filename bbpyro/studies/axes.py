@@ -14,6 +14,7 @@ import numpy as np
 
 from bbpyro import priors, runs
 from bbpyro.priors.spelled import is_path
+from bbpyro.studies import task
 
 FOLD = "validation_fold"
 _HINTS = typing.get_type_hints(runs.Settings)
@@ -140,6 +141,11 @@ def shown(name: str, value: Any) -> Any:
     if isinstance(value, int | float) and not isinstance(value, bool):
         return value
     return Path(value).name if _is_file(value) else text(name, value)
+
+
+def column(name: str) -> str:
+    """What the column of a setting is called beside the scores: by its name, unless that is a score's too."""
+    return f"setting {name}" if name in task.MEASURED else name
 
 
 def axis(name: str, values: Sequence[Any]) -> list[Value]:

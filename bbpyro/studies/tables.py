@@ -41,6 +41,7 @@ def by_run(config: StudyConfig, results: Mapping[str, Mapping[str, Any]], reason
     """A row for each run that ended or failed: what was compared, seed, scores, units kept, and what went wrong.
 
     What was compared: prior, point, each setting that is not the same in all runs, and, where that differs, the budget.
+    The column of a setting that a score has the name of is called "setting elbo".
     """
     rows = []
     candidates = config.candidates()
@@ -48,6 +49,7 @@ def by_run(config: StudyConfig, results: Mapping[str, Mapping[str, Any]], reason
     for each in candidates:
         settings = {name: axes.shown(name, getattr(each.config, name)) for name in config.compared}
         own = {key: each.shown[key] for key in ("prior", "point") if key in each.shown} | settings | dict(each.shown)
+        own = {axes.column(name): value for name, value in own.items()}
         own |= {"budget": each.budget} if is_budget else {}
         for name, run in config.runs_of(each).items():
             fold = {FOLD: run.validation_fold} if FOLD in config.vary else {}
