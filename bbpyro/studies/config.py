@@ -58,7 +58,7 @@ class StudyConfig(runs.Settings):
 
     @property
     def keys(self) -> list[str]:
-        """The columns that tell rows of its table apart: axes of more than one value; where there is none, the prior."""
+        """The columns that tell rows of its table apart: axes of more than one value; where none is, the prior."""
         is_shared = any("prior" not in own for own in self.points.values()) or not self.points
         sizes = {"prior": len(self.prior) if is_shared else 1, "point": len(self.points)}
         sizes |= {name: len(values) for name, values in self.vary.items() if name != FOLD}
