@@ -15,9 +15,10 @@ import pytest
 from rich.console import Console
 
 import bbpyro
-from bbpyro import data, plots, priors, runs, studies
+from bbpyro import data, plots, posterior, priors, runs, studies
 from bbpyro.cli import main, report
-from bbpyro.studies import StudyConfig, axes, tables
+from bbpyro.posterior import container
+from bbpyro.studies import StudyConfig, axes, figures, folder, tables
 
 PRIOR = "Beta(0.0001, 1)"
 SHORT: dict[str, Any] = {"pretrain_epochs": 1, "batch_size": 50}
@@ -483,6 +484,46 @@ def test_a_row_is_the_mean_of_its_folds(made: studies.Study) -> None:
     pd.testing.assert_frame_equal(read, table, check_dtype=False)
     names = {path.stem for path in (made.folder / "figures").iterdir()}
     assert names == {"error_macs", "kept_epochs", "priors_posteriors", "loo_compare"}
+
+
+def test_loo_is_compared_on_a_fold_that_every_setting_has(study: studies.Study) -> None:
+    rows = study.runs
+    lost = rows.loc[(rows["epochs"] == 1) & (rows["validation_fold"] == 0), "run"].item()
+    results = {name: result for name, result in study.results.items() if name != lost}
+    some = studies.Study(study.folder, study.config, results, [studies.Failure(lost, "no", study.folder / "log")])
+    data_of = {name: run.validation_fold for name, run in study.config.tasks().items()}
+    drawn = figures.draw(study.folder, some.runs, {k: v["total"] for k, v in results.items()}, data_of, ["epochs"])
+    found = sorted(line.get_xdata()[0] for line in drawn["loo_compare"].axes[0].lines if line.get_marker() == "o")
+    same = rows.loc[rows["validation_fold"] == 1, "run"]
+    loos = [posterior.loo(container.as_chains([study.folder / "runs" / run / "loo.nc"])) for run in same]
+    assert len(loos) == 2 and found == pytest.approx(sorted(posterior.elpd(loo) for loo in loos))
+    some.write()
+    assert (study.folder / "figures" / "loo_compare.png").is_file()
+    assert "loo_compare" not in (study.folder / "table.md").read_text()
+    apart = {k: v for k, v in results.items() if not ("epochs=2" in k and "fold-1" in k)}
+    assert len(apart) == 2
+    studies.Study(study.folder, study.config, apart, []).write()
+    assert not (study.folder / "figures" / "loo_compare.png").exists()
+    assert f"\n{figures.NO_LOO}\n" in (study.folder / "table.md").read_text()
+    studies.Study(study.folder, study.config, dict(list(apart.items())[:1]), []).write()  # with which none is compared
+    assert "loo_compare" not in (study.folder / "table.md").read_text()
+
+
+def test_data_are_the_same_only_where_all_that_decides_them_is() -> None:
+    def shared(**varied: Any) -> Any:
+        made = invented(**varied)
+        data_of = {name: folder.data_of(run) for name, run in made.config.tasks().items()}
+        return figures.shared_data(made.runs, data_of, made.config.keys)
+
+    held_out = {"validation_size": 20}
+    assert shared(points={"a": {"validation_fold": 0}, "b": {"validation_fold": 1}}, **held_out) == []
+    assert shared(vary={"dataset": ["a/bars.npz", "b/bars.npz"]}) == []
+    assert shared(points={"a": {"dataset": "a/bars.npz"}, "b": {"dataset": "b/bars.npz"}}) == []
+    assert shared(vary={"validation_size": [20, 30]}) == []
+    assert shared(prior=[PRIOR]) is None
+    alike = {"a": {"epochs": 1, **held_out}, "b": {"epochs": 2, **held_out}}
+    assert [each[2:] for each in shared(points=alike)] == [(20, 0)]
+    assert [each[3] for each in shared(vary={"validation_fold": [1, 0]}, points=alike)] == [1, 0]
 
 
 def test_a_table_has_a_column_for_each_axis_of_more_than_one_value() -> None:
