@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import shutil
 import tomllib
 from pathlib import Path
@@ -284,6 +285,10 @@ def test_what_cannot_vary_is_named(npz: str, tmp_path: Path, vary: Any, mention:
         ({"tight": {"seed": 3}}, "points: tight: seed: .* --seeds"),
         ({"tight": 60}, "points: tight is 60, wanted a table of settings"),
         ({"..": {}}, "points: '..' is no name"),
+        ({"a\nb": {}}, r"points: 'a\\nb' is no name; wanted one line"),
+        ({"a\tb": {}}, r"points: 'a\\tb' is no name; wanted one line"),
+        ({"a\x1b[1mb": {}}, r"points: 'a\\x1b\[1mb' is no name; wanted one line"),
+        ({"a\u2028b": {}}, r"points: 'a\\u2028b' is no name; wanted one line"),
         ({"tight": {"batch-size": 1, "batch_size": 2}}, "points: tight: batch_size is there twice"),
         ({"a": {"epochs": 2}, "b": {"epochs": 2}}, "points: a and b have the same settings"),
         ({"a": {"epochs": 2}, "b": {"epochs": 2, "prior": "Uniform"}}, "points: a and b have the same settings"),
@@ -609,6 +614,27 @@ def test_points_are_told_below_the_table(tmp_path: Path) -> None:
     text = (tmp_path / "table.md").read_text()
     assert text.startswith("| point | budget | runs |") and all(f"\n{line}\n" in text for line in told)
     assert "\n| tight | 10 + 120 | 2 | 1.05% (1.00% - 1.10%) |" in text
+
+
+def test_a_name_stays_in_its_cell(tmp_path: Path) -> None:
+    names = {"a|b": {"epochs": 1}, "c\\|": {"epochs": 2}, "_x_": {"epochs": 3}}
+    made = invented(points=names, vary={"dataset": ["a|\nb.npz", "c.npz"]})
+    tables.write(tmp_path, made.table, made.runs, [], made.config.told)
+    header, _, *rows = [line for line in (tmp_path / "table.md").read_text().splitlines() if line.startswith("|")]
+    cells = [re.findall(r"(?:\\.|[^|\\])+", row[1:-1]) for row in (header, *rows)]
+    assert len(rows) == 6 and len({len(row) for row in cells}) == 1
+    unescaped = [[re.sub(r"\\(.)", r"\1", cell).strip() for cell in row[:2]] for row in cells[1:]]
+    assert unescaped == [[point, data_set] for point in names for data_set in ("a| b.npz", "c.npz")]
+    read = pd.read_csv(tmp_path / "table.csv")
+    assert list(read["point"].unique()) == list(names)
+
+
+def test_a_study_whose_names_are_no_plain_words_is_drawn(npz: str, tmp_path: Path) -> None:
+    names = {"up$^$x|": {"epochs": 1}, "_b": {"epochs": 2}}
+    own: dict[str, Any] = {"seeds": 1, "folder": tmp_path / "study", "progress": False, "dataset": npz, **SHORT}
+    made = bbpyro.compare([PRIOR], points=names, **own)
+    assert not made.failures and "\n| up$^$x\\| " in (tmp_path / "study" / "table.md").read_text()
+    assert len(list((tmp_path / "study" / "figures").glob("*.png"))) == 4
 
 
 def test_networks_of_other_layers_stand_in_one_table() -> None:

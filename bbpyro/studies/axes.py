@@ -74,6 +74,8 @@ def read_points(given: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     for name, settings in given.items():
         if not isinstance(name, str) or not re.search(r"\w", name):
             raise ValueError(f"points: {name!r} is no name; wanted one with a letter or a digit")
+        if not name.isprintable():
+            raise ValueError(f"points: {name!r} is no name; wanted one line, without tabs or other such characters")
         if not isinstance(settings, Mapping):
             raise ValueError(f"points: {name} is {settings!r}, wanted a table of settings, such as epochs = 60")
         where = f"points: {name}"

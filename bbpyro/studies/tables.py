@@ -1,5 +1,6 @@
 """The tables of a study: a row a run, and a row a setting with the mean and the range of its seeds."""
 
+import re
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -153,7 +154,7 @@ def to_markdown(table: pd.DataFrame, runs: pd.DataFrame, total: Sequence[int], t
     for key, row in table.iterrows():
         cells = [cell(row, score) for score in SCORES] if row["runs"] else [("", "")] * len(SCORES)
         shown = [f"{mean} ({span})" if row["runs"] > 1 else mean for mean, span in cells]
-        first, *others = settings_cells(key, row)
+        first, *others = map(_escaped, settings_cells(key, row))
         first = f"`{first}`" if table.index.names[0] == "prior" else first
         lines.append([f"{first}{sign(row)}", *others, f"{row['runs']:.0f}", *shown])
     text = "".join(f"| {' | '.join(line)} |\n" for line in lines) + f"\n{note(runs)}.\n"
@@ -164,6 +165,11 @@ def to_markdown(table: pd.DataFrame, runs: pd.DataFrame, total: Sequence[int], t
             f"\nfailed: {run}: {reason}\n" for run, reason in zip(failed["run"], failed["failed"], strict=True)
         )
     return text
+
+
+def _escaped(name: str) -> str:
+    """A name as a cell of a table in Markdown holds it."""
+    return re.sub(r"([\\|])", r"\\\1", " ".join(name.splitlines()))
 
 
 def write(
