@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 import tomllib
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -228,6 +229,51 @@ def test_folds_of_a_study_are_of_other_data_and_in_folders_of_their_own(made: st
         end = 80 - 20 * int("fold-1" in name)
         assert (run.config.epochs, len(run.svi_history)) == (int("epochs=2" in name) + 1,) * 2
         assert np.array_equal(run.dataset.x_test, whole.x[end - 20 : end]) and len(run.dataset.x) == 60
+
+
+FEW = "--epochs 8000 --initial-keep-probability 0.5 --kl-warmup-epochs 400 --gate-learning-rate 0.03"
+
+
+def test_a_study_whose_data_vary_says_that_no_setting_follows_their_number(npz: str, tmp_path: Path) -> None:
+    other = tmp_path / "o.npz"
+    shutil.copyfile(npz, other)
+
+    def told(**settings: Any) -> list[str]:
+        notes: list[str] = []
+        studies.prepare(tmp_path / str(len(list(tmp_path.iterdir()))), config(seeds=1, **settings), note=notes.append)
+        return notes
+
+    alone = [f"alone, {name} would be trained with {FEW} --pretrain-epochs 500; " for name in ("bars.npz", "o.npz")]
+    advice = "has one setting for all: give these, or points with their own"
+    data_sets = [npz, str(other)]
+    for varied in (
+        {"vary": {"dataset": data_sets}},
+        {"points": {"a": {"dataset": npz}, "b": {"dataset": str(other), "threshold": 0.1}}},
+    ):
+        found = told(**varied)
+        assert [note.startswith(own) for note, own in zip(found, alone, strict=True)] == [True, True]
+        assert all(note.endswith(advice) for note in found)
+    followed = {"epochs": 8000, "initial_keep_probability": 0.5, "kl_warmup_epochs": 400, "gate_learning_rate": 0.03}
+    assert told(vary={"dataset": data_sets}, **followed) == []
+    assert told(vary={"dataset": data_sets, "epochs": [1, 2]}) == []
+    assert told(vary={"dataset": data_sets}, epochs=3) == []
+    assert told(vary={"dataset": ["bars", npz]})[0].startswith(alone[0])  # and of bars, which has its own, nothing
+    points: dict[str, Any] = {"a": {"dataset": npz, "epochs": 5}, "b": {"dataset": str(other)}}
+    assert [note.split(" would")[0] for note in told(points=points)] == ["alone, o.npz"]
+    assert [note.split(" would")[0] for note in told(dataset=npz, points={"a": {"epochs": 5}, "b": {}})] == [
+        "alone, bars.npz"
+    ]
+    with pytest.warns(UserWarning, match="alone, o.npz would be trained with --epochs 8000"):
+        studies.prepare(tmp_path / "warned", config(seeds=1, vary={"dataset": [str(other)]}))
+
+
+def test_few_data_that_do_not_vary_have_their_settings_and_nothing_is_said(npz: str, tmp_path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for i, varied in enumerate(({"temperature": [0.1, 0.2]}, {"batch_size": [10, 20]})):
+            chosen = studies.compare.__globals__["_config"](None, 1, {"dataset": npz}, varied)
+            assert chosen.epochs == 8000 and chosen.gate_learning_rate == 0.03
+            studies.prepare(tmp_path / str(i), chosen)
 
 
 # --- what is wrong is said before anything is made -----------------------------------------------------------

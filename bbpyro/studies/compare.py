@@ -130,7 +130,7 @@ def compare(
         published: put published points behind the errors, where there are any.
         progress: a progress display, or the rich console to draw it on.
         **settings: that all runs share, as in bbpyro train: network, dataset, epochs, … A network that varies brings
-            no settings of its own.
+            no settings of its own, nor do few data where the data vary, of which a warning tells.
 
     Raises:
         ValueError: a setting is out of range, or differs from that of the study in the folder.

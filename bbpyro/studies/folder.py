@@ -1,7 +1,9 @@
 """The folder of a study: its study.json, what its runs are made from, and what is refused before any is trained."""
 
 import contextlib
+import dataclasses
 import json
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,10 +12,14 @@ import filelock
 
 from bbpyro import checkpoint, runs
 from bbpyro.checkpoint import CheckpointError
+from bbpyro.studies import axes
 from bbpyro.studies.config import StudyConfig
+from bbpyro.training.budget import Budget
 from bbpyro.version import __version__
 
 CONFIG = "study.json"
+_DECISIVE = ("dataset", "batch_size", "validation_size", "kl_start", "network")
+_OF_SIZE = (*(field.name for field in dataclasses.fields(Budget)), "pretrain_epochs")
 
 
 def is_study(folder: Path) -> bool:
@@ -68,7 +74,7 @@ def prepare(
         folder: of the study.
         config: its settings.
         jobs: how many runs there are to be at once on this machine.
-        note: called with what is noteworthy of the data, if anything is.
+        note: called with what is noteworthy of the data, if anything is; without it, a warning says the most important.
 
     Raises:
         ValueError: a setting is out of range, or differs from that of the study in the folder.
@@ -81,6 +87,8 @@ def prepare(
         was, noted = read(folder)
         config = was.extended_by(config)
     made_from = _check_origins(folder, config, noted, jobs, note)
+    for told in _not_of_their_size(config):
+        note(told) if note else warnings.warn(told, stacklevel=3)
     folder.mkdir(parents=True, exist_ok=True)
     with filelock.FileLock(folder / ".lock"):
         checkpoint.clear_unfinished(folder, CONFIG)
@@ -97,6 +105,34 @@ def _is_empty(folder: Path) -> bool:
     """Whether there is nothing in a folder, but what a study leaves that was killed before it had a study.json."""
     ours = (".lock", f".{CONFIG}-")
     return folder.is_dir() and all(path.name.startswith(ours) for path in folder.iterdir())
+
+
+def _not_of_their_size(config: StudyConfig) -> list[str]:
+    """What is said of each data set that is trained otherwise here than alone: settings follow the size of one alone.
+
+    That is where the data vary, or points of one data set bring epochs while others do not.
+    """
+    in_points = {name for own in config.points.values() for name in own}
+    if "epochs" in config.vary or not ("dataset" in config.compared or "epochs" in in_points):
+        return []
+    decided = _by_size(config, vary=config.vary, points=config.points)
+    silent = [
+        each for each in config.candidates() if "epochs" not in config.points.get(each.shown.get("point", ""), {})
+    ]
+    found: dict[str, str] = {}
+    for run in {tuple(getattr(each.config, name) for name in _DECISIVE): each.config for each in silent}.values():
+        own = _by_size(run)
+        if run.network == config.network and run.epochs == decided.epochs != own.epochs:
+            differ = [n for n in _OF_SIZE if getattr(own, n) != getattr(run, n) == getattr(decided, n)]
+            flags = " ".join(f"--{name.replace('_', '-')} {axes.text(name, getattr(own, name))}" for name in differ)
+            found.setdefault(run.dataset, f"alone, {axes.shown('dataset', run.dataset)} would be trained with {flags}")
+    why = "a study of several data sets, or with epochs in some points alone, has one setting for all"
+    return [f"{told}; {why}: give these, or points with their own" for told in found.values()]
+
+
+def _by_size(config: runs.Settings, **varied: Any) -> runs.TrainConfig:
+    """The settings that a network has where nobody asks for any, by the number of its data."""
+    return runs.recipe(config.network, {name: getattr(config, name) for name in _DECISIVE} | varied)
 
 
 def _check_origins(
