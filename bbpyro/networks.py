@@ -1,6 +1,8 @@
 """The networks of the papers, in plain torch."""
 
+import itertools
 from collections import OrderedDict
+from collections.abc import Sequence
 
 from torch import nn
 
@@ -10,16 +12,19 @@ def lenet_500_300(in_features: int = 784, num_classes: int = 10) -> nn.Sequentia
 
     Shapes: input `[N, ...]` with `in_features` numbers a datum, output logits `[N, num_classes]`.
     """
-    return nn.Sequential(
-        OrderedDict(
-            flatten=nn.Flatten(),
-            fc1=nn.Linear(in_features, 500),
-            relu1=nn.ReLU(),
-            fc2=nn.Linear(500, 300),
-            relu2=nn.ReLU(),
-            fc3=nn.Linear(300, num_classes),
-        )
-    )
+    return mlp(in_features, num_classes, (500, 300))
+
+
+def mlp(in_features: int, num_classes: int, hidden: Sequence[int] = (64, 64)) -> nn.Sequential:
+    """A multilayer perceptron: layers of so many rectified units, and one of logits.
+
+    Shapes: input `[N, ...]` with `in_features` numbers a datum, output logits `[N, num_classes]`.
+    """
+    layers: dict[str, nn.Module] = {"flatten": nn.Flatten()}
+    for i, (a, b) in enumerate(itertools.pairwise((in_features, *hidden)), start=1):
+        layers |= {f"fc{i}": nn.Linear(a, b), f"relu{i}": nn.ReLU()}
+    last = (in_features, *hidden)[-1]
+    return nn.Sequential(OrderedDict(layers | {f"fc{len(hidden) + 1}": nn.Linear(last, num_classes)}))
 
 
 def lenet5_caffe(in_features: int = 784, num_classes: int = 10) -> nn.Sequential:

@@ -1,7 +1,7 @@
 """Error against size: a study's curve, other methods' curves by the same count, and the published points.
 
-    python benchmarks/front.py runs/front-mnist --output docs/front/mnist
-    python benchmarks/front.py runs/front-mnist --rivals docs/front/pruned.csv --output docs/front/mnist
+    python benchmarks/front.py runs/front-fashion-mnist --output docs/front/fashion-mnist
+    python benchmarks/front.py runs/front-lenet-500-300 --rivals docs/front/rivals.csv --output docs/front/lenet-500-300
 
 Writes OUTPUT.png and OUTPUT.md: a row a setting of the study, and of what benchmarks/pruning_methods.py --test wrote,
 with the epochs and minutes that one network took, mean and range over the seeds, and the units kept; and a row a
@@ -21,17 +21,20 @@ from measuring import wide_console
 from bbpyro import checkpoint, plots, studies
 from bbpyro.plots import published
 from bbpyro.plots.labels import name_points
+from bbpyro.plots.marks import MARKS, faults
 from bbpyro.plots.studies import setting as setting_name
 
 OURS = "Beta-Bernoulli dropout"
+RIVALS_NETWORK = "lenet-500-300"
 COLUMNS = ["method", "setting", "epochs", "minutes", "error", "nll", "kept", "macs_x", "parameters_x"]
 TITLES = ["method", "setting", "epochs", "minutes", "error, %", "NLL", "kept", "MACs x", "parameters x"]
-TICKS = (1, 2, 3, 5, 7, 10, 15, 20, 30, 50, 100, 200)
+TICKS = [tick * 10**power for power in range(5) for tick in (1, 1.5, 2, 3, 5, 7)]
 
 
 def of_study(study: studies.Study) -> pd.DataFrame:
-    """A row a run that ended, in the columns of this table."""
+    """A row a run that ended with units in every layer, in the columns of this table."""
     runs = study.runs.dropna(subset="error")
+    runs = runs[~runs.apply(lambda run: "emptied" in faults(run), axis=1)]
     budgets = {name: each.budget for each in study.config.candidates() for name in study.config.runs_of(each)}
     keys = [key for key in study.config.keys if key in runs]
     kept = [column for column in runs if column.startswith("kept ")]
@@ -50,10 +53,17 @@ def of_study(study: studies.Study) -> pd.DataFrame:
     )
 
 
-def of_rivals(path: Path, total: Sequence[int]) -> pd.DataFrame:
-    """The rows of benchmarks/pruning_methods.py that were scored on the test images."""
-    rows = pd.read_csv(path, dtype={"setting": str, "kept": str})
-    rows = rows[rows["scored_on"].str.endswith(": test")]
+def of_rivals(path: Path, dataset: str, total: Sequence[int]) -> pd.DataFrame:
+    """The rows of benchmarks/pruning_methods.py that were scored on this test set; a ValueError without any."""
+    try:
+        rows = pd.read_csv(path, dtype={"setting": str, "kept": str})
+        rows = rows[rows["scored_on"] == f"{dataset}: test"]
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(f"rivals: {path} is no table of benchmarks/pruning_methods.py ({error})") from None
+    if rows.empty:
+        raise ValueError(
+            f"rivals: {path} has no row of {dataset}'s test set; benchmarks/pruning_methods.py --test adds some"
+        )
     dense = sum(a * b + b for a, b in zip(total, [*total[1:], 10], strict=True))
     return pd.DataFrame(
         {
@@ -92,7 +102,7 @@ def published_rows(network: str) -> str:
 
 
 def draw(rows: pd.DataFrame, behind: Mapping[str, Sequence[tuple[float, float]]], scored_on: str) -> Figure:
-    """The curves, each through the means of its settings; a ring a seed, a grey name a published point."""
+    """The curves, each through the means of its settings; a ring a seed, a name our settings and published points."""
     figure = Figure(figsize=(9, 5.2), layout="constrained")
     axis = figure.subplots()
     names: list[tuple[str, Any]] = []
@@ -106,7 +116,10 @@ def draw(rows: pd.DataFrame, behind: Mapping[str, Sequence[tuple[float, float]]]
         axis.plot(group["macs_x"], group["error"], "o", color=color, fillstyle="none", markersize=4, alpha=0.7)
         style: dict[str, Any] = {"linewidth": 2.2 if is_ours else 1.2, "markersize": 7 if is_ours else 5}
         axis.plot(means["macs_x"], means["error"], "o-", color=color, label=method, **style)
-    axis.plot([], [], "s", color="grey", fillstyle="none", label="published")
+        if is_ours:
+            names += [(str(setting), tuple(point)) for setting, point in means.iterrows()]
+    if behind:
+        axis.plot([], [], "s", color="grey", fillstyle="none", label="published")
     axis.set_xscale("log")
     axis.xaxis.set_major_locator(FixedLocator(TICKS))
     axis.xaxis.set_minor_locator(NullLocator())
@@ -119,6 +132,29 @@ def draw(rows: pd.DataFrame, behind: Mapping[str, Sequence[tuple[float, float]]]
     return figure
 
 
+def read(folder: Path, rivals: Path | None) -> tuple[studies.Study, pd.DataFrame, tuple[str, str]]:
+    """The study, a row a run that ended, of rivals too, and the network and data set that all are of.
+
+    Raises:
+        ValueError: there is none, or they are of several, or not of the rivals'.
+    """
+    study = studies.load(folder)
+    if not study.results:
+        raise ValueError(f"{folder}: none of its runs has ended yet; go on with bbpyro compare --resume {folder}")
+    made_of = {(each.config.network, each.config.dataset) for each in study.config.candidates()}
+    if len(made_of) > 1:
+        raise ValueError(f"{folder}: its runs are of several networks or data sets, and a front is of one")
+    network, dataset = made_of.pop()
+    if rivals and network != RIVALS_NETWORK:
+        raise ValueError(f"rivals: they are of {RIVALS_NETWORK}, and {folder} is of {network}")
+    parts = [of_study(study)]
+    if parts[0].empty:
+        raise ValueError(f"{folder}: in each of its runs {MARKS['emptied'][1]}")
+    if rivals:
+        parts.append(of_rivals(rivals, dataset, list(study.total.values())))
+    return study, pd.concat(parts, ignore_index=True), (network, dataset)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Write the figure and the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -127,26 +163,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, required=True, help="where to write, without .png and .md")
     chosen = parser.parse_args(arguments)
     try:
-        study = studies.load(chosen.study)
+        study, rows, made_of = read(chosen.study, chosen.rivals)
     except ValueError as error:
         parser.error(str(error))
-    if not study.results:
-        parser.error(
-            f"{chosen.study}: none of its runs has ended yet; go on with bbpyro compare --resume {chosen.study}"
-        )
-    parts = [of_study(study)]
-    if chosen.rivals:
-        parts.append(of_rivals(chosen.rivals, list(study.total.values())))
-    rows = pd.concat(parts, ignore_index=True)
-    made_of = {(each.config.network, each.config.dataset) for each in study.config.candidates()}
-    network, dataset = made_of.pop() if len(made_of) == 1 else ("", "")
-    behind = published.behind(network, dataset)
-    text = table(rows) + (published_rows(network) if behind else "")
+    behind = published.behind(*made_of)
     scored_on = " and ".join(study.runs["scored_on"].dropna().unique())
-    chosen.output.parent.mkdir(parents=True, exist_ok=True)
-    plots.save(draw(rows, behind, scored_on), chosen.output.with_suffix(".png"))
-    checkpoint.write_atomic(chosen.output.with_suffix(".md"), text.encode())
+    title = f"{made_of[0]} on {made_of[1]}: error on {scored_on} data, mean and range of the seeds\n\n"
+    text = title + table(rows) + (published_rows(made_of[0]) if behind else "")
+    to = str(chosen.output).removesuffix(".png").removesuffix(".md")
+    try:
+        Path(to).parent.mkdir(parents=True, exist_ok=True)
+        plots.save(draw(rows, behind, scored_on), Path(f"{to}.png"))
+        checkpoint.write_atomic(Path(f"{to}.md"), text.encode())
+    except OSError as error:
+        parser.error(f"output: {error}")
     wide_console().print(text, markup=False, highlight=False)
+    missing, emptied = len(study.config.tasks()) - len(study.results), len(study.results) - sum(rows["method"] == OURS)
+    if missing:
+        print(f"{missing} runs are missing; they are trained by: bbpyro compare --resume {chosen.study}")
+    if emptied:
+        print(f"{emptied} runs are left out: {MARKS['emptied'][1]}")
 
 
 if __name__ == "__main__":

@@ -199,13 +199,16 @@ def test_a_front_has_a_row_a_setting_a_rival_and_a_published_network(
     )  # fmt: skip
     monkeypatch.setitem(script.published.DATASETS, "lenet-500-300", dataset)
     columns = "method,setting,seed,epochs,scored_on,minutes,error,nll,kept,macs,macs_x,parameters"
-    of_test = [f"lasso,3e-5,{seed},70,bars: test,2,0.0{seed + 1},0.05,30-20-10,900,{seed + 1},931" for seed in (0, 1)]
-    other = "lasso,1e-5,0,70,bars: 50 of fold 0,2,0.5,0.05,64-20-10,1580,1,1620"
+    of_test = [
+        f"lasso,3e-5,{seed},70,{dataset}: test,2,0.0{seed + 1},0.05,30-20-10,900,{seed + 1},931" for seed in (0, 1)
+    ]
+    other = f"lasso,1e-5,0,70,{dataset}: 50 of fold 0,2,0.5,0.05,64-20-10,1580,1,1620"
     (tmp_path / "rivals.csv").write_text("\n".join([columns, *of_test, other]) + "\n")
     script.main([str(study.folder), "--rivals", str(tmp_path / "rivals.csv"), "--output", str(output)])
     lines = [line.split(" | ") for line in output.with_suffix(".md").read_text().splitlines()]
     errors = 100 * study.runs["error"]
-    ours, rival, dense, slides, *_ = lines[2:]
+    assert lines[0] == [f"lenet-500-300 on {dataset}: error on test data, mean and range of the seeds"]
+    ours, rival, dense, slides, *_ = lines[4:]
     assert ours[0] == "| Beta-Bernoulli dropout" and ours[2] == "1 + 1"
     assert ours[4] == f"{errors.mean():.2f} ({errors.min():.2f} - {errors.max():.2f})"
     assert rival[:5] == ["| lasso", "3e-5", "70", "2.0", "1.50 (1.00 - 2.00)"] and rival[6] == "30-20-10"
@@ -217,6 +220,24 @@ def test_a_front_has_a_row_a_setting_a_rival_and_a_published_network(
     )
     assert slides[7] == "5.0" and "1e-5" not in capsys.readouterr().out
     assert np.array(Image.open(output.with_suffix(".png"))).std() > 1
+    script.main([str(study.folder), "--output", str(tmp_path / "v1.5")])
+    assert (
+        (tmp_path / "v1.5.md").exists()
+        and (tmp_path / "v1.5.png").exists()
+        and "missing" not in capsys.readouterr().out
+    )
     (tmp_path / "none").mkdir()
-    with pytest.raises(SystemExit):
-        script.main([str(tmp_path / "none"), "--output", str(output)])
+    (tmp_path / "validated.csv").write_text(f"{columns}\n{other}\n")
+    (tmp_path / "empty.csv").write_text("")
+    (tmp_path / "of.csv").write_text("a,b\n1,2\n")
+    for flags, told in [
+        ([tmp_path / "none"], "none"),
+        ([study.folder, "--rivals", tmp_path / "validated.csv"], "has no row of"),
+        ([study.folder, "--rivals", tmp_path / "empty.csv"], "is no table of benchmarks/pruning_methods.py"),
+        ([study.folder, "--rivals", tmp_path / "of.csv"], "is no table of benchmarks/pruning_methods.py"),
+        ([study.folder, "--rivals", tmp_path / "nothing.csv"], "is no table of benchmarks/pruning_methods.py"),
+        ([study.folder, "--output", Path(dataset) / "y"], "output: "),
+    ]:
+        with pytest.raises(SystemExit) as stopped:
+            script.main([*map(str, ["--output", output, *flags])])
+        assert stopped.value.code == 2 and told in capsys.readouterr().err

@@ -632,13 +632,14 @@ def test_few_data_bring_settings_too_unless_the_epochs_are_said(cli: Cli, npz: P
         assert settings(command) == USUAL
         assert settings(command, "--dataset", npz) == few
         assert settings(command, "--dataset", npz, "--gate-learning-rate", "0.2") == {**few, "gate_learning_rate": 0.2}
-        assert settings(command, "--dataset", npz, "--epochs", "60") == USUAL
-        assert settings(command, "--dataset", npz, "--config", "settings.toml") == {**USUAL, "epochs": 7}
+        pretrained = {**USUAL, "pretrain_epochs": 250}  # as pretrain() does, whatever fit() is asked for
+        assert settings(command, "--dataset", npz, "--epochs", "60") == pretrained
+        assert settings(command, "--dataset", npz, "--config", "settings.toml") == {**pretrained, "epochs": 7}
         assert settings(command, "--dataset", npz, "--validation-size", "50")["epochs"] == 8000
         assert settings(command, "--dataset", npz, "--batch-size", "50")["epochs"] == 2667
         assert settings(command, "--dataset", npz, "--network", "vgg16")["epochs"] == 60  # that has its own
         assert settings(command, "--dataset", tmp_path / "none.npz") == USUAL
-    assert settings("compare", "--dataset", npz, "--vary", "epochs", "60", "120")["pretrain_epochs"] == 10
+    assert settings("compare", "--dataset", npz, "--vary", "epochs", "60", "120")["gate_learning_rate"] == 0.01
     with np.load(npz) as file:
         np.savez(tmp_path / "no-test.npz", x=file["x"], y=file["y"])  # a fifth of which is the test set
     assert settings("train", "--dataset", tmp_path / "no-test.npz", "--batch-size", "30")["epochs"] == 2000

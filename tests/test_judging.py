@@ -10,6 +10,7 @@ from torch import nn
 import bbpyro
 from bbpyro.training import FitWarning
 from bbpyro.training.budget import MANY, Budget, epochs_of_pretraining, of_fit
+from bbpyro.training.inference import _remedy
 from bbpyro.training.judging import Judge
 
 N = 600
@@ -97,7 +98,7 @@ def test_what_has_lost_its_units_is_told_with_their_layers(network):
     only_keep(bnn, at_0=1)
     told = judge.verdict(start)
     assert told.startswith("the network ends clearly worse than it began: on training data NLL 0.")
-    assert "wrong by the mean mask, NLL 0." in told and "at the start. Units left: 1 of 6 on 0" in told
+    assert "wrong) by the mean mask, NLL 0." in told and "at the start. Units left: 1 of 6 on 0" in told
 
 
 @pytest.mark.parametrize("start_is_known", [True, False])
@@ -110,7 +111,7 @@ def test_a_layer_that_is_dead_leaves_the_most_frequent_class(network, start_is_k
         bnn.net[2].bias.copy_(torch.bincount(LABELS).log())  # as training would have it
     told = judge.verdict(start)
     assert told.startswith("the network is right no more often than the most frequent class: on training data NLL 1.38")
-    assert f"{1 - MAJORITY:.2%} wrong by the mean mask" in told and "Units left: 0 of 16 on 2" in told
+    assert f"({1 - MAJORITY:.2%} wrong) by the mean mask" in told and "Units left: 0 of 16 on 2" in told
     assert ("at the start" in told) == start_is_known
 
 
@@ -171,6 +172,7 @@ def test_five_percent_count_on_held_out_data_and_only_beyond_the_noise(network):
     judge = judged(bnn, held_out=(X, LABELS))
     only_keep(bnn)
     end = judge.start()
+    assert end["nll"].mean() > 0.028  # of which 5% are more than a thousandth of the entropy, 1.38
     for ratio, noise, is_worse in ((1.04, 0.0, False), (1.06, 0.0, True), (1.06, 3.0, False), (0.5, 0.0, False)):
         wobble = noise * torch.randn(N, generator=torch.Generator().manual_seed(0))
         start = {"nll": end["nll"] / ratio + wobble - wobble.mean(), "miss": end["miss"]}
@@ -214,6 +216,90 @@ def test_a_regression_is_judged_by_what_it_explains_of_the_variance(likelihood):
         assert told.startswith("a layer has no unit left: on training data NLL ") and "RMSE" not in told
 
 
+class OfOneScale(nn.Module):
+    """A Normal whose scale is learnt, and is far too large at first."""
+
+    def __init__(self):
+        super().__init__()
+        self.log_scale = nn.Parameter(torch.tensor(1.0))
+
+    def forward(self, output):
+        return dist.Normal(output, self.log_scale.exp())
+
+
+@pytest.mark.parametrize("held_out", [None, (X, REGRESSION)])
+def test_a_scale_that_fits_in_the_end_hides_no_loss_of_the_mean(held_out):
+    bnn = gated(pretrained(REGRESSION, 1, normal, flat=True), OfOneScale())
+    judge = judged(bnn, REGRESSION, held_out)
+    start = judge.start()
+    only_keep(bnn, at_0=1)
+    with torch.no_grad():
+        bnn.likelihood.log_scale.fill_(0.0)
+        assert -bnn.likelihood(bnn(X)).log_prob(REGRESSION).mean() < start["nll"].mean()
+    assert judge.verdict(start).startswith("the network ends clearly worse than it began")
+    only_keep(bnn, at_0=2)
+    assert judge.verdict(start) is None
+
+
+@pytest.mark.parametrize("scale", [1e-24, 1.0, 1e20])
+def test_numbers_of_any_size_are_judged(scale):
+    def likelihood(output):
+        return dist.Laplace(output * scale, 0.5 * scale)
+
+    bnn = gated(pretrained(REGRESSION * scale, 1, likelihood, flat=True), likelihood)
+    judge = judged(bnn, y=REGRESSION * scale)
+    start = judge.start()
+    only_keep(bnn)
+    assert judge.verdict(start) is None
+    only_keep(bnn, at_2=0)
+    assert judge.verdict(start).startswith("the network is no better than the mean of y")
+
+
+def test_what_the_likelihood_cares_little_for_is_an_error_all_the_same():
+    bnn = gated(pretrained(0.2 * REGRESSION, 1, normal, flat=True), lambda output: dist.Normal(output, 1.0))
+    judge = judged(bnn, 0.2 * REGRESSION, (X, 0.2 * REGRESSION))
+    start = judge.start()
+    only_keep(bnn, at_0=1)
+    assert judge.verdict(start).startswith("the network ends clearly worse than it began")
+
+
+def test_of_numbers_without_a_mean_the_loss_tells():
+    def likelihood(output):
+        return dist.Cauchy(output, 0.05)
+
+    bnn = gated(pretrained(REGRESSION, 1, likelihood, flat=True), likelihood)
+    judge = judged(bnn, y=REGRESSION)
+    start = judge.start()
+    only_keep(bnn, at_0=1)
+    assert judge.verdict(start).startswith("the network ends clearly worse than it began")
+
+
+def test_five_percent_of_next_to_nothing_are_nothing(network):
+    bnn = gated(network)
+    only_keep(bnn)
+    with torch.no_grad():
+        answers = bnn(X).argmax(-1)
+        bnn.net[-1].weight.mul_(1000.0)
+        bnn.net[-1].bias.mul_(1000.0)
+    judge = judged(bnn, held_out=(X, answers))
+    end = judge.start()
+    assert end["nll"].mean() < 0.01
+    for more, is_worse in ((0.0012, False), (0.0016, True)):  # a thousandth of the entropy, 1.38, lies between
+        start = {"nll": end["nll"] - more, "miss": end["miss"]}
+        assert (judge.verdict(start) is not None) == is_worse
+
+
+def test_a_dead_layer_is_told_where_the_held_out_data_are_of_one_class(network):
+    bnn = gated(network)
+    of_one = LABELS == 3
+    judge = judged(bnn, held_out=(X[of_one], LABELS[of_one]))
+    start = judge.start()
+    only_keep(bnn, at_2=0)
+    with torch.no_grad():
+        bnn.net[-1].bias.copy_(torch.tensor([0.0, 0.0, 0.0, 9.0]))  # which says 3 to all
+    assert judge.verdict(start).startswith("a layer has no unit left")
+
+
 @pytest.mark.parametrize(
     ("y", "num_outputs", "likelihood"),
     [
@@ -253,7 +339,22 @@ def test_fit_warns_once_where_the_caller_is(network):
     assert sum(int(gate.kept().sum()) for gate in bnn.gates.values()) < 8
     assert len(warned) == 1 and warned[0].filename == __file__
     told = str(warned[0].message)
-    assert "clearly worse" in told and "kl_warmup_epochs" in told
+    assert "clearly worse" in told and "to leave num_epochs out: so few data take 1,334" in told
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"kl_start": 40, "kl_warmup_epochs": 4}, "What may help: a smaller kl_start. By held_out="),
+        ({"held_out": (X, LABELS)}, "gates that begin at E[π] = 0.5"),
+    ],
+)
+def test_what_may_help_is_what_was_not_done(network, options, said):
+    _, warned = rushed(network, **options)
+    told = str(warned[0].message)
+    assert said in told and ("By held_out=" in told) == ("held_out" not in options)
+    assert _remedy(MANY, 60, 0.0, False).endswith("a longer kl_warmup_epochs, or a smaller network")
+    assert _remedy(of_fit(600, 100), 1400, 0.0, False) == _remedy(MANY, 60, 0.0, False)
 
 
 def test_fit_does_not_warn_where_all_is_well(network):
@@ -338,6 +439,20 @@ def test_few_data_begin_gently_and_what_is_asked_for_wins(start, options, weight
     assert scales == pytest.approx([weight] * len(scales)) and scales and rates == [0.001, rate]
     begun = bnn.gates["0.gate"].keep_probability().tolist()  # after a step
     assert begun == [pytest.approx(begun_at, abs=0.02)] * 6 and not bnn.gates["0.gate"].is_untrained
+
+
+@pytest.mark.parametrize("wrong", [{"kl_start": 2}, {"schedule": "none"}, {"kl_warmup_epochs": -1}, {"elbo": "none"}])
+def test_a_fit_that_is_refused_leaves_the_gates_as_they_were(wrong):
+    bnn = gated(nn.Sequential(nn.Linear(6, 4)))
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        bbpyro.fit(bnn, X, LABELS, progress=False, **wrong)
+    assert bnn.gates["0.gate"].keep_probability().tolist() == [pytest.approx(0.2385, abs=1e-4)] * 6
+
+
+@pytest.mark.parametrize("wrong", [{"kl_start": "a"}, {"kl_start": {"*": None}}, {"kl_warmup_epochs": "3"}])
+def test_kl_settings_of_a_wrong_type_are_named(wrong):
+    with pytest.raises(TypeError, match=f"{next(iter(wrong))} is .*, wanted a"):
+        bbpyro.fit(gated(nn.Sequential(nn.Linear(6, 4))), X, LABELS, num_epochs=4, progress=False, **wrong)
 
 
 def test_gates_that_were_trained_stay_where_they_are():

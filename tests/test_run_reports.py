@@ -14,7 +14,7 @@ import torch
 import xarray as xr
 from rich.console import Console
 
-from bbpyro import data, runs
+from bbpyro import data, posterior, runs
 from bbpyro.cli import commands, entry, main
 from bbpyro.cli.report import EpochPrinter
 from bbpyro.runs import TrainConfig
@@ -92,6 +92,38 @@ def test_of_many_epochs_some_two_hundred_lines_are_printed(capsys: pytest.Captur
     assert header.index("KL") == lines[0].index(" 189") == lines[-1].index(" 189")
 
 
+def test_a_layer_that_loses_all_its_units_is_told_at_once_and_once(capsys: pytest.CaptureFixture[str]) -> None:
+    printer = EpochPrinter(Console(width=200))
+    for epoch, active in enumerate(((3, 2), (3, 0), (3, 0), (0, 0)), start=1):
+        record = {
+            **{"phase": "SVI", "epoch": epoch, "learning_rate": [0.1, 0.1], "train_nll": 1.0, "held_out_nll": 1.0},
+            **{"train_accuracy": 0.5, "held_out_accuracy": 0.5, "kl": {"fc1.gate": 1.0, "fc2.gate": 1.0}},
+            "active": dict(zip(("fc1.gate", "fc2.gate"), active, strict=True)),
+        }
+        printer(record, 4, "test")
+    told = [line for line in capsys.readouterr().out.splitlines() if "warning" in line]
+    assert [line.split(",")[0] for line in told] == [
+        "warning: after epoch 2 no unit is left on fc2",
+        "warning: after epoch 4 no unit is left on fc1",
+    ]
+
+
+def test_the_inputs_of_a_table_that_are_kept_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    x = torch.randn(600, 4)
+    names = np.array(["a", "b", "c", "d"])
+    np.savez(tmp_path / "table.npz", x=x.numpy(), y=(x[:, 1] > 0).long().numpy(), feature_names=names)
+    flags = "--epochs 30 --batch-size 10 --gate-learning-rate 0.05 --initial-keep-probability 0.5 --network mlp-64-64"
+    folder = tmp_path / "run"
+    main(
+        ["train", "--dataset", str(tmp_path / "table.npz"), *flags.split(), "--num-samples", "1", "--run", str(folder)]
+    )
+    assert "inputs kept: b\n" in capsys.readouterr().out
+    assert json.loads((folder / "summary.json").read_text())["kept_features"] == ["b"]
+    bnn = runs.load(folder).bnn
+    assert posterior.kept_features(bnn, x, ()) == ["1"]
+    assert posterior.kept_features(bnn, x.reshape(600, 2, 2), names) == []
+
+
 def test_metrics_grow_by_appending(config: TrainConfig, tmp_path: Path) -> None:
     files = []
 
@@ -154,6 +186,7 @@ GOOD = {"mean_mask": {"error": 0.1}, "kept": {"fc1.gate": 3}, "plain_error": 0.2
         ({}, ""),
         ({"mean_mask": {"error": 0.75}}, "the network is no better than the most frequent class: its error is 75.00%"),
         ({"kept": {"fc1.gate": 3, "fc2.gate": 0}}, "no unit is left on the input of fc2, so every answer is the same"),
+        ({"mean_mask": {"error": 0.0}, "majority_error": 0.0}, ""),  # held out is that class alone
         ({"mean_mask": {"error": 0.8}}, "that of the plain network 20.00%, that of the most frequent class 75.00%"),
     ],
 )
@@ -202,7 +235,7 @@ def test_it_is_said_once_that_data_are_few_and_only_where_they_are_trained_on_so
     monkeypatch.setattr(runs, "create", lambda *args: made)
     command = commands.Train(run=tmp_path / "run", epochs=epochs, initial_keep_probability=start)
     entry._run_folder(command, Console(width=200))
-    said = "150 data are few, so there are 4,000 epochs of them, and gates that begin at 0.5; --epochs or --config"
+    said = "150 data are few: 4,000 epochs of lenet-500-300, and gates that begin at 0.5; --epochs and --network"
     assert (said in capsys.readouterr().out) == is_said
 
 

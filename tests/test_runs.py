@@ -21,6 +21,7 @@ from bbpyro import checkpoint, data, networks, runs
 from bbpyro.checkpoint import CheckpointError
 from bbpyro.cli import main
 from bbpyro.runs import TrainConfig
+from bbpyro.runs.saved import Pace
 from bbpyro.training import NonFiniteLossError
 from bbpyro.training.shedding import PATIENCE
 
@@ -779,6 +780,34 @@ def test_a_loss_that_stops_being_finite_leaves_the_last_good_checkpoint(tmp_path
     assert [record["phase"] for record in run.history] == ["pretraining"]
     tensors, _ = checkpoint.load(tmp_path / "run" / runs.CHECKPOINT)
     assert all(tensor.isfinite().all() for tensor in tensors.values())
+
+
+def test_of_many_short_epochs_not_each_leaves_a_checkpoint() -> None:
+    """Each holds all records: of 8,000 epochs they would take longer than the training."""
+    pace = Pace()
+
+    def written(num_epochs: int, seconds: float) -> list[tuple[int, int]]:
+        epochs = []
+        for epoch in range(1, num_epochs + 1):
+            if pace.is_due(epoch, epoch * seconds):
+                epochs.append((epoch, pace.num_new))
+                pace.wrote(epoch * seconds)
+        return epochs
+
+    assert written(300, 1.5) == [(epoch, 1) for epoch in range(1, 301)]
+    pace = Pace()
+    epochs = written(8000, 0.001)
+    assert epochs[:199] == [(epoch, 1) for epoch in range(1, 200)]
+    assert 400 < len(epochs) < 700 and max(new for _, new in epochs) <= 80
+    assert sum(new for _, new in epochs) + pace.num_new == 8000
+
+
+def test_a_run_of_many_short_epochs_has_them_all_in_its_records(tmp_path: Path, npz: Path) -> None:
+    config = TrainConfig(dataset=str(npz), epochs=1, pretrain_epochs=303, batch_size=150)
+    run = train(tmp_path / "run", config)
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["epoch"] for line in lines] == [*range(1, 304), 1]
+    assert run.history == list(map(json.loads, lines))
 
 
 @pytest.mark.parametrize("pretrain_epochs", [0, 2])

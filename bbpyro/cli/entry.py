@@ -151,8 +151,8 @@ def _run_folder(command: Train, console: Console) -> tuple[Path, runs.TrainConfi
     budget = of_fit(len(dataset.x), config.batch_size)
     asked_for = config.epochs, config.initial_keep_probability
     if budget.is_of_few_data and asked_for == (budget.epochs, budget.initial_keep_probability):
-        what = f"{len(dataset.x):,} data are few, so there are {config.epochs:,} epochs of them"
-        print_line(console, f"{what}, and gates that begin at 0.5; --epochs or --config says otherwise")
+        how = f"{config.epochs:,} epochs of {config.network}, and gates that begin at 0.5"
+        print_line(console, f"{len(dataset.x):,} data are few: {how}; --epochs and --network say otherwise")
     processes.remember("run folder", str(folder))
     return folder, config
 
@@ -260,7 +260,7 @@ def _warn_of_fit(console: Console, run: runs.Run, *, is_told: bool) -> None:
         flags = (f"--{name.replace('_', '-')} {value}" for name, value in dataclasses.asdict(budget).items())
         advice = f"{' '.join(flags)}, as without --epochs"
     else:
-        advice = "--kl-warmup-epochs, a smaller --gate-learning-rate, or --initial-keep-probability 0.95"
+        advice = "--initial-keep-probability 0.95, a longer --kl-warmup-epochs, or a smaller --network"
     num_steps = config.epochs * math.ceil(num_data / config.batch_size)
     done = f"{num_data:,} data in {config.epochs} epochs are {num_steps:,} steps"
     warning = "" if is_told else f"warning: {run.warning}. "

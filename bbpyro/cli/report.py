@@ -17,6 +17,7 @@ from bbpyro.plots.marks import MARKS
 _EMPTIED = MARKS["emptied"][0]
 _REASON = 22  # columns, with which the table of a compaction fits a terminal
 _MAX_LINES = 200  # of epochs, or so
+_MOST_NAMED = 30  # inputs
 
 
 class EpochPrinter:
@@ -27,6 +28,7 @@ class EpochPrinter:
 
     def __init__(self, console: Console) -> None:
         self.console, self.phase, self.by_layer = console, "", True
+        self.emptied: set[str] = set()  # gates of which it is told that no unit is left
 
     def __call__(self, record: dict[str, Any], num_epochs: int, scored_on: str) -> None:
         """Print an epoch's record."""
@@ -35,6 +37,15 @@ class EpochPrinter:
             self._print_header(record, num_epochs, scored_on)
         if record["epoch"] in (1, num_epochs) or record["epoch"] % math.ceil(num_epochs / _MAX_LINES) == 0:
             print_line(self.console, self._line(record, num_epochs))
+        emptied = {gate for gate, count in record.get("active", {}).items() if count == 0}
+        if emptied - self.emptied:
+            layers = ", ".join(posterior.layer(gate) for gate in record["active"] if gate in emptied)
+            where = f"after epoch {record['epoch']} no unit is left on {layers}"
+            print_text(
+                self.console,
+                f"warning: {where}, so every answer is the same. Units hardly ever come back; Ctrl-C ends it",
+            )
+        self.emptied |= emptied
 
     def _print_header(self, record: dict[str, Any], num_epochs: int, scored_on: str) -> None:
         self.by_layer = True
@@ -144,6 +155,9 @@ def print_summary(console: Console, summary: dict[str, Any], note: str) -> None:
     console.print()
     title = f"units kept on {_sides(summary['side'].values())}"
     print_table(console, title, ["layer", "units kept", "of", "percent", "gate on"], units)
+    features = summary.get("kept_features", [])
+    if 0 < len(features) <= _MOST_NAMED:
+        print_line(console, f"inputs kept: {', '.join(features)}")
     if not all(summary["kept"].values()):
         print_text(console, f"{_EMPTIED}: {MARKS['emptied'][1]}")
     if note:

@@ -2,6 +2,7 @@
 
 from bbpyro.posterior.arguments import describe_model
 from bbpyro.posterior.container import elpd, good_k, group, loo, save
+from bbpyro.posterior.coordinates import kept_features
 from bbpyro.posterior.inference_data import to_arviz
 from bbpyro.posterior.reading import (
     decisions,
@@ -32,6 +33,7 @@ __all__ = [
     "group",
     "in_words",
     "keep_probability",
+    "kept_features",
     "layer",
     "loo",
     "num_chains",

@@ -40,6 +40,21 @@ def unit_coords(bnn: BetaBernoulliNetwork, x: Nest | None, feature_names: Sequen
     return coords
 
 
+def kept_features(bnn: BetaBernoulliNetwork, x: Tensor, feature_names: Sequence[str]) -> list[str]:
+    """The features that are kept, by name or by number; of data that are no rows of numbers, none.
+
+    Args:
+        bnn: the network.
+        x: inputs `[N, D]`.
+        feature_names: D of them, or none.
+    """
+    if x.dim() != 2:
+        return []
+    on_input = [bnn.gates[g] for g in _gates_on_input(bnn, _probe(bnn, x)) if bnn.gates[g].num_features == x.shape[1]]
+    kept = on_input[0].kept().tolist() if on_input else []
+    return [name for name, is_kept in zip(feature_names or map(str, range(len(kept))), kept, strict=False) if is_kept]
+
+
 def _check_names(feature_names: Sequence[str], x: Nest | None) -> list[str]:
     names = [feature_names] if isinstance(feature_names, str) else list(feature_names)
     if isinstance(feature_names, str) or not all(isinstance(name, str) for name in names):

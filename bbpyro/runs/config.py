@@ -16,7 +16,7 @@ from bbpyro import data, priors, training
 from bbpyro.layers import MIN_START
 from bbpyro.model import WEIGHT_GUIDES
 from bbpyro.priors.spelled import is_path, parse
-from bbpyro.runs.networks import RECIPES, check_name
+from bbpyro.runs.networks import OF_FEW_DATA, RECIPES, check_name
 from bbpyro.training.budget import epochs_of_pretraining, of_fit
 
 AUGMENTATIONS: dict[str, Callable[[Tensor], Tensor] | None] = {"none": None, "crop-flip": data.crop_and_flip}
@@ -29,10 +29,11 @@ class Settings:
     dataset: str = "mnist"
     """mnist, fashion-mnist, cifar10, bars, or a .npz file with arrays x, y and, optionally, x_test, y_test."""
     network: str = "lenet-500-300"
-    """lenet-500-300 takes any number of inputs, lenet5-caffe (20-50-800-500) and lenet5 (6-16-400-120-84) images of
-    size 28x28, vgg16 images of 3x32x32; all but the first bring settings of their own, which bbpyro train --network
-    NAME --print-config shows. Or module:name, one of your own: an nn.Module, a class of it, or a function that returns
-    one; what needs no arguments is called without, else with the shape of one input and the number of classes."""
+    """lenet-500-300 and mlp-64-64, which is the default of a .npz file of few data, take any number of inputs,
+    lenet5-caffe (20-50-800-500) and lenet5 (6-16-400-120-84) images of size 28x28, vgg16 images of 3x32x32; these three
+    bring settings of their own, which bbpyro train --network NAME --print-config shows. Or module:name, one of your
+    own: an nn.Module, a class of it, or a function that returns one; what needs no arguments is called without, else
+    with the shape of one input and the number of classes."""
     augmentation: Literal["none", "crop-flip"] = "none"
     """crop-flip shifts each training image [C, H, W] by up to 4 pixels and mirrors half of them."""
     weight_prior: str | None = None
@@ -244,23 +245,28 @@ def recipe(network: str, given: Mapping[str, Any] | None = None) -> TrainConfig:
         ValueError: there is no such network.
     """
     check_name(network)
-    return TrainConfig(network=network, **(RECIPES.get(network) or _of_few_data(given or {})))
+    return TrainConfig(**{"network": network, **(RECIPES.get(network) or _of_few_data(given or {}))})
 
 
 def _of_few_data(given: Mapping[str, Any]) -> dict[str, Any]:
-    """What :func:`bbpyro.fit` does of itself where a .npz file has few data; nothing where epochs are asked for."""
+    """What `pretrain`, and `fit` unless epochs are asked for, do of themselves where a .npz file has few data."""
     dataset, points = str(given.get("dataset", "")), (given.get("points") or {}).values()
-    if not dataset.endswith(".npz") or any("epochs" in each for each in (given, given.get("vary") or {}, *points)):
+    if not dataset.endswith(".npz"):
         return {}
     batch_size, held_out = (given.get(name, getattr(Settings, name)) for name in ("batch_size", "validation_size"))
     in_file = data.num_training_data(Path(dataset))
     if in_file is None or not all(isinstance(size, int) for size in (batch_size, held_out)):
         return {}  # to load and to check them says what is wrong
     num_data = in_file - held_out
-    if min(num_data, batch_size) < 1 or not (budget := of_fit(num_data, batch_size)).is_of_few_data:
+    if min(num_data, batch_size) < 1:
         return {}
-    start = {"kl_warmup_epochs": 0} if given.get("kl_start") else {}
-    return {**dataclasses.asdict(budget), "pretrain_epochs": epochs_of_pretraining(num_data, batch_size), **start}
+    of_few: dict[str, Any] = {"pretrain_epochs": epochs_of_pretraining(num_data, batch_size)}
+    budget = of_fit(num_data, batch_size)
+    if budget.is_of_few_data and not any("epochs" in each for each in (given, given.get("vary") or {}, *points)):
+        of_few |= dataclasses.asdict(budget)
+        of_few |= {"kl_warmup_epochs": 0} if given.get("kl_start") else {}
+        of_few |= {} if "network" in given else {"network": OF_FEW_DATA}
+    return of_few
 
 
 def _fits(value: Any, hint: Any) -> bool:

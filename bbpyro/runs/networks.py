@@ -17,10 +17,12 @@ from bbpyro.priors.spelled import is_path, parse
 # From the shape of one input and the number of classes.
 NETWORKS: dict[str, Callable[[Sequence[int], int], nn.Module]] = {
     "lenet-500-300": lambda shape, num_classes: networks.lenet_500_300(math.prod(shape), num_classes),
+    "mlp-64-64": lambda shape, num_classes: networks.mlp(math.prod(shape), num_classes),
     "lenet5-caffe": lambda shape, num_classes: _lenet5_caffe(shape, num_classes),
     "lenet5": lambda shape, num_classes: _lenet5(shape, num_classes),
     "vgg16": lambda shape, num_classes: _vgg16(shape, num_classes),
 }
+OF_FEW_DATA = "mlp-64-64"  # by default; the units of a larger one cost more nats than few data can tell
 # Where a network's own settings differ from the defaults; chosen on a validation split, vgg16's in a test size only.
 RECIPES: dict[str, dict[str, Any]] = {
     "lenet5-caffe": {

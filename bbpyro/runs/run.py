@@ -33,7 +33,7 @@ from bbpyro.runs.origins import (
     load_pretrained,
     plain_network,
 )
-from bbpyro.runs.saved import CHECKPOINT, METRICS, Saved, state_dict_of
+from bbpyro.runs.saved import CHECKPOINT, METRICS, Pace, Saved, state_dict_of
 from bbpyro.version import __version__
 
 ARTEFACTS = (COMPACT, "compact.pt2", "compact.onnx", "compact-int8.onnx")  # of a compacted run
@@ -148,7 +148,8 @@ def check(folder: Path) -> None:
 def train(folder: Path, console: Console | None = None, on_epoch: OnEpoch | None = None) -> Run:
     """Train the run in `folder` to its end, from its newest checkpoint if it has one.
 
-    Every epoch leaves a checkpoint from which a killed run goes on with exactly the same numbers. Processes that have
+    Every epoch leaves a checkpoint from which a killed run goes on with exactly the same numbers, unless epochs are
+    many and short (:class:`bbpyro.runs.saved.Pace`). Processes that have
     joined (see :func:`bbpyro.processes.joined`) train it together: the first reads and writes the folder, each loads
     the data. A run may go on with another number of them, with other noise.
 
@@ -187,12 +188,17 @@ def _train(folder: Path, console: Console | None, on_epoch: OnEpoch | None) -> R
     }
 
     def keep(net: nn.Module, num_epochs: int, before: list[dict[str, Any]]) -> Callable[[training.TrainingState], None]:
+        pace = Pace()
+
         def after_epoch(state: training.TrainingState) -> None:
             if not processes.is_first():
                 return
             began.update(state.start)
-            history = [*before, *state.history]
-            Saved(state_dict_of(net), state.optimizer, history, state.idle, state.start).write(folder, config)
+            if pace.is_due(len(state.history), time.monotonic()) or len(state.history) == num_epochs:
+                history = [*before, *state.history]
+                now = Saved(state_dict_of(net), state.optimizer, history, state.idle, state.start)
+                now.write(folder, config, pace.num_new)
+                pace.wrote(time.monotonic())
             if on_epoch:
                 on_epoch(state.history[-1], num_epochs, config.scored_on)
 

@@ -53,6 +53,7 @@ def score(run: Run, num_samples: int = 100, console: Console | None = None) -> d
         "plain_error": _plain_error(run),
         "majority_error": int((y != run.dataset.y.mode().values).sum()) / len(y),
         "kept": {name: int(gate.kept().sum()) for name, gate in run.bnn.gates.items()},
+        "kept_features": posterior.kept_features(run.bnn, x, run.dataset.feature_names),
         "total": {name: gate.num_features for name, gate in run.bnn.gates.items()},
         "side": {name: posterior.side_of(gate) for name, gate in run.bnn.gates.items()},
     }
@@ -100,7 +101,7 @@ def collapse(scores: Mapping[str, Any]) -> str:
     if empty:
         places = [f"{side} of {', '.join(layers)}" for side, layers in empty.items()]
         what = f"no unit is left on the {' or the '.join(places)}, so every answer is the same"
-    elif majority is not None and error >= majority:
+    elif majority and error >= majority:  # of data of that class alone nothing can be said
         what = "the network is no better than the most frequent class"
     else:
         return ""

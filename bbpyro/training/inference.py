@@ -33,7 +33,7 @@ from bbpyro.likelihoods import Categorical, Likelihood
 from bbpyro.model import BetaBernoulliNetwork
 from bbpyro.nests import Nest
 from bbpyro.training import parallel
-from bbpyro.training.budget import MANY, epochs_of_pretraining, of_fit
+from bbpyro.training.budget import MANY, Budget, epochs_of_pretraining, of_fit
 from bbpyro.training.epochs import (
     Epochs,
     Learner,
@@ -56,12 +56,6 @@ from bbpyro.training.judging import FitWarning, Judge
 from bbpyro.training.lean_elbo import LeanTraceELBO
 from bbpyro.training.shedding import Shedding
 from bbpyro.training.trained import left_as_it_was, of_network, of_plain_network
-
-_REMEDY = (
-    "What may help: few data want many epochs and a start at E[π] = 0.5, which fit() and insert_dropout() give them by "
-    "default; else a smaller gate_learning_rate, kl_warmup_epochs, or, of a deep network, "
-    "insert_dropout(net, initial_keep_probability=0.95). By held_out=(x, y) it is judged on data of their own"
-)
 
 ELBOS = {"trace": LeanTraceELBO, "mean-field": TraceMeanField_ELBO}
 
@@ -164,6 +158,7 @@ def fit(
     check_settings(1 if num_epochs is None else num_epochs, batch_size, *rates)
     check_is("bnn", bnn, BetaBernoulliNetwork)
     check_is("shed", shed, bool)
+    check_is("kl_warmup_epochs", kl_warmup_epochs, int | None)
     check_is("resume_from", resume_from, TrainingState | None)
     check_data(bnn, bnn.likelihood, x, y, bnn.num_data)
     check_held_out(bnn, bnn.likelihood, held_out)
@@ -171,14 +166,14 @@ def fit(
     budget = MANY if num_epochs else of_fit(len(y), batch_size)
     if kl_warmup_epochs is None:
         kl_warmup_epochs = budget.kl_warmup_epochs if kl_start == 0 else 0
-    if budget.is_of_few_data and resume_from is None:
-        for gate in bnn.gates.values():
-            gate.begin_uniform()
     gate_learning_rate, num_epochs = gate_learning_rate or budget.gate_learning_rate, num_epochs or budget.epochs
     starts = kl_starts(bnn, kl_warmup_epochs, kl_start)
     check_choice("schedule", schedule, SCHEDULES)
     check_choice("elbo", elbo, ELBOS)
     check_choice("precision", precision, PRECISIONS)
+    if budget.is_of_few_data and resume_from is None:
+        for gate in bnn.gates.values():
+            gate.begin_uniform()
 
     trained = of_network(bnn, x, y, learning_rate, gate_learning_rate)
     warmup, score, together = KLWarmup(starts), Scorecard(), parallel.Together(trained.stored.values())
@@ -223,7 +218,8 @@ def fit(
         history = epochs.run(trainee, trained, report, state)
         verdict = judge.verdict(state.start)
     if verdict and processes.is_first():
-        warnings.warn(f"{verdict}. {_REMEDY}", FitWarning, stacklevel=3)
+        remedy = _remedy(of_fit(len(y), batch_size), num_epochs, max(starts.values(), default=0.0), held_out is None)
+        warnings.warn(f"{verdict}. {remedy}", FitWarning, stacklevel=3)
     return history
 
 
@@ -302,6 +298,25 @@ def elbo(bnn: BetaBernoulliNetwork, x: Nest, y: Tensor, batch_size: int = 1000) 
     return -score.take()["train_nll"] - kl / bnn.num_data
 
 
+def _remedy(by_default: Budget, num_epochs: int, kl_start: float, is_of_training: bool) -> str:
+    """What may help where a network ends worse than it began.
+
+    Args:
+        by_default: what fit() does with as many data.
+        num_epochs: what it did.
+        kl_start: the largest weight that a gate's KL began with.
+        is_of_training: whether it was judged by the data of training.
+    """
+    if kl_start > 1:
+        what = "a smaller kl_start"
+    elif by_default.is_of_few_data and num_epochs < by_default.epochs:
+        what = f"to leave num_epochs out: so few data take {by_default.epochs:,}, and gates that begin at E[π] = 0.5"
+    else:
+        what = "insert_dropout(net, initial_keep_probability=0.95), a longer kl_warmup_epochs, or a smaller network"
+    judged = ". By held_out=(x, y) it is judged on data of their own" if is_of_training else ""
+    return f"What may help: {what}{judged}"
+
+
 def kl_starts(
     bnn: BetaBernoulliNetwork, kl_warmup_epochs: int, kl_start: float | Mapping[str, float]
 ) -> dict[str, float]:
@@ -311,6 +326,7 @@ def kl_starts(
     named = dict(kl_start) if isinstance(kl_start, Mapping) else {"*": kl_start}
     starts: dict[str, float] = {}
     for name, start in named.items():
+        check_is("kl_start", start, float | int)
         if not 0 <= start <= 1e6:
             raise ValueError(f"kl_start is {start}, wanted a number from 0 to 1e6")
         if start and kl_warmup_epochs < 2:

@@ -6,11 +6,15 @@ the mean mask at the end, on the same data: those held out, if fit() was given s
 
 - it is no better than one answer for every input: of labels, it is right no more often than the most frequent one, and
   of numbers, E[y] is no nearer to y than their mean. That the start was no better either is no excuse where more than
-  half of a layer's units have gone (and, of labels, -log p(y) is that of their shares);
-- on held-out data: the loss, -log p(y), is worse by more than 5% and by more than two standard errors of the mean
-  difference. Where y is a number, whose loss has no zero, 5% more squared error is meant: log(1.05) / 2 nats;
+  half of a layer's units have gone (and, of labels, -log p(y) is that of their shares), nor where all have;
+- on held-out data: of labels, the loss, -log p(y), is worse by more than 5%, and by more than a thousandth of their
+  entropy, for 5% of next to nothing are nothing. Of numbers, the squared error of E[y] is, with y's variance for the
+  entropy; or the loss, which has no zero, is worse by the log(1.05) / 2 nats that 5% more squared error cost;
 - on training data, of which a plain network may know too much: of what the start explains (of the labels' entropy, of
-  the variance of y) more than a quarter is lost, and more than two standard errors of the loss.
+  the variance of y) more than a quarter is lost. Of numbers without a mean, the loss is worse by what a third more
+  squared error costs.
+
+What is worse is so by more than two standard errors of the mean difference.
 """
 
 import math
@@ -34,6 +38,7 @@ NUM_JUDGED = 2000
 WORSE = 1.05  # times the loss
 LOST = 0.25  # of what was explained
 NOTHING = 0.01  # of what there is to explain
+TRIFLE = 0.001  # of the same
 _NUM_NAMED = 5  # layers
 
 
@@ -56,21 +61,25 @@ class _Scores:
 
     def explained(self, chance: "_Scores") -> float:
         """Of what one answer for every input leaves open, how much these answers tell."""
-        ours, theirs = (s.nll.mean() if self.are_labels else s.miss.mean() for s in (self, chance))
+        ours, theirs = self.loss.mean(), chance.loss.mean()
         return (1 - ours / theirs).item() if theirs > 0 else math.nan
 
     def tells_more_than(self, chance: "_Scores") -> bool:
         """Whether these answers tell something, beyond the noise: by what they explain, or by labels that are right."""
-        missed = chance.miss - self.miss
-        gained = chance.nll - self.nll if self.are_labels else missed
+        missed, gained = chance.miss - self.miss, chance.loss - self.loss
         return _is_above(missed, 0.0 if self.are_labels else math.inf) or (
             _is_above(gained, 0.0) and self.explained(chance) > 2 * NOTHING
         )
 
+    @property
+    def loss(self) -> Tensor:
+        """What has a zero: -log p(y) of labels, the squared error of numbers."""
+        return self.nll if self.are_labels else self.miss
+
     def told(self) -> str:
         """In words."""
         what = f"{self.rate:.2%} wrong" if self.are_labels else f"RMSE {math.sqrt(self.rate):.4g}"
-        return f"NLL {self.nll.mean().item():.4f}" + ("" if math.isnan(self.rate) else f", {what}")
+        return f"NLL {self.nll.mean().item():.4f}" + ("" if math.isnan(self.rate) else f" ({what})")
 
 
 class Judge:
@@ -110,7 +119,7 @@ class Judge:
             start: what :meth:`start` returned; nothing, where that is not known.
         """
         end, chance = self._score({})
-        began = _Scores(start["nll"].to(end.nll), start["miss"].to(end.nll), end.are_labels) if start else None
+        began = _Scores(start["nll"].to(end.nll), start["miss"].to(end.miss), end.are_labels) if start else None
         was_kept = start.get("kept", torch.tensor([gate.num_features for gate in self._bnn.gates.values()]))
         has_lost = bool((2 * self._kept() < was_kept).any())
         what = self._is_of_no_use(end, began, chance, has_lost) or (began and self._is_worse(end, began, chance))
@@ -132,19 +141,23 @@ class Judge:
                 return "the network is right no more often than the most frequent class"
         elif share <= NOTHING and (has_told or has_lost):
             return "the network is no better than the mean of y"
-        elif math.isnan(share) and has_lost and not bool(self._kept().all()):
-            return "a layer has no unit left"
-        return None
+        return "a layer has no unit left" if has_lost and not bool(self._kept().all()) else None
 
     def _is_worse(self, end: _Scores, start: _Scores, chance: _Scores) -> str | None:
-        if not (start.tells_more_than(chance) or math.isnan(start.rate)):
+        has_mean = not math.isnan(start.rate)
+        if has_mean and not start.tells_more_than(chance):
             return None  # a network that knew nothing has nothing to lose
-        least = 0.0
         if self._is_held_out:
-            least = (WORSE - 1) * start.nll.mean().item() if end.are_labels else self._numbers * math.log(WORSE) / 2
-        elif not end.explained(chance) < (1 - LOST) * start.explained(chance):
-            return None
-        return "the network ends clearly worse than it began" if _is_above(end.nll - start.nll, least) else None
+            least = max((WORSE - 1) * start.loss.mean().item(), TRIFLE * chance.loss.mean().item())
+            is_worse = _is_above(end.loss - start.loss, least)
+            if not end.are_labels:
+                is_worse |= _is_above(end.nll - start.nll, self._numbers * math.log(WORSE) / 2)
+        elif has_mean:
+            has_lost = end.explained(chance) < (1 - LOST) * start.explained(chance)
+            is_worse = has_lost and _is_above(end.loss - start.loss, 0.0)
+        else:
+            is_worse = _is_above(end.nll - start.nll, -self._numbers * math.log(1 - LOST) / 2)
+        return "the network ends clearly worse than it began" if is_worse else None
 
     def _left(self) -> str:
         """Where the fewest units are left."""
@@ -152,9 +165,11 @@ class Judge:
         fewest = sorted((pair for pair in counts.items() if pair[1][0] < pair[1][1]), key=lambda pair: pair[1])
         if not fewest:
             return "All units are left"
+        told = dict(fewest[:_NUM_NAMED])
         named = [
             f"{kept} of {total} on {name.removesuffix('gate').removesuffix('.') or 'the network'}"
-            for name, (kept, total) in fewest[:_NUM_NAMED]
+            for name, (kept, total) in counts.items()
+            if name in told
         ]
         others = f", and more on {len(fewest) - _NUM_NAMED} other layers" if len(fewest) > _NUM_NAMED else ""
         return f"Units left: {', '.join(named)}{others}"
@@ -182,12 +197,14 @@ def _missed(distribution: Any, y: Tensor, kind: str) -> tuple[Tensor, Tensor]:
     try:
         expected = likelihoods.expectation(distribution)
     except ValueError:  # y has no mean
-        return torch.full_like(y, math.nan), y
+        return torch.full_like(y, math.nan), y.double()
     if kind == "classes":
         labels = y if y.dim() == expected.dim() - 1 else y.argmax(-1)
         return (expected.argmax(-1) != labels).to(expected), labels.long()
-    y = y.to(expected)
-    return (expected - y).square() if kind == "numbers" else ((expected > 0.5) != (y > 0.5)).to(expected), y
+    if kind == "binary":
+        y = y.to(expected)
+        return ((expected > 0.5) != (y > 0.5)).to(expected), y
+    return (expected.double() - y.double()).square(), y.double()  # which float32 may not hold
 
 
 def _of_one_answer(y: Tensor, kind: str) -> tuple[Tensor, Tensor]:
