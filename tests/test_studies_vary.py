@@ -243,7 +243,10 @@ def test_a_study_whose_data_vary_says_that_no_setting_follows_their_number(npz: 
         studies.prepare(tmp_path / str(len(list(tmp_path.iterdir()))), config(seeds=1, **settings), note=notes.append)
         return notes
 
-    alone = [f"alone, {name} would be trained with {FEW} --pretrain-epochs 500; " for name in ("bars.npz", "o.npz")]
+    alone = [
+        f"alone, {name} would be trained with --network mlp-64-64 {FEW} --pretrain-epochs 500; "
+        for name in ("bars.npz", "o.npz")
+    ]
     advice = "has one setting for all: give these, or points with their own"
     data_sets = [npz, str(other)]
     for varied in (
@@ -257,13 +260,20 @@ def test_a_study_whose_data_vary_says_that_no_setting_follows_their_number(npz: 
     assert told(vary={"dataset": data_sets}, **followed) == []
     assert told(vary={"dataset": data_sets, "epochs": [1, 2]}) == []
     assert told(vary={"dataset": data_sets}, epochs=3) == []
+    of_few = told(**{**followed, "pretrain_epochs": 500}, dataset=npz, points={"a": {}, "b": {"dataset": "bars"}})
+    assert [note.split(" --pretrain")[0] for note in of_few] == [
+        "alone, bars would be trained with --epochs 60 --initial-keep-probability None "
+        "--kl-warmup-epochs 0 --gate-learning-rate 0.01"
+    ]
+    of_own = told(vary={"dataset": data_sets, "network": ["lenet-500-300", "mlp-64-64"]})
+    assert len(of_own) == 2 and all("--epochs 8000" in note and "--network" not in note for note in of_own)
     assert told(vary={"dataset": ["bars", npz]})[0].startswith(alone[0])  # and of bars, which has its own, nothing
     points: dict[str, Any] = {"a": {"dataset": npz, "epochs": 5}, "b": {"dataset": str(other)}}
     assert [note.split(" would")[0] for note in told(points=points)] == ["alone, o.npz"]
     assert [note.split(" would")[0] for note in told(dataset=npz, points={"a": {"epochs": 5}, "b": {}})] == [
         "alone, bars.npz"
     ]
-    with pytest.warns(UserWarning, match="alone, o.npz would be trained with --epochs 8000"):
+    with pytest.warns(UserWarning, match="alone, o.npz would be trained with --network mlp-64-64 --epochs 8000"):
         studies.prepare(tmp_path / "warned", config(seeds=1, vary={"dataset": [str(other)]}))
 
 

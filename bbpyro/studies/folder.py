@@ -12,6 +12,7 @@ import filelock
 
 from bbpyro import checkpoint, runs
 from bbpyro.checkpoint import CheckpointError
+from bbpyro.runs.networks import OF_FEW_DATA
 from bbpyro.studies import axes
 from bbpyro.studies.config import StudyConfig
 from bbpyro.training.budget import Budget
@@ -19,7 +20,7 @@ from bbpyro.version import __version__
 
 CONFIG = "study.json"
 _DECISIVE = ("dataset", "batch_size", "validation_size", "kl_start", "network")
-_OF_SIZE = (*(field.name for field in dataclasses.fields(Budget)), "pretrain_epochs")
+_OF_SIZE = ("network", *(field.name for field in dataclasses.fields(Budget)), "pretrain_epochs")
 
 
 def is_study(folder: Path) -> bool:
@@ -115,24 +116,31 @@ def _not_of_their_size(config: StudyConfig) -> list[str]:
     in_points = {name for own in config.points.values() for name in own}
     if "epochs" in config.vary or not ("dataset" in config.compared or "epochs" in in_points):
         return []
-    decided = _by_size(config, vary=config.vary, points=config.points)
+    is_usual = config.network in (runs.Settings.network, OF_FEW_DATA) and "network" not in config.compared
+    decided = _by_size(config, is_usual, vary=config.vary, points=config.points)
     silent = [
         each for each in config.candidates() if "epochs" not in config.points.get(each.shown.get("point", ""), {})
     ]
     found: dict[str, str] = {}
     for run in {tuple(getattr(each.config, name) for name in _DECISIVE): each.config for each in silent}.values():
-        own = _by_size(run)
+        own = _by_size(run, is_usual)
         if run.network == config.network and run.epochs == decided.epochs != own.epochs:
             differ = [n for n in _OF_SIZE if getattr(own, n) != getattr(run, n) == getattr(decided, n)]
-            flags = " ".join(f"--{name.replace('_', '-')} {axes.text(name, getattr(own, name))}" for name in differ)
+            flags = " ".join(f"--{name.replace('_', '-')} {_typed(name, getattr(own, name))}" for name in differ)
             found.setdefault(run.dataset, f"alone, {axes.shown('dataset', run.dataset)} would be trained with {flags}")
     why = "a study of several data sets, or with epochs in some points alone, has one setting for all"
     return [f"{told}; {why}: give these, or points with their own" for told in found.values()]
 
 
-def _by_size(config: runs.Settings, **varied: Any) -> runs.TrainConfig:
-    """The settings that a network has where nobody asks for any, by the number of its data."""
-    return runs.recipe(config.network, {name: getattr(config, name) for name in _DECISIVE} | varied)
+def _typed(name: str, value: Any) -> str:
+    return "None" if value is None else axes.text(name, value)  # as flags take it
+
+
+def _by_size(config: runs.Settings, is_usual: bool, **varied: Any) -> runs.TrainConfig:
+    """The settings where nobody asks for any, by the number of the data; `is_usual`: nor for a network."""
+    given = {name: getattr(config, name) for name in _DECISIVE} | varied
+    network = given.pop("network")
+    return runs.recipe(runs.Settings.network, given) if is_usual else runs.recipe(network, given | {"network": network})
 
 
 def _check_origins(
