@@ -476,6 +476,14 @@ def test_a_damaged_config_is_a_users_error(cli: Cli, run: Path) -> None:
         (["--run", "elsewhere"], "--run"),
         (["--force"], "--force"),
         (["--gate-learning-rate", "0.5"], "--gate-learning-rate"),
+        (["--epochs", "60"], "leave out --epochs"),  # and so on, by which nothing differs from what is usual
+        (["--epochs=60"], "leave out --epochs"),
+        (["--gate_learning_rate", "0.01"], "leave out --gate_learning_rate"),
+        (["--shed"], "leave out --shed"),
+        (["--no-shed"], "leave out --no-shed"),
+        (["--kl-start"], "leave out --kl-start"),
+        (["--print-config"], "leave out --print-config"),
+        (["--num-samples", "2", "--seed=0"], "leave out --seed"),
     ],
 )
 def test_resume_takes_no_other_settings(cli: Cli, run: Path, flags: list[str], mention: str) -> None:

@@ -267,14 +267,19 @@ def test_a_convolutions_gate_is_on_its_output_and_a_dense_layers_on_its_input(na
 
 def test_a_forest_calls_inputs_by_their_names(bnn):
     idata = bbpyro.to_arviz(bnn, num_samples=20, seed=0)
-    names = [f"column {chr(97 + k)}" for k in range(12)]
-    groups = {name: posterior.group(idata, name) for name in idata}
-    groups["guide"] = groups["guide"].assign_coords({"1.gate_name": ("1.gate_unit", names)})
-    idata = container.make(groups, idata.attrs)
+    names = [rf"column $\frac{chr(97 + k)}$" for k in range(12)]
+    idata = with_names(idata, "1.gate", names)
     order = posterior.order(idata, "1.gate")
     figure = plots.forest(idata)
     assert labels_of(figure)[0] == [names[unit] for unit in order]
     assert figure.axes[0].get_ylabel() == "input"
+    figure.draw_without_rendering()  # of a formula it would say that it is none
+
+
+def with_names(idata, gate, names):
+    groups = {name: posterior.group(idata, name) for name in idata}
+    groups["guide"] = groups["guide"].assign_coords({f"{gate}_name": (f"{gate}_unit", names)})
+    return container.make(groups, idata.attrs)
 
 
 def test_reliability_shows_the_bins_and_the_calibration_error_of_the_score(idata):
@@ -402,6 +407,10 @@ def test_the_guide_check_names_both_spreads_and_the_most_dependent_pair():
     correlation = np.corrcoef(draws.T)
     pair = max(((0, 1), (0, 2), (1, 2)), key=lambda pair: abs(correlation[pair]))
     assert figure.axes[3].get_title("left") == f"unit {pair[1]} against unit {pair[0]}"
+    names = [rf"$\frac{k}$" for k in range(3)]
+    named = plots.guide_check(with_names(idata, "0.gate", names), exact)
+    assert named.axes[3].get_xlabel() == f"π of unit {names[pair[0]]}"
+    named.draw_without_rendering()
     with pytest.raises(ValueError, match="gate is 'fc9'"):
         plots.guide_check(idata, exact, "fc9")
     wide = bbpyro.BetaBernoulliNetwork(bbpyro.insert_dropout(nn.Sequential(nn.Linear(4, 2))), num_data=8)

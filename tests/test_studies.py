@@ -449,6 +449,20 @@ def test_an_altered_study_is_refused(study: studies.Study) -> None:
         studies.load(study.folder)
 
 
+@pytest.mark.parametrize("made_from", [5, None, [1], "x", {PRIORS[0]: 5}, {PRIORS[1]: None}, {"another": [1]}])
+def test_a_study_whose_origins_were_altered_is_refused(
+    study: studies.Study, made_from: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = study.folder / "study.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "made_from": made_from}))
+    for go_on in (studies.load, studies.train, lambda folder: bbpyro.compare(study.config, folder=folder)):
+        with pytest.raises(CheckpointError, match=r"study.json was altered, .* \(made_from is "):
+            go_on(study.folder)
+    with pytest.raises(SystemExit) as status:
+        main(["compare", "--resume", str(study.folder)])
+    assert status.value.code == 2 and capsys.readouterr().err.count("\n") == 1
+
+
 def test_an_absent_cluster_library_says_what_to_install(
     npz: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -549,6 +563,10 @@ def test_a_study_that_is_there_lends_its_settings(study: studies.Study, capsys: 
         (["--jobs", "0"], "jobs is 0"),
         (["--resume", "nowhere"], "is no bbpyro study"),
         (["--resume", "nowhere", "--seeds", "9"], "leave out --seeds"),
+        (["--resume", "nowhere", "--seeds", "3"], "leave out --seeds"),
+        (["--resume=nowhere", "--seeds=3"], "leave out --seeds"),
+        (["--jobs", "1", "--resume", "nowhere", "--backend=processes", "--prior", "Jeffreys"], "leave out --prior"),
+        (["--resume", "nowhere", "--print-config"], "leave out --print-config"),
         (["--config", "nowhere.toml"], "is no file of settings"),
         (["--dataset", "nowhere.npz"], "nowhere.npz"),
     ],
@@ -558,7 +576,7 @@ def test_a_users_error_is_one_line_and_nothing_is_made(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as status:
-        main(["compare", "--study", "study", *flags] if "--resume" not in flags else ["compare", *flags])
+        main(["compare", "--study", "study", *flags] if "--resume" not in " ".join(flags) else ["compare", *flags])
     assert status.value.code == 2
     err = capsys.readouterr().err
     assert mention in err and err.count("\n") == 1

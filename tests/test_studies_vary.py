@@ -2,8 +2,10 @@
 
 import io
 import json
+import re
 import shutil
 import tomllib
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +17,10 @@ import pytest
 from rich.console import Console
 
 import bbpyro
-from bbpyro import data, plots, priors, runs, studies
+from bbpyro import data, plots, posterior, priors, runs, studies
 from bbpyro.cli import main, report
-from bbpyro.studies import StudyConfig, tables
+from bbpyro.posterior import container
+from bbpyro.studies import StudyConfig, axes, figures, folder, tables
 
 PRIOR = "Beta(0.0001, 1)"
 SHORT: dict[str, Any] = {"pretrain_epochs": 1, "batch_size": 50}
@@ -169,6 +172,34 @@ def test_a_point_with_a_prior_of_its_own_is_there_once_whatever_the_studys_prior
     assert list(chosen.tasks()) == ["uniform/a/seed-0", "beta-0.0001-1/b/seed-0", "jeffreys/a/seed-0"]
 
 
+def test_a_point_with_the_prior_of_the_study_is_trained_once() -> None:
+    twice = {"a": {"gate_learning_rate": 0.05}, "c": {"gate_learning_rate": 0.05, "prior": "Beta(1e-4,1)"}}
+    told = "points: a and c have the same settings; leave one of them out"
+    for own in ({}, {"prior": ["Beta(1e-4, 1)"]}, {"prior": ["Jeffreys", PRIOR], "vary": {"epochs": [1, 2]}}):
+        with pytest.raises(ValueError, match=told):
+            config(points=twice, **own).validate()
+    apart = config(points=twice, prior=["Jeffreys"])
+    apart.validate()
+    assert len(apart.candidates()) == 2
+    with pytest.raises(ValueError, match=told):  # nor does it become so as a prior is added
+        apart.extended_by(config(points=twice, prior=["Jeffreys", PRIOR]))
+
+
+def test_priors_that_differ_in_case_alone_are_two(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "two_cases.py").write_text("from bbpyro.priors import Beta\nPri, pri = Beta(0.1, 1), Beta(0.2, 1)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    names = ["two_cases:Pri", "two_cases:pri"]
+    found = {name: run.prior for name, run in config(prior=names, seeds=1).tasks().items()}
+    assert found == {"two_cases-pri/seed-0": names[0], "two_cases-pri-2/seed-0": names[1]}
+    points = {"a": {}, "b": {"prior": names[1], "epochs": 2}}
+    before = config(prior=names[:1], points=points, seeds=1)
+    after = before.extended_by(config(prior=names, points=points, seeds=1)).tasks()
+    assert list(before.tasks()) == ["two_cases-pri/a/seed-0", "two_cases-pri/b/seed-0"]
+    assert after == before.tasks() | {"two_cases-pri-2/a/seed-0": after["two_cases-pri-2/a/seed-0"]}  # none moves
+    with pytest.raises(ValueError, match="prior: two_cases:pri and two_cases:pri are the same"):
+        config(prior=[*names, names[1]]).validate()
+
+
 def test_without_a_prior_there_is_one_where_something_else_is_compared() -> None:
     assert config().prior == StudyConfig.prior and len(StudyConfig.prior) == 3
     assert config(vary={"epochs": [1, 2]}).prior == (PRIOR,) == config(points=POINTS).prior
@@ -198,6 +229,61 @@ def test_folds_of_a_study_are_of_other_data_and_in_folders_of_their_own(made: st
         end = 80 - 20 * int("fold-1" in name)
         assert (run.config.epochs, len(run.svi_history)) == (int("epochs=2" in name) + 1,) * 2
         assert np.array_equal(run.dataset.x_test, whole.x[end - 20 : end]) and len(run.dataset.x) == 60
+
+
+FEW = "--epochs 8000 --initial-keep-probability 0.5 --kl-warmup-epochs 400 --gate-learning-rate 0.03"
+
+
+def test_a_study_whose_data_vary_says_that_no_setting_follows_their_number(npz: str, tmp_path: Path) -> None:
+    other = tmp_path / "o.npz"
+    shutil.copyfile(npz, other)
+
+    def told(**settings: Any) -> list[str]:
+        notes: list[str] = []
+        studies.prepare(tmp_path / str(len(list(tmp_path.iterdir()))), config(seeds=1, **settings), note=notes.append)
+        return notes
+
+    alone = [
+        f"alone, {name} would be trained with --network mlp-64-64 {FEW} --pretrain-epochs 500; "
+        for name in ("bars.npz", "o.npz")
+    ]
+    advice = "has one setting for all: give these, or points with their own"
+    data_sets = [npz, str(other)]
+    for varied in (
+        {"vary": {"dataset": data_sets}},
+        {"points": {"a": {"dataset": npz}, "b": {"dataset": str(other), "threshold": 0.1}}},
+    ):
+        found = told(**varied)
+        assert [note.startswith(own) for note, own in zip(found, alone, strict=True)] == [True, True]
+        assert all(note.endswith(advice) for note in found)
+    followed = {"epochs": 8000, "initial_keep_probability": 0.5, "kl_warmup_epochs": 400, "gate_learning_rate": 0.03}
+    assert told(vary={"dataset": data_sets}, **followed) == []
+    assert told(vary={"dataset": data_sets, "epochs": [1, 2]}) == []
+    assert told(vary={"dataset": data_sets}, epochs=3) == []
+    of_few = told(**{**followed, "pretrain_epochs": 500}, dataset=npz, points={"a": {}, "b": {"dataset": "bars"}})
+    assert [note.split(" --pretrain")[0] for note in of_few] == [
+        "alone, bars would be trained with --epochs 60 --initial-keep-probability None "
+        "--kl-warmup-epochs 0 --gate-learning-rate 0.01"
+    ]
+    of_own = told(vary={"dataset": data_sets, "network": ["lenet-500-300", "mlp-64-64"]})
+    assert len(of_own) == 2 and all("--epochs 8000" in note and "--network" not in note for note in of_own)
+    assert told(vary={"dataset": ["bars", npz]})[0].startswith(alone[0])  # and of bars, which has its own, nothing
+    points: dict[str, Any] = {"a": {"dataset": npz, "epochs": 5}, "b": {"dataset": str(other)}}
+    assert [note.split(" would")[0] for note in told(points=points)] == ["alone, o.npz"]
+    assert [note.split(" would")[0] for note in told(dataset=npz, points={"a": {"epochs": 5}, "b": {}})] == [
+        "alone, bars.npz"
+    ]
+    with pytest.warns(UserWarning, match="alone, o.npz would be trained with --network mlp-64-64 --epochs 8000"):
+        studies.prepare(tmp_path / "warned", config(seeds=1, vary={"dataset": [str(other)]}))
+
+
+def test_few_data_that_do_not_vary_have_their_settings_and_nothing_is_said(npz: str, tmp_path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for i, varied in enumerate(({"temperature": [0.1, 0.2]}, {"batch_size": [10, 20]})):
+            chosen = studies.compare.__globals__["_config"](None, 1, {"dataset": npz}, varied)
+            assert chosen.epochs == 8000 and chosen.gate_learning_rate == 0.03
+            studies.prepare(tmp_path / str(i), chosen)
 
 
 # --- what is wrong is said before anything is made -----------------------------------------------------------
@@ -255,11 +341,21 @@ def test_what_cannot_vary_is_named(npz: str, tmp_path: Path, vary: Any, mention:
         ({"tight": {"seed": 3}}, "points: tight: seed: .* --seeds"),
         ({"tight": 60}, "points: tight is 60, wanted a table of settings"),
         ({"..": {}}, "points: '..' is no name"),
+        ({"a\nb": {}}, r"points: 'a\\nb' is no name; wanted one line"),
+        ({"a\tb": {}}, r"points: 'a\\tb' is no name; wanted one line"),
+        ({"a\x1b[1mb": {}}, r"points: 'a\\x1b\[1mb' is no name; wanted one line"),
+        ({"a\u2028b": {}}, r"points: 'a\\u2028b' is no name; wanted one line"),
         ({"tight": {"batch-size": 1, "batch_size": 2}}, "points: tight: batch_size is there twice"),
         ({"a": {"epochs": 2}, "b": {"epochs": 2}}, "points: a and b have the same settings"),
+        ({"a": {"epochs": 2}, "b": {"epochs": 2, "prior": "Uniform"}}, "points: a and b have the same settings"),
+        ({"b": {"epochs": 2, "prior": "Jeffreys"}, "a": {"epochs": 2}}, "points: b and a have the same settings"),
+        (
+            {"a": {"weight_prior": "Laplace(1)"}, "b": {"weight_prior": "Laplace(1.0)", "prior": "Jeffreys"}},
+            "points: a and b have the same settings",
+        ),
         ({"a": {"prior": "Jeffreys"}}, "prior: each point has its own, so leave out Uniform.. and Jeffreys.."),
         ({"a": {"threshold": 0.1}}, "points: a has threshold, which is in vary too"),
-        ({"a": {"prior": "Bta(1)"}, "b": {}}, "there is no Bta"),
+        ({"a": {"prior": "Bta(1)"}, "b": {}}, "prior: .Bta.1..: there is no Bta"),
         ({"a": {"epochs": 0}}, "epochs is 0"),
         (["tight"], "points: it is .*, wanted a table"),
     ],
@@ -299,6 +395,10 @@ def test_a_setting_is_shared_or_varies() -> None:
         (
             ["--vary", "kl-start", "fc*"],
             "kl_start is 'fc*', wanted names of gates and numbers such as 'conv* 40 fc* 6'",
+        ),
+        (
+            ["--vary", "kl-start", "'a b"],
+            """kl_start is "'a b", wanted names of gates and numbers such as 'conv* 40 fc* 6'""",
         ),
         (["--vary", "kl-start", "none", "x* 3", "--kl-warmup-epochs", "2"], "'x*' is none of the gates"),
         (["--config", "vary.toml"], "vary: epochs is 3, wanted a list of values"),
@@ -447,6 +547,46 @@ def test_a_row_is_the_mean_of_its_folds(made: studies.Study) -> None:
     assert names == {"error_macs", "kept_epochs", "priors_posteriors", "loo_compare"}
 
 
+def test_loo_is_compared_on_a_fold_that_every_setting_has(study: studies.Study) -> None:
+    rows = study.runs
+    lost = rows.loc[(rows["epochs"] == 1) & (rows["validation_fold"] == 0), "run"].item()
+    results = {name: result for name, result in study.results.items() if name != lost}
+    some = studies.Study(study.folder, study.config, results, [studies.Failure(lost, "no", study.folder / "log")])
+    data_of = {name: run.validation_fold for name, run in study.config.tasks().items()}
+    drawn = figures.draw(study.folder, some.runs, {k: v["total"] for k, v in results.items()}, data_of, ["epochs"])
+    found = sorted(line.get_xdata()[0] for line in drawn["loo_compare"].axes[0].lines if line.get_marker() == "o")
+    same = rows.loc[rows["validation_fold"] == 1, "run"]
+    loos = [posterior.loo(container.as_chains([study.folder / "runs" / run / "loo.nc"])) for run in same]
+    assert len(loos) == 2 and found == pytest.approx(sorted(posterior.elpd(loo) for loo in loos))
+    some.write()
+    assert (study.folder / "figures" / "loo_compare.png").is_file()
+    assert "loo_compare" not in (study.folder / "table.md").read_text()
+    apart = {k: v for k, v in results.items() if not ("epochs=2" in k and "fold-1" in k)}
+    assert len(apart) == 2
+    studies.Study(study.folder, study.config, apart, []).write()
+    assert not (study.folder / "figures" / "loo_compare.png").exists()
+    assert f"\n{figures.NO_LOO}\n" in (study.folder / "table.md").read_text()
+    studies.Study(study.folder, study.config, dict(list(apart.items())[:1]), []).write()  # with which none is compared
+    assert "loo_compare" not in (study.folder / "table.md").read_text()
+
+
+def test_data_are_the_same_only_where_all_that_decides_them_is() -> None:
+    def shared(**varied: Any) -> Any:
+        made = invented(**varied)
+        data_of = {name: folder.data_of(run) for name, run in made.config.tasks().items()}
+        return figures.shared_data(made.runs, data_of, made.config.keys)
+
+    held_out = {"validation_size": 20}
+    assert shared(points={"a": {"validation_fold": 0}, "b": {"validation_fold": 1}}, **held_out) == []
+    assert shared(vary={"dataset": ["a/bars.npz", "b/bars.npz"]}) == []
+    assert shared(points={"a": {"dataset": "a/bars.npz"}, "b": {"dataset": "b/bars.npz"}}) == []
+    assert shared(vary={"validation_size": [20, 30]}) == []
+    assert shared(prior=[PRIOR]) is None
+    alike = {"a": {"epochs": 1, **held_out}, "b": {"epochs": 2, **held_out}}
+    assert [each[2:] for each in shared(points=alike)] == [(20, 0)]
+    assert [each[3] for each in shared(vary={"validation_fold": [1, 0]}, points=alike)] == [1, 0]
+
+
 def test_a_table_has_a_column_for_each_axis_of_more_than_one_value() -> None:
     rates = {"gate_learning_rate": [0.005, 0.01], "shed": [True, False], "temperature": [0.1]}
     table = invented(vary=rates).table
@@ -458,6 +598,51 @@ def test_a_table_has_a_column_for_each_axis_of_more_than_one_value() -> None:
     assert invented(points=POINTS).table.index.names == ["point"]
     starts = invented(vary={"kl_start": [[], [["fc*", 6]]], "kl_warmup_epochs": [9]}).table
     assert list(starts.index) == ["none", "fc* 6"]
+
+
+@pytest.mark.parametrize(
+    "varied",
+    [
+        {"vary": {"elbo": ["trace", "mean-field"]}},
+        {"points": {"a": {"elbo": "trace"}, "b": {"elbo": "mean-field"}}, "prior": [PRIOR]},
+        {"vary": {"elbo": ["trace", "mean-field"], "threshold": [0.1, 0.2], "temperature": [0.1, 0.2]}, "seeds": 1},
+    ],
+)
+def test_a_setting_and_a_score_of_one_name_are_two_columns(varied: dict[str, Any], tmp_path: Path) -> None:
+    made = invented(**varied)
+    failed = list(made.config.tasks())[-1]
+    results = {name: {**found, "elbo": -65.95 - i} for i, (name, found) in enumerate(made.results.items())}
+    some = studies.Study(Path("study"), made.config, {k: v for k, v in results.items() if k != failed}, [])
+    some.failures.append(studies.Failure(failed, "RuntimeError: no", tmp_path / "log"))
+    for study in (studies.Study(Path("study"), made.config, results, []), some):
+        runs_of = study.runs
+        assert dict(zip(runs_of["run"], runs_of["setting elbo"], strict=True)) == {
+            name: run.elbo for name, run in study.config.tasks().items()
+        }
+        done = runs_of.dropna(subset="error")
+        assert list(done["elbo"]) == [result["elbo"] for result in study.results.values()]
+        table = study.table
+        assert len(table) == len(study.config.candidates())
+        assert list(table["runs"] + table["failed"]) == [study.config.seeds] * len(table)
+        for i in range(len(table)):  # rows are in the order of the runs
+            own = done[done["run"].isin(study.config.runs_of(study.config.candidates()[i]))]["elbo"]
+            assert table["elbo mean"].iloc[i] == pytest.approx(own.mean(), nan_ok=True)
+        text = tables.to_markdown(table, runs_of, [])
+        header = [cell.strip() for cell in text.splitlines()[0].split("|")[1:-1]]
+        assert header.count("ELBO") == 1 and header.count("setting elbo") == ("vary" in varied)
+        tables.write(tmp_path, table, runs_of, [])
+        columns = list(pd.read_csv(tmp_path / "table.csv").columns)
+        assert len(set(columns)) == len(columns) and columns[: len(table.index.names)] == table.index.names
+        assert printed(study)
+        labels = plots.error_macs(done, keys=study.config.keys).axes[0].get_legend_handles_labels()[1]
+        assert "points" in varied or any("elbo mean-field" in label for label in labels)
+
+
+def test_no_setting_has_a_column_of_something_else(made: studies.Study) -> None:
+    columns = {axes.column(name) for name in VALUES}
+    assert len(columns) == len(VALUES)
+    others = {"run", "prior", "point", "budget", "seed", "failed"}.union(*made.results.values())
+    assert columns & others == set()
 
 
 def test_the_printed_tables_fit_80_columns_and_name_every_row() -> None:
@@ -485,6 +670,27 @@ def test_points_are_told_below_the_table(tmp_path: Path) -> None:
     text = (tmp_path / "table.md").read_text()
     assert text.startswith("| point | budget | runs |") and all(f"\n{line}\n" in text for line in told)
     assert "\n| tight | 10 + 120 | 2 | 1.05% (1.00% - 1.10%) |" in text
+
+
+def test_a_name_stays_in_its_cell(tmp_path: Path) -> None:
+    names = {"a|b": {"epochs": 1}, "c\\|": {"epochs": 2}, "_x_": {"epochs": 3}}
+    made = invented(points=names, vary={"dataset": ["a|\nb.npz", "c.npz"]})
+    tables.write(tmp_path, made.table, made.runs, [], made.config.told)
+    header, _, *rows = [line for line in (tmp_path / "table.md").read_text().splitlines() if line.startswith("|")]
+    cells = [re.findall(r"(?:\\.|[^|\\])+", row[1:-1]) for row in (header, *rows)]
+    assert len(rows) == 6 and len({len(row) for row in cells}) == 1
+    unescaped = [[re.sub(r"\\(.)", r"\1", cell).strip() for cell in row[:2]] for row in cells[1:]]
+    assert unescaped == [[point, data_set] for point in names for data_set in ("a| b.npz", "c.npz")]
+    read = pd.read_csv(tmp_path / "table.csv")
+    assert list(read["point"].unique()) == list(names)
+
+
+def test_a_study_whose_names_are_no_plain_words_is_drawn(npz: str, tmp_path: Path) -> None:
+    names = {"up$^$x|": {"epochs": 1}, "_b": {"epochs": 2}}
+    own: dict[str, Any] = {"seeds": 1, "folder": tmp_path / "study", "progress": False, "dataset": npz, **SHORT}
+    made = bbpyro.compare([PRIOR], points=names, **own)
+    assert not made.failures and "\n| up$^$x\\| " in (tmp_path / "study" / "table.md").read_text()
+    assert len(list((tmp_path / "study" / "figures").glob("*.png"))) == 4
 
 
 def test_networks_of_other_layers_stand_in_one_table() -> None:

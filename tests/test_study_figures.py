@@ -1,6 +1,7 @@
 """Figures of a study: every point and every curve can be seen, and runs with faults are marked."""
 
 import io
+import warnings
 
 import matplotlib.colors
 import matplotlib.image
@@ -8,10 +9,11 @@ import matplotlib.text
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from torch import nn
 
 import bbpyro
-from bbpyro import plots
+from bbpyro import plots, posterior
 from bbpyro.plots.marks import faults
 
 PRIORS = ("Beta(0.0001, 1)", "IndianBuffet(5)", "Jeffreys()", "FixedRate(0.5)")
@@ -172,6 +174,44 @@ def test_the_default_prior_is_seen_at_0_and_no_curve_lies_on_anothers():
     np.testing.assert_allclose(default.get_ydata(), 1 - default.get_xdata() ** 1e-4, atol=1e-5)
     frame = rows[0][0].get_window_extent().y0
     assert rows[0][0].transData.transform((0.5, 0))[1] > frame + 3  # more than three pixels above the axis
+
+
+NAMES = ("up$^$x", "_hidden", "a|b", r"$\frac{$_", "published, BB", "plain network, 2.00%")
+
+
+def named_as_they_are(figure, names=NAMES):
+    """Whether each name is drawn, and none of them as a formula."""
+    pixels(figure)
+    drawn = [text for text in figure.findobj(matplotlib.text.Text) if text.get_text() in names]
+    return {text.get_text() for text in drawn} == set(names) and not any(text.get_parse_math() for text in drawn)
+
+
+def test_names_are_drawn_as_they_are():
+    runs = pd.concat([study(seeds=1, plain_error=0.02)[:1].assign(point=name) for name in NAMES])
+    runs["error"] = np.linspace(0.01, 0.02, len(runs))
+    one = plots.error_macs(runs, {"a$^$b": [(1.5, 2.0)]}, keys=["point"])
+    assert named_as_they_are(one, [*NAMES, "a$^$b", "published"])
+    legend = [text.get_text() for text in one.axes[0].get_legend().get_texts()]
+    assert sorted(legend) == sorted([*NAMES, "published", "plain network, 2.00%"])
+    assert [line.get_gid() for line in one.axes[0].lines if line.get_label() == "published, BB"] == [None]
+    of_priors = [runs.assign(prior=name) for name in ("_mine:prior", "Uniform()")]
+    two = plots.error_macs(pd.concat(of_priors), keys=["prior", "point"])
+    assert named_as_they_are(two, [*NAMES, "_mine:prior", "Uniform()"])
+    assert named_as_they_are(plots.error_macs(runs.assign(prior=list(NAMES))))
+    histories = {name: [[{"epoch": e, "active": {"fc1.gate": 64}} for e in (1, 2)]] for name in NAMES}
+    assert named_as_they_are(plots.kept_epochs(histories, {"fc1.gate": 64}))
+
+
+def test_names_of_posteriors_are_drawn_as_they_are():
+    net = bbpyro.insert_dropout(nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)))
+    bnn = bbpyro.BetaBernoulliNetwork(net, likelihood=bbpyro.likelihoods.Categorical(), num_data=12)
+    x, y = torch.randn(12, 3), torch.arange(12) % 2
+    idata = bbpyro.to_arviz(bnn, x, y, num_samples=40, num_masks=8, seed=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of Pareto k, of which this is no test
+        loo = posterior.loo(idata)
+    assert named_as_they_are(plots.loo_compare(dict.fromkeys(NAMES, loo)))
+    assert named_as_they_are(plots.priors_posteriors(dict.fromkeys(NAMES, idata)))
 
 
 def test_a_study_of_a_deep_network_is_no_wider_than_a_page_can_show():

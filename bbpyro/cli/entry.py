@@ -31,7 +31,7 @@ from bbpyro.cli.report import (
     print_study,
     print_summary,
 )
-from bbpyro.cli.settings import defaults, print_config
+from bbpyro.cli.settings import check_resume, defaults, print_config
 from bbpyro.processes import LostProcessError
 from bbpyro.training import NonFiniteLossError
 from bbpyro.training.budget import of_fit
@@ -93,7 +93,10 @@ def _run(args: list[str]) -> None:
 
 def _parse(args: list[str]) -> Train | Compare | Evaluate | Posterior | Compact | Data:
     command: Train | Compare | Evaluate | Posterior | Compact | Data = tyro.cli(Command, args=args, **PARSER)
-    if not isinstance(command, Train | Compare) or command.resume is not None:
+    if not isinstance(command, Train | Compare):
+        return command
+    if command.resume is not None:
+        check_resume(command, args)
         return command
     found = defaults(command, args)
     if found is None:
@@ -127,8 +130,6 @@ def _train(command: Train) -> None:
         print_config(config)
         return
     console = new_console()
-    if command.resume is not None:
-        _check_resume(command, {"resume", "num_samples"})
     chosen: Any = _run_folder(command, console) if processes.is_first() else None
     folder, config = processes.broadcast(chosen)
     with runs.hold(folder):  # until its summary is written too
@@ -207,8 +208,6 @@ def _compare(command: Compare) -> None:
     if command.print_config:
         print_config(command.settings())
         return
-    if command.resume is not None:
-        _check_resume(command, {"resume", "jobs", "backend", "address", "published"})
     workers: dict[str, Any] = {"jobs": command.jobs, "backend": command.backend, "address": command.address}
     studies.check_workers(**workers)
     folder = command.resume or command.study or studies.default_folder()
@@ -266,15 +265,6 @@ def _warn_of_fit(console: Console, run: runs.Run, *, is_told: bool) -> None:
     done = f"{num_data:,} data in {config.epochs} epochs are {num_steps:,} steps"
     warning = "" if is_told else f"warning: {run.warning}. "
     print_line(console, f"{warning}{done}; what may help: {advice}")
-
-
-def _check_resume(command: Train | Compare, allowed: set[str]) -> None:
-    what = "run" if isinstance(command, Train) else "study"
-    for field in dataclasses.fields(command):
-        if field.name not in allowed and getattr(command, field.name) != field.default:
-            flag = field.name.replace("_", "-")
-            flag = f"no-{flag}" if field.default is True else flag
-            raise ValueError(f"--resume goes on with the {what}'s own settings; leave out --{flag}")
 
 
 def _evaluate(command: Evaluate) -> None:

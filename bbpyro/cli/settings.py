@@ -10,6 +10,8 @@ from typing import Any
 from bbpyro import runs, studies
 from bbpyro.cli.commands import Compare, Train
 
+_BESIDE_RUN, _BESIDE_STUDY = {"num_samples"}, {"jobs", "backend", "address", "published"}  # flags beside --resume
+
 
 def defaults(command: Train | Compare, args: list[str]) -> runs.TrainConfig | studies.StudyConfig | None:
     """What holds where the command line is silent, unless that is the usual.
@@ -36,6 +38,14 @@ def defaults(command: Train | Compare, args: list[str]) -> runs.TrainConfig | st
     if not settings and own == runs.TrainConfig():
         return None
     return kind.from_json({k: v for k, v in own.to_json().items() if k in shared} | settings)
+
+
+def check_resume(command: Train | Compare, args: Sequence[str]) -> None:
+    """Raise a ValueError where the command line has a flag, of whatever value, for what is settled already."""
+    what, others = ("run", _BESIDE_RUN) if isinstance(command, Train) else ("study", _BESIDE_STUDY)
+    for arg in args:
+        if arg.startswith("--") and not _flags([arg]) & {"resume", *others}:
+            raise ValueError(f"--resume goes on with the {what}'s own settings; leave out {arg.partition('=')[0]}")
 
 
 def _flags(args: Sequence[str]) -> set[str]:

@@ -64,8 +64,8 @@ def _dependence(axis: Axes, q: Any, p: Any, names: Sequence[str]) -> None:
             draws[:, first], draws[:, second], ".", color=shade, markersize=2, alpha=0.5, label=f"{label}, r = {r:.2f}"
         )
     title(axis, f"unit {names[second]} against unit {names[first]}")
-    axis.set_xlabel(f"π of unit {names[first]}")
-    axis.set_ylabel(f"π of unit {names[second]}")
+    axis.set_xlabel(f"π of unit {names[first]}", parse_math=False)
+    axis.set_ylabel(f"π of unit {names[second]}", parse_math=False)
     axis.set_xlim(-0.02, 1.02)
     axis.set_ylim(-0.02, 1.5)
     axis.set_yticks([0, 0.5, 1])

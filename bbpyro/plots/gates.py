@@ -200,7 +200,7 @@ def _forest_panel(
     if f"{gate}_row" in coords and f"{gate}_name" not in coords:
         row, column = (coords[f"{gate}_{name}"].values[units] for name in ("row", "column"))
         labels = [f"{unit} ({r}, {c})" for unit, r, c in zip(units, row, column, strict=True)]
-    axis.set_yticks(rows, labels, fontsize=6)
+    axis.set_yticks(rows, labels, fontsize=6, parse_math=False)
     axis.set_ylim(len(units) - 0.3, -0.7)
     axis.set_xlim(-0.02, 1.02)
 

@@ -31,6 +31,7 @@ def name_points(figure: Figure, axis: Axes, points: Iterable[tuple[str, Any]]) -
                 taken.append(Bbox([[x - half, y - half], [x + half, y + half]]))
     for name, xy in points:
         label = axis.annotate(name, xy, (0, 0), textcoords="offset points", color=GREY, fontsize=7, zorder=5)
+        label.set_parse_math(False)
         label.set_bbox({"boxstyle": "square,pad=0.1", "facecolor": "white", "edgecolor": "none", "alpha": 0.6})
 
         def covered(offset: tuple[float, float], label: Any = label) -> float:

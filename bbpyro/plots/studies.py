@@ -19,6 +19,7 @@ from bbpyro.plots.style import (
     colors,
     curve,
     epoch_axis,
+    label,
     legend,
     log_odds_axis,
     new_figure,
@@ -74,7 +75,7 @@ def error_macs(
     behind = {method: np.array(points).T for method, points in (published or {}).items()}
     for method, (error, fewer) in behind.items():
         style: dict[str, Any] = {"color": GREY, "markersize": 5, "fillstyle": "none", "zorder": 4, "clip_on": False}
-        axis.plot(100 / fewer, error, "s", **style, label=_BEHIND + method)
+        axis.plot(100 / fewer, error, "s", **style, label=_BEHIND + method, gid=_BEHIND)
     low = min(
         [0.8 * 100 * share for share in runs["macs_left"] if share > 0]
         + [80 / n for _, m in behind.values() for n in m]
@@ -100,7 +101,7 @@ def error_macs(
     published_points = [
         (str(line.get_label()).removeprefix(_BEHIND), xy)
         for line in axis.lines
-        if str(line.get_label()).startswith(_BEHIND)
+        if line.get_gid() == _BEHIND
         for xy in np.asarray(line.get_xydata())
     ]
     name_points(figure, axis, published_points)
@@ -123,7 +124,7 @@ def _draw_rings(axis: Axes, priors: Mapping[str, pd.DataFrame]) -> list[tuple[pd
     rings = []
     for (prior, group), shade, size in zip(priors.items(), colors(len(priors)), sizes, strict=True):
         style = {"color": shade, "markersize": size, "fillstyle": "none", "markeredgewidth": 1.6, "clip_on": False}
-        rings += [(group, _place(axis, group, "o", label=prior, **style))]
+        rings += [(group, _place(axis, group, "o", label=label(prior), **style))]
     return rings
 
 
@@ -140,7 +141,7 @@ def _draw_curves(axis: Axes, curves: Mapping[str, pd.DataFrame], along: str) -> 
         points = _split(runs, [along])
         means = pd.DataFrame({stop: group[["macs_left", "error"]].mean() for stop, group in points.items()}).T
         shade = GREY if is_one else shade
-        _place(axis, means, "-", color=shade, linewidth=1.2, zorder=1.5, label=name or None)
+        _place(axis, means, "-", color=shade, linewidth=1.2, zorder=1.5, label=label(name) or None)
         for stop, group in points.items():
             own = of_stops[list(stops).index(stop)] if is_one else shade
             style: dict[str, Any] = {"color": own, "clip_on": False}
@@ -148,11 +149,11 @@ def _draw_curves(axis: Axes, curves: Mapping[str, pd.DataFrame], along: str) -> 
             x, y = 100 * group["macs_left"], 100 * group["error"]
             axis.plot([x.min(), x.max()], [y.mean()] * 2, "-", linewidth=1, **style)
             axis.plot([x.mean()] * 2, [y.min(), y.max()], "-", linewidth=1, **style)
-            label = _with_budget(stop, along, group) if is_one else None
-            _place(axis, means.loc[[stop]], shapes[stop], markersize=next(sizes), zorder=3, label=label, **style)
+            named = label(_with_budget(stop, along, group)) if is_one else None
+            _place(axis, means.loc[[stop]], shapes[stop], markersize=next(sizes), zorder=3, label=named, **style)
     for stop, group in {} if is_one else stops.items():
-        label = _with_budget(stop, along, group)
-        axis.plot([], [], shapes[stop], color=GREY, markersize=7, label=label)
+        named = label(_with_budget(stop, along, group))
+        axis.plot([], [], shapes[stop], color=GREY, markersize=7, label=named)
     return rings
 
 
@@ -246,8 +247,8 @@ def kept_epochs(
                 style = {"color": shade, "linewidth": 1.6} if prior == own else {"color": PALE, "linewidth": 1.0}
                 for records in seeds:
                     kept = [100 * record["active"][gate] / units for record in records]
-                    label = prior if prior == own and records is seeds[0] else None
-                    curve(axis, [record["epoch"] for record in records], kept, clip_on=False, label=label, **style)
+                    named = prior if prior == own and records is seeds[0] else None
+                    curve(axis, [record["epoch"] for record in records], kept, clip_on=False, label=named, **style)
             axis.set_ylim(-6, 103)  # what is 0 is above the frame
         row[0].set_ylabel("kept, %")
     for axis in axes[-1]:
@@ -300,11 +301,11 @@ def _grid(priors: Sequence[str], columns: Sequence[str]) -> tuple[Figure, Any]:
 
 def _legend_beside(axis: Axes) -> None:
     """Far enough to the right for rings at 100%, and with room between the largest."""
-    found = dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
-    behind = [label for label in found if label.startswith(_BEHIND)]  # whose names are beside them
-    shown = {"published": found[behind[0]]} if behind else {}
-    shown |= {label: handle for label, handle in found.items() if label not in behind}
-    named = {"handles": [*shown.values()], "labels": [wrapped(each, 36) for each in shown]}
+    found = list(zip(*axis.get_legend_handles_labels(), strict=True))
+    behind = [handle for handle, _ in found if handle.get_gid() == _BEHIND]  # whose names are beside them
+    shown = [(handle, "published") for handle in behind[:1]]
+    shown += [(handle, wrapped(name, 36)) for handle, name in found if handle not in behind]
+    named = {"handles": [handle for handle, _ in shown], "labels": [name for _, name in shown]}
     legend(axis, **named, loc="center left", bbox_to_anchor=(1.05, 0.5), labelspacing=0.9, frameon=False)
 
 
@@ -324,7 +325,7 @@ def loo_compare(loos: Mapping[str, Any]) -> Figure:
         if y:
             axis.errorbar(total, y - 0.25, xerr=len(best) ** 0.5 * difference.std(), fmt="^", color=GREY, markersize=5)
     axis.axvline(best.sum(), color=GREY, linestyle="--", linewidth=1, zorder=0)
-    axis.set_yticks(range(len(ranked)), [wrapped(prior, 36) for prior in ranked], fontsize=8)
+    axis.set_yticks(range(len(ranked)), [wrapped(prior, 36) for prior in ranked], fontsize=8, parse_math=False)
     axis.set_ylim(len(ranked) - 0.5, -0.5)
     axis.set_xlabel(f"elpd_loo of {len(best)} training data, nats")
     super_title(

@@ -21,6 +21,7 @@ COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 GREY, PALE = "#8a8580", "#cfcac4"
 DROPPED = "#e4e0dc"  # a light grey; neither scale has a grey, and both are safe for the colour-blind
 COLORMAP, SPREAD_COLORMAP = "viridis", "plasma"
+_SHOWN = " "  # before a label that begins with _
 PRIOR_STYLE = {"color": "black", "linewidth": 1.2, "linestyle": "--"}  # thin, to be drawn over the posterior's line
 
 
@@ -86,6 +87,12 @@ def legend(axis: Axes, **options: Any) -> None:
     shown = axis.legend(fontsize=8, edgecolor="none", framealpha=0.85, **options)
     for text in shown.get_texts():
         text.set_parse_math(False)
+        text.set_text(text.get_text().removeprefix(_SHOWN))
+
+
+def label(name: str) -> str:
+    """A label of a user's name that :func:`legend` shows as it is; matplotlib leaves out those that begin with _."""
+    return f"{_SHOWN}{name}" if name.startswith("_") else name
 
 
 def colors(count: int) -> Sequence[Any]:

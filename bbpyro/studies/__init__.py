@@ -8,13 +8,11 @@ from bbpyro.studies.compare import (
     check_workers,
     compare,
     default_folder,
-    is_study,
     load,
-    prepare,
-    read_config,
     train,
 )
 from bbpyro.studies.config import StudyConfig
+from bbpyro.studies.folder import is_study, prepare, read_config
 
 __all__ = [
     "BACKENDS",

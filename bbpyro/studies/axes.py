@@ -14,6 +14,7 @@ import numpy as np
 
 from bbpyro import priors, runs
 from bbpyro.priors.spelled import is_path
+from bbpyro.studies import task
 
 FOLD = "validation_fold"
 _HINTS = typing.get_type_hints(runs.Settings)
@@ -73,6 +74,8 @@ def read_points(given: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     for name, settings in given.items():
         if not isinstance(name, str) or not re.search(r"\w", name):
             raise ValueError(f"points: {name!r} is no name; wanted one with a letter or a digit")
+        if not name.isprintable():
+            raise ValueError(f"points: {name!r} is no name; wanted one line, without tabs or other such characters")
         if not isinstance(settings, Mapping):
             raise ValueError(f"points: {name} is {settings!r}, wanted a table of settings, such as epochs = 60")
         where = f"points: {name}"
@@ -142,18 +145,23 @@ def shown(name: str, value: Any) -> Any:
     return Path(value).name if _is_file(value) else text(name, value)
 
 
+def column(name: str) -> str:
+    """What the column of a setting is called beside the scores: by its name, unless that is a score's too."""
+    return f"setting {name}" if name in task.MEASURED else name
+
+
 def axis(name: str, values: Sequence[Any]) -> list[Value]:
     """The values of a setting, each called by a name of its own."""
     names = [shown(name, value) for value in values]
     names = [n if names.count(n) == 1 else text(name, value) for n, value in zip(names, values, strict=True)]
     pieces = [_slug_of(name, value) for value in values]
-    slugs = [f"{name.replace('_', '-')}={piece}" for piece in _distinct(pieces)]
+    slugs = [f"{name.replace('_', '-')}={piece}" for piece in distinct(pieces)]
     return [Value({name: value}, n, each) for value, n, each in zip(values, names, slugs, strict=True)]
 
 
 def axis_of_points(points: Mapping[str, Mapping[str, Any]]) -> list[Value]:
     """The points of a study, each called by its name."""
-    slugs = _distinct([slug(name)[: 2 * _MAX_SLUG] for name in points])
+    slugs = distinct([slug(name)[: 2 * _MAX_SLUG] for name in points])
     return [Value(own, name, each) for (name, own), each in zip(points.items(), slugs, strict=True)]
 
 
@@ -162,21 +170,21 @@ def slug(text: str) -> str:
     return re.sub(r"[^\w.+-]+", "-", text.replace("*", "all")).strip("-").lower()
 
 
-def _slug_of(name: str, value: Any) -> str:
-    return slug(Path(value).name if _is_file(value) else text(name, value))[:_MAX_SLUG].strip("-") or "value"
-
-
-def _is_file(value: Any) -> bool:
-    return isinstance(value, Path) or (isinstance(value, str) and value.endswith(".npz"))
-
-
-def _distinct(names: Sequence[str]) -> list[str]:
+def distinct(names: Sequence[str]) -> list[str]:
     """The names, numbered where one was there before; those before do not change as others are added."""
     found: list[str] = []
     for name in names:
         numbered = (name if i == 1 else f"{name}-{i}" for i in range(1, len(names) + 1))
         found.append(next(each for each in numbered if each not in found))
     return found
+
+
+def _slug_of(name: str, value: Any) -> str:
+    return slug(Path(value).name if _is_file(value) else text(name, value))[:_MAX_SLUG].strip("-") or "value"
+
+
+def _is_file(value: Any) -> bool:
+    return isinstance(value, Path) or (isinstance(value, str) and value.endswith(".npz"))
 
 
 def _setting(where: str, key: Any) -> str:
@@ -232,8 +240,8 @@ def _typed(name: str, word: str) -> Any:
 
 
 def _pairs(word: str) -> list[list[Any]]:
-    parts = [] if word == "none" else shlex.split(word)
     try:
+        parts = [] if word == "none" else shlex.split(word)
         weights = [float(part) for part in parts[1::2]]
         return [[gate, weight] for gate, weight in zip(parts[::2], weights, strict=True)]
     except ValueError:

@@ -1,29 +1,24 @@
 """compare(): priors and settings times seeds, each a run of its own in a process of its own, and what comes out."""
 
-import contextlib
 import dataclasses
-import json
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import filelock
 import joblib
 import pandas as pd
 from rich.console import Console
 
-from bbpyro import checkpoint, plots, priors, runs
-from bbpyro.checkpoint import CheckpointError
+from bbpyro import plots, priors, runs
 from bbpyro.studies import axes, figures, tables, task
 from bbpyro.studies.config import StudyConfig
 from bbpyro.studies.display import display
-from bbpyro.version import __version__
+from bbpyro.studies.folder import data_of, origin, prepare, read, read_config
 
-CONFIG = "study.json"
 BACKENDS = ("processes", "dask", "ray")
 
 
@@ -82,12 +77,17 @@ class Study:
         Args:
             published: put the published points, where there are any for this network and dataset, behind the errors.
         """
-        tables.write(self.folder, self.table, self.runs, list(self.total.values()), self.config.told)
+        data = {name: data_of(run) for name, run in self.config.tasks().items()}
+        is_without_loo = figures.shared_data(self.runs, data, self.config.keys) == []
+        told = [*self.config.told, *([figures.NO_LOO] if is_without_loo else [])]
+        tables.write(self.folder, self.table, self.runs, list(self.total.values()), told)
         if self.results:
             totals = {name: result["total"] for name, result in self.results.items()}
             made_of = {(each.config.network, each.config.dataset) for each in self.config.candidates()}
             behind = plots.published.behind(*made_of.pop()) if published and len(made_of) == 1 else {}
-            runs.write_figures(self.folder, figures.draw(self.folder, self.runs, totals, self.config.keys, behind))
+            drawn = figures.draw(self.folder, self.runs, totals, data, self.config.keys, behind)
+            (self.folder / "figures" / "loo_compare.png").unlink(missing_ok=True)  # it may be of fewer settings
+            runs.write_figures(self.folder, drawn)
 
 
 def default_folder() -> Path:
@@ -130,7 +130,7 @@ def compare(
         published: put published points behind the errors, where there are any.
         progress: a progress display, or the rich console to draw it on.
         **settings: that all runs share, as in bbpyro train: network, dataset, epochs, … A network that varies brings
-            no settings of its own.
+            no settings of its own, nor do few data where the data vary, of which a warning tells.
 
     Raises:
         ValueError: a setting is out of range, or differs from that of the study in the folder.
@@ -156,17 +156,16 @@ def train(
 ) -> Study:
     """Train what is not trained yet of the study in a folder; arguments and errors are those of :func:`compare`."""
     check_workers(jobs, backend, address)
-    config = read_config(folder)
+    config, made_from = read(folder)
     tasks = config.tasks()
     waiting = [name for name, run in tasks.items() if task.result(folder / "runs" / name, run) is None]
     here = os.getpid(), Path.cwd()
-    made_from = _made_from(folder)
     calls = [
         joblib.delayed(task.perform)(
             folder.absolute() / "runs" / name,
             _log(folder, name).absolute(),
             tasks[name],
-            made_from.get(_origin(config, name, tasks[name]), {}),
+            made_from.get(origin(config, name, tasks[name]), {}),
             *here,
         )
         for name in waiting
@@ -208,40 +207,6 @@ def load(folder: Path | str) -> Study:
     return _gather(folder, config, reasons)
 
 
-def is_study(folder: Path) -> bool:
-    """Whether there is a study in a folder."""
-    return (folder / CONFIG).is_file()
-
-
-def read_config(folder: Path) -> StudyConfig:
-    """The settings of the study in a folder.
-
-    Raises:
-        CheckpointError: there is none, or its study.json was altered.
-        ValueError: a module of the user's that it names cannot be imported from here.
-    """
-    path = folder / CONFIG
-    if not is_study(folder):
-        raise CheckpointError(f"{folder} is no bbpyro study: it has no {CONFIG}")
-    try:
-        config = StudyConfig.from_json(runs.as_written(json.loads(path.read_text(encoding="utf-8"))["config"]))
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise _altered(path, error) from None
-    try:
-        config.check_modules()
-    except ValueError as error:
-        raise ValueError(f"study {folder}: {error}; go to the folder that the module is in") from None
-    try:
-        config.validate()
-    except ValueError as error:
-        raise _altered(path, error) from None
-    return config
-
-
-def _altered(path: Path, error: Exception) -> CheckpointError:
-    return CheckpointError(f"{path} was altered, or written by another version of bbpyro ({error})")
-
-
 def _config(
     prior: Sequence[priors.PriorLike] | None,
     seeds: int,
@@ -264,90 +229,6 @@ def _config(
         named = [prior] if isinstance(prior, str | Mapping) or callable(prior) else prior
         compared["prior"] = [priors.spell(each) for each in named]
     return StudyConfig.from_json({**{k: own[k] for k in known}, **given, **compared, "seeds": seeds})
-
-
-def prepare(
-    folder: Path, config: StudyConfig, jobs: int = 1, note: Callable[[str], object] | None = None
-) -> StudyConfig:
-    """Make the study's folder, or go on with the study that is there; returns all its settings.
-
-    Args:
-        folder: of the study.
-        config: its settings.
-        jobs: how many runs there are to be at once on this machine.
-        note: called with what is noteworthy of the data, if anything is.
-
-    Raises:
-        ValueError: a setting is out of range, or differs from that of the study in the folder.
-    """
-    config.validate()
-    if folder.exists() and not is_study(folder) and not _is_empty(folder):
-        raise ValueError(f"study folder {folder} is no study; choose another")
-    if is_study(folder):
-        config = read_config(folder).extended_by(config)
-    made_from = _check_origins(folder, config, jobs, note)
-    folder.mkdir(parents=True, exist_ok=True)
-    with filelock.FileLock(folder / ".lock"):
-        checkpoint.clear_unfinished(folder, CONFIG)
-        if is_study(folder):  # by now
-            config = read_config(folder).extended_by(config)
-            made_from = {**_made_from(folder), **made_from}
-        config = config.canonical()
-        description = {"format": checkpoint.FORMAT, "bbpyro": __version__, "made_from": made_from}
-        checkpoint.write_json(folder / CONFIG, {**description, "config": config.to_json()})
-    return config
-
-
-def _is_empty(folder: Path) -> bool:
-    """Whether there is nothing in a folder, but what a study leaves that was killed before it had a study.json."""
-    ours = (".lock", f".{CONFIG}-")
-    return folder.is_dir() and all(path.name.startswith(ours) for path in folder.iterdir())
-
-
-def _check_origins(
-    folder: Path, config: StudyConfig, jobs: int, note: Callable[[str], object] | None
-) -> dict[str, Any]:
-    """What the runs of each prior are made from now; refuse what all of them would fail of, and what has changed.
-
-    Raises:
-        ValueError: a setting does not fit, or data, weights or a module of the user's are not those that runs of the
-            study were made from.
-    """
-    made_from: dict[str, Any] = {}
-    noted, tasks = _made_from(folder), config.tasks()
-    dataset, loaded = None, None
-    for name, run in sorted(tasks.items(), key=lambda task: str(_data_of(task[1]))):  # each data set is loaded once
-        if loaded != _data_of(run):
-            dataset, loaded = None, _data_of(run)
-        origin = _origin(config, name, run)
-        if origin not in made_from:
-            is_new = dataset is None
-            dataset = runs.check_settings(run, dataset, min(jobs, len(tasks)))
-            made_from[origin] = runs.describe(run, dataset)
-            runs.check_same(noted.get(origin, {}), made_from[origin], f"study {folder}", run)
-            if note and is_new and dataset.scale_note:
-                note(dataset.scale_note)
-        with contextlib.suppress(CheckpointError):  # there is none yet, or it is damaged, of which it tells itself
-            found = runs.read_config(folder / "runs" / name)[1]
-            runs.check_same(found, made_from[origin], f"run {folder / 'runs' / name}", run)
-    return made_from
-
-
-def _data_of(run: runs.TrainConfig) -> tuple[Any, ...]:
-    """What says which data a run is of."""
-    return run.dataset, run.data_dir, run.validation_size, run.validation_fold
-
-
-def _origin(config: StudyConfig, name: str, run: runs.TrainConfig) -> str:
-    """Under what the study keeps what a run is made from, which is the same for all seeds."""
-    return name.rpartition("seed-")[0] if config.is_product else run.prior
-
-
-def _made_from(folder: Path) -> dict[str, Any]:
-    """What :func:`_check_origins` found when the study was last started, by :func:`_origin`."""
-    if not is_study(folder):
-        return {}
-    return dict(json.loads((folder / CONFIG).read_text(encoding="utf-8")).get("made_from", {}))
 
 
 def _log(folder: Path, name: str) -> Path:

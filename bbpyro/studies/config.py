@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-from bbpyro import runs
+from bbpyro import priors, runs
 from bbpyro.studies import axes
 from bbpyro.studies.axes import FOLD, slug
 
@@ -58,11 +58,11 @@ class StudyConfig(runs.Settings):
 
     @property
     def keys(self) -> list[str]:
-        """What tells the rows of its table apart: the axes of more than one value; where there is none, the prior."""
+        """The columns that tell rows of its table apart: axes of more than one value; where none is, the prior."""
         is_shared = any("prior" not in own for own in self.points.values()) or not self.points
         sizes = {"prior": len(self.prior) if is_shared else 1, "point": len(self.points)}
         sizes |= {name: len(values) for name, values in self.vary.items() if name != FOLD}
-        return [name for name, size in sizes.items() if size > 1] or ["prior"]
+        return [axes.column(name) for name, size in sizes.items() if size > 1] or ["prior"]
 
     @property
     def compared(self) -> list[str]:
@@ -86,15 +86,26 @@ class StudyConfig(runs.Settings):
         if not self.prior:
             raise ValueError("prior: there is none to compare; name at least one")
         self._check_axes()
-        names: dict[str, str] = {}
+        for prior in (*self.prior, *(own["prior"] for own in self.points.values() if "prior" in own)):
+            runs.TrainConfig(prior=prior).make_prior()  # which names the setting
+        found: dict[runs.TrainConfig, Candidate] = {}
         for typed, each in zip(self._typed(), self.candidates(), strict=True):
             for fold in self.vary.get(FOLD, [each.config.validation_fold]):
                 dataclasses.replace(each.config, validation_fold=fold).validate()
             if len(each.folder.rsplit("/", 1)[-1].encode()) > _LONGEST and self.is_product:
                 raise ValueError(f"vary: the values make a name too long for a folder, {each.folder}; vary fewer")
-            if each.folder in names:
-                raise ValueError(f"prior: {names[each.folder]} and {typed.config.prior} are the same; name each once")
-            names[each.folder] = typed.config.prior
+            weight_prior = axes.canonical("weight_prior", each.config.weight_prior)
+            same = found.setdefault(dataclasses.replace(each.config, weight_prior=weight_prior), typed)
+            if same is not typed:
+                raise self._told_same(same, typed)
+
+    def _told_same(self, one: Candidate, two: Candidate) -> ValueError:
+        """What is wrong where two would be trained alike, each with its prior as it was typed."""
+        points = {each.shown.get("point") for each in (one, two)}
+        if len(points) > 1:
+            named = " and ".join(name for name in self.points if name in points)
+            return ValueError(f"points: {named} have the same settings; leave one of them out")
+        return ValueError(f"prior: {one.config.prior} and {two.config.prior} are the same; name each once")
 
     def _check_axes(self) -> None:
         """Raise a ValueError where an axis has a value twice, or there are too many, or one setting is on two."""
@@ -109,18 +120,9 @@ class StudyConfig(runs.Settings):
                     raise ValueError(f"points: {point} has {name}, which is in vary too; leave it out of one of them")
         if all("prior" in own for own in self.points.values()) and self.points and len(self.prior) > 1:
             raise ValueError(f"prior: each point has its own, so leave out {' and '.join(self.prior)}")
-        for one, two in itertools.combinations(self.points, 2):
-            if self._point(one) == self._point(two):
-                raise ValueError(f"points: {one} and {two} have the same settings; leave one of them out")
         count = math.prod(map(len, [self.prior, *filter(None, [self.points]), *self.vary.values()]))
         if count > _MOST:
             raise ValueError(f"vary: the product of all values has {count:,} settings, wanted at most {_MOST:,}")
-
-    def _point(self, name: str) -> dict[str, Any]:
-        """All settings of a point, but those that vary beside it."""
-        own = {"prior": None, **self.points[name]}
-        shared = {k: own.get(k, getattr(self, k)) for k in self._shared() if k not in self.vary}
-        return {k: v if v is None else axes.canonical(k, v) for k, v in {"prior": own["prior"], **shared}.items()}
 
     def tasks(self) -> dict[str, runs.TrainConfig]:
         """The runs of the study, by the name of their folder below it."""
@@ -138,10 +140,15 @@ class StudyConfig(runs.Settings):
 
     def candidates(self) -> list[Candidate]:
         """What is compared, in the order of the table; settings in one spelling."""
+        shared = axes.distinct([slug(priors.spell(prior)) for prior in self.prior])
+        slugs = dict(zip(self.prior, shared, strict=True))
         found = []
         for each in self._typed():
             config = each.config.canonical()
-            folder = "/".join(filter(None, [slug(config.prior), each.folder]))
+            # A point has a folder of its own below that of its prior, which stays where priors are added.
+            is_own = "prior" in self.points.get(each.shown.get("point", ""), {})
+            of_prior = slug(config.prior) if is_own else slugs[each.config.prior]
+            folder = "/".join(filter(None, [of_prior, each.folder]))
             found.append(Candidate(folder, {"prior": config.prior, **each.shown}, config))
         return found
 
@@ -170,7 +177,7 @@ class StudyConfig(runs.Settings):
         """This study with the priors, points, values and seeds of another too.
 
         Raises:
-            ValueError: another setting differs, or what varies.
+            ValueError: another setting differs, or what varies; or the two do not go together.
         """
         mine, theirs = self.canonical(), other.canonical()
         for name, one in mine._shared().items():
@@ -195,13 +202,15 @@ class StudyConfig(runs.Settings):
             name: (*values, *(value for value in theirs.vary[name] if value not in values))
             for name, values in mine.vary.items()
         }
-        return dataclasses.replace(
+        both = dataclasses.replace(
             mine,
             prior=mine.prior + tuple(prior for prior in theirs.prior if prior not in mine.prior),
             seeds=max(mine.seeds, theirs.seeds),
             vary=vary,
             points={**mine.points, **theirs.points},
         )
+        both.validate()
+        return both
 
     def canonical(self) -> Self:
         """The same settings in one spelling, of use from any working directory."""

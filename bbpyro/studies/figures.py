@@ -12,24 +12,27 @@ from bbpyro import plots, posterior
 from bbpyro.plots.studies import setting as setting_name
 from bbpyro.posterior import container
 from bbpyro.studies import task
-from bbpyro.studies.axes import FOLD
 
-_DATA = {"dataset", "data_dir", "validation_size"}  # settings that decide which data az.loo is of
+NO_LOO = "no loo_compare.png: az.loo of different training data cannot be compared"
 
 
 def draw(
     folder: Path,
     runs: pd.DataFrame,
     totals: Mapping[str, Mapping[str, int]],
+    data: Mapping[str, Any],
     keys: Sequence[str],
     published: Mapping[str, Sequence[tuple[float, float]]] | None = None,
 ) -> dict[str, Figure]:
     """The figures of the runs that ended, by file name; of networks of different gates those of layers are several.
 
+    There is no loo_compare where the settings have no runs of the same data.
+
     Args:
         folder: of the study.
         runs: a row a run.
         totals: by run, the units of each gate.
+        data: by run, something that says which data it is of.
         keys: the columns of `runs` that tell its settings apart.
         published: points that stand behind the errors, as in plots.PUBLISHED.
     """
@@ -49,19 +52,27 @@ def draw(
         of_these = {name: histories[name] for name in names}
         figures[f"kept_epochs{number}"] = plots.kept_epochs(of_these, dict(gates), sides)
         figures[f"priors_posteriors{number}"] = plots.priors_posteriors({name: restarts[name] for name in names})
-    if len(settings) > 1 and not _DATA & set(runs.columns):
-        loos = {name: posterior.loo(_restarts(folder, _of_one_fold(group))) for name, group in settings.items()}
+    if shared := shared_data(runs, data, keys):
+        of_same = {name: group[[data[run] == shared[0] for run in group["run"]]] for name, group in settings.items()}
+        loos = {name: posterior.loo(_restarts(folder, group)) for name, group in of_same.items()}
         figures["loo_compare"] = plots.loo_compare(loos)
     return figures
 
 
+def shared_data(runs: pd.DataFrame, data: Mapping[str, Any], keys: Sequence[str]) -> list[Any] | None:
+    """The data that runs of every setting have ended on, whose az.loo can be compared; None where there is one setting.
+
+    Arguments are those of :func:`draw`.
+    """
+    if "error" not in runs:
+        return None
+    settings = runs.dropna(subset="error").groupby(list(keys), sort=False)
+    of_each = [dict.fromkeys(data[run] for run in group["run"]) for _, group in settings]
+    return [each for each in of_each[0] if all(each in others for others in of_each)] if len(of_each) > 1 else None
+
+
 def _restarts(folder: Path, runs: pd.DataFrame) -> Any:
     return container.as_chains([folder / "runs" / run / task.LOO for run in runs["run"]])
-
-
-def _of_one_fold(runs: pd.DataFrame) -> pd.DataFrame:
-    """Those whose az.loo is of the same data."""
-    return runs[runs[FOLD] == runs[FOLD].min()] if FOLD in runs else runs
 
 
 def _svi_history(folder: Path) -> Sequence[Mapping[str, Any]]:

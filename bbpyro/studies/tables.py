@@ -1,5 +1,6 @@
 """The tables of a study: a row a run, and a row a setting with the mean and the range of its seeds."""
 
+import re
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -41,6 +42,7 @@ def by_run(config: StudyConfig, results: Mapping[str, Mapping[str, Any]], reason
     """A row for each run that ended or failed: what was compared, seed, scores, units kept, and what went wrong.
 
     What was compared: prior, point, each setting that is not the same in all runs, and, where that differs, the budget.
+    The column of a setting that a score has the name of is called "setting elbo".
     """
     rows = []
     candidates = config.candidates()
@@ -48,6 +50,7 @@ def by_run(config: StudyConfig, results: Mapping[str, Mapping[str, Any]], reason
     for each in candidates:
         settings = {name: axes.shown(name, getattr(each.config, name)) for name in config.compared}
         own = {key: each.shown[key] for key in ("prior", "point") if key in each.shown} | settings | dict(each.shown)
+        own = {axes.column(name): value for name, value in own.items()}
         own |= {"budget": each.budget} if is_budget else {}
         for name, run in config.runs_of(each).items():
             fold = {FOLD: run.validation_fold} if FOLD in config.vary else {}
@@ -151,7 +154,7 @@ def to_markdown(table: pd.DataFrame, runs: pd.DataFrame, total: Sequence[int], t
     for key, row in table.iterrows():
         cells = [cell(row, score) for score in SCORES] if row["runs"] else [("", "")] * len(SCORES)
         shown = [f"{mean} ({span})" if row["runs"] > 1 else mean for mean, span in cells]
-        first, *others = settings_cells(key, row)
+        first, *others = map(_escaped, settings_cells(key, row))
         first = f"`{first}`" if table.index.names[0] == "prior" else first
         lines.append([f"{first}{sign(row)}", *others, f"{row['runs']:.0f}", *shown])
     text = "".join(f"| {' | '.join(line)} |\n" for line in lines) + f"\n{note(runs)}.\n"
@@ -162,6 +165,11 @@ def to_markdown(table: pd.DataFrame, runs: pd.DataFrame, total: Sequence[int], t
             f"\nfailed: {run}: {reason}\n" for run, reason in zip(failed["run"], failed["failed"], strict=True)
         )
     return text
+
+
+def _escaped(name: str) -> str:
+    """A name as a cell of a table in Markdown holds it."""
+    return re.sub(r"([\\|])", r"\\\1", " ".join(name.splitlines()))
 
 
 def write(

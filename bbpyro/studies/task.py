@@ -21,7 +21,7 @@ from bbpyro.compaction import compact, measure
 RESULT = "result.json"
 LOO = "loo.nc"
 NUM_SAMPLES = 100
-_SCORES = (
+MEASURED = (
     "error",
     "nll",
     "ece",
@@ -57,7 +57,7 @@ def result(folder: Path, config: runs.TrainConfig) -> dict[str, Any] | None:
             "the run's folder to train it again"
         )
     is_older = "flops_left" in found and "macs_left" not in found
-    scores = set(_SCORES) - ({"macs_left"} if is_older else set())
+    scores = set(MEASURED) - ({"macs_left"} if is_older else set())
     is_whole = set(found) >= scores and all((folder / name).is_file() for name in (LOO, "metrics.jsonl"))
     if not is_whole:
         return None
