@@ -32,6 +32,7 @@ def bernoulli(output):
     return dist.Bernoulli(logits=output)
 
 
+torch.manual_seed(0)
 X, LABELS = torch.randn(N, 4), torch.arange(N) % 2
 
 TAKES_XY = {

@@ -632,9 +632,8 @@ def test_few_data_bring_settings_too_unless_the_epochs_are_said(cli: Cli, npz: P
         assert settings(command) == USUAL
         assert settings(command, "--dataset", npz) == few
         assert settings(command, "--dataset", npz, "--gate-learning-rate", "0.2") == {**few, "gate_learning_rate": 0.2}
-        pretrained = {**USUAL, "pretrain_epochs": 250}  # as pretrain() does, whatever fit() is asked for
-        assert settings(command, "--dataset", npz, "--epochs", "60") == pretrained
-        assert settings(command, "--dataset", npz, "--config", "settings.toml") == {**pretrained, "epochs": 7}
+        assert settings(command, "--dataset", npz, "--epochs", "60") == USUAL
+        assert settings(command, "--dataset", npz, "--config", "settings.toml") == {**USUAL, "epochs": 7}
         assert settings(command, "--dataset", npz, "--validation-size", "50")["epochs"] == 8000
         assert settings(command, "--dataset", npz, "--batch-size", "50")["epochs"] == 2667
         assert settings(command, "--dataset", npz, "--network", "vgg16")["epochs"] == 60  # that has its own

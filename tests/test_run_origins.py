@@ -245,7 +245,10 @@ def test_a_network_that_torch_cannot_export_is_compacted_into_the_file_that_can_
         ("mine:gated", "has gates already"),
         ("mine:absent", "network: 'mine:absent' cannot be imported .*; wanted module:name of what can be imported"),
         ("absent:net", "network: 'absent:net' cannot be imported"),
-        ("mine.py", "network is 'mine.py', wanted one of lenet-500-300, lenet5-caffe, lenet5, vgg16, or module:name"),
+        (
+            "mine.py",
+            "network is 'mine.py', wanted one of lenet-500-300, mlp-64-64, lenet5-caffe, lenet5, vgg16, or module:name",
+        ),
     ],
 )
 def test_a_network_that_is_none_is_refused(tmp_path: Path, name: str, message: str) -> None:

@@ -34,7 +34,7 @@ from bbpyro.cli.report import (
 from bbpyro.cli.settings import check_resume, defaults, print_config
 from bbpyro.processes import LostProcessError
 from bbpyro.training import NonFiniteLossError
-from bbpyro.training.budget import of_fit
+from bbpyro.training.budget import epochs_of_pretraining, of_fit
 from bbpyro.version import __version__
 
 
@@ -257,7 +257,8 @@ def _warn_of_fit(console: Console, run: runs.Run, *, is_told: bool) -> None:
     if any(start > 1 for _, start in config.kl_start):
         advice = "a smaller --kl-start"
     elif budget.is_of_few_data and config.epochs < budget.epochs:
-        flags = (f"--{name.replace('_', '-')} {value}" for name, value in dataclasses.asdict(budget).items())
+        wanted = dataclasses.asdict(budget) | {"pretrain_epochs": epochs_of_pretraining(num_data, config.batch_size)}
+        flags = (f"--{name.replace('_', '-')} {value}" for name, value in wanted.items())
         advice = f"{' '.join(flags)}, as without --epochs"
     else:
         advice = "--initial-keep-probability 0.95, a longer --kl-warmup-epochs, or a smaller --network"

@@ -50,7 +50,8 @@ class Settings:
     epochs: int = 60
     """Epochs of SVI; of a .npz file of few data as many as make 8,000 steps, with other settings to go with them."""
     pretrain_epochs: int = 10
-    """Epochs of the same network without gates, before SVI; 0 for none. Of few data as many as make 500 steps."""
+    """Epochs of the same network without gates, before SVI; 0 for none. Of few data, where --epochs is left out too, as
+    many as make 500 steps."""
     pretrained: Path | None = None
     """A safetensors state dict of the network without gates to start from, instead of pretraining."""
     batch_size: int = 100
@@ -251,24 +252,20 @@ def recipe(network: str, given: Mapping[str, Any] | None = None) -> TrainConfig:
 
 
 def _of_few_data(given: Mapping[str, Any]) -> dict[str, Any]:
-    """What `pretrain`, and `fit` unless epochs are asked for, do of themselves where a .npz file has few data."""
+    """What `pretrain` and `fit` do of themselves where a .npz file has few data; nothing where epochs are asked for."""
     dataset, points = str(given.get("dataset", "")), (given.get("points") or {}).values()
-    if not dataset.endswith(".npz"):
+    if not dataset.endswith(".npz") or any("epochs" in each for each in (given, given.get("vary") or {}, *points)):
         return {}
     batch_size, held_out = (given.get(name, getattr(Settings, name)) for name in ("batch_size", "validation_size"))
     in_file = data.num_training_data(Path(dataset))
     if in_file is None or not all(isinstance(size, int) for size in (batch_size, held_out)):
         return {}  # to load and to check them says what is wrong
     num_data = in_file - held_out
-    if min(num_data, batch_size) < 1:
+    if min(num_data, batch_size) < 1 or not (budget := of_fit(num_data, batch_size)).is_of_few_data:
         return {}
-    of_few: dict[str, Any] = {"pretrain_epochs": epochs_of_pretraining(num_data, batch_size)}
-    budget = of_fit(num_data, batch_size)
-    if budget.is_of_few_data and not any("epochs" in each for each in (given, given.get("vary") or {}, *points)):
-        of_few |= dataclasses.asdict(budget)
-        of_few |= {"kl_warmup_epochs": 0} if given.get("kl_start") else {}
-        of_few |= {} if "network" in given else {"network": OF_FEW_DATA}
-    return of_few
+    of_few = dataclasses.asdict(budget) | {"pretrain_epochs": epochs_of_pretraining(num_data, batch_size)}
+    of_few |= {"kl_warmup_epochs": 0} if given.get("kl_start") else {}
+    return of_few | ({} if "network" in given else {"network": OF_FEW_DATA})
 
 
 def _fits(value: Any, hint: Any) -> bool:
