@@ -9,7 +9,7 @@ from torch import nn
 
 import bbpyro
 from bbpyro.training import FitWarning
-from bbpyro.training.budget import MANY, Budget, epochs_of_pretraining, of_fit
+from bbpyro.training.budget import MANY, Budget, of_data
 from bbpyro.training.inference import _remedy
 from bbpyro.training.judging import Judge
 
@@ -354,7 +354,7 @@ def test_what_may_help_is_what_was_not_done(network, options, said):
     told = str(warned[0].message)
     assert said in told and ("By held_out=" in told) == ("held_out" not in options)
     assert _remedy(MANY, 60, 0.0, False).endswith("a longer kl_warmup_epochs, or a smaller network")
-    assert _remedy(of_fit(600, 100), 1400, 0.0, False) == _remedy(MANY, 60, 0.0, False)
+    assert _remedy(of_data(600, 100), 1400, 0.0, False) == _remedy(MANY, 60, 0.0, False)
 
 
 def test_fit_does_not_warn_where_all_is_well(network):
@@ -392,11 +392,11 @@ def test_a_resumed_fit_knows_where_it_began(network, done):
 
 
 def test_few_data_are_trained_on_for_as_many_steps_and_their_kl_is_warmed_up():
-    assert of_fit(60_000, 100) == of_fit(13_301, 100) == MANY
-    assert of_fit(13_300, 100) == Budget(61, 0.5, 4, 0.03)
-    assert of_fit(1000, 100) == Budget(800, 0.5, 40, 0.03)
-    assert of_fit(130, 100).epochs == 4000  # two steps an epoch
-    assert epochs_of_pretraining(60_000, 100) == 10 and epochs_of_pretraining(1000, 100) == 50
+    assert of_data(60_000, 100) == of_data(13_301, 100) == MANY
+    assert of_data(13_300, 100) == Budget(61, 0.5, 4, 0.03, 10)
+    assert of_data(1000, 100) == Budget(800, 0.5, 40, 0.03, 50)
+    assert of_data(130, 100).epochs == 4000  # two steps an epoch
+    assert MANY.pretrain_epochs == 10
 
 
 def test_pretraining_takes_its_steps_by_default():

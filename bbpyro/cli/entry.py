@@ -34,7 +34,7 @@ from bbpyro.cli.report import (
 from bbpyro.cli.settings import check_resume, defaults, print_config
 from bbpyro.processes import LostProcessError
 from bbpyro.training import NonFiniteLossError
-from bbpyro.training.budget import epochs_of_pretraining, of_fit
+from bbpyro.training.budget import of_data
 from bbpyro.version import __version__
 
 
@@ -148,7 +148,7 @@ def _run_folder(command: Train, console: Console) -> tuple[Path, runs.TrainConfi
     folder, config = command.run or runs.default_folder(command.settings()), command.settings()
     dataset = runs.create(folder, config, command.force)
     _print_note(console, dataset.scale_note)
-    budget = of_fit(len(dataset.x), config.batch_size)
+    budget = of_data(len(dataset.x), config.batch_size)
     asked_for = config.epochs, config.initial_keep_probability
     if budget.is_of_few_data and asked_for == (budget.epochs, budget.initial_keep_probability):
         how = f"{config.epochs:,} epochs of {config.network}, and gates that begin at 0.5"
@@ -192,7 +192,7 @@ def _train_and_score(folder: Path, num_samples: int, console: Console) -> None:
         )
     print_line(console, f"wrote {folder}: summary.json, metrics.jsonl, checkpoint.safetensors, figures/")
     print_collapse(console, {"": summary})
-    _warn_of_fit(console, run, is_told=bool(runs.collapse(summary)))
+    _warn_of_data(console, run, is_told=bool(runs.collapse(summary)))
 
 
 def _print_note(console: Console, text: str) -> None:
@@ -248,17 +248,16 @@ def _no_traceback_of_joblib() -> Iterator[None]:
             threading.excepthook = hook
 
 
-def _warn_of_fit(console: Console, run: runs.Run, *, is_told: bool) -> None:
+def _warn_of_data(console: Console, run: runs.Run, *, is_told: bool) -> None:
     """Say so, unless it is told already, where the fit ends clearly worse than it began; and what may help."""
     if not (run.warning or is_told):
         return
     config, num_data = run.config, len(run.dataset.x)
-    budget = of_fit(num_data, config.batch_size)
+    budget = of_data(num_data, config.batch_size)
     if any(start > 1 for _, start in config.kl_start):
         advice = "a smaller --kl-start"
     elif budget.is_of_few_data and config.epochs < budget.epochs:
-        wanted = dataclasses.asdict(budget) | {"pretrain_epochs": epochs_of_pretraining(num_data, config.batch_size)}
-        flags = (f"--{name.replace('_', '-')} {value}" for name, value in wanted.items())
+        flags = (f"--{name.replace('_', '-')} {value}" for name, value in dataclasses.asdict(budget).items())
         advice = f"{' '.join(flags)}, as without --epochs"
     else:
         advice = "--initial-keep-probability 0.95, a longer --kl-warmup-epochs, or a smaller --network"

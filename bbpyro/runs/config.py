@@ -17,7 +17,7 @@ from bbpyro.layers import MIN_START
 from bbpyro.model import WEIGHT_GUIDES
 from bbpyro.priors.spelled import is_path, parse
 from bbpyro.runs.networks import OF_FEW_DATA, RECIPES, check_name
-from bbpyro.training.budget import epochs_of_pretraining, of_fit
+from bbpyro.training.budget import of_data
 
 AUGMENTATIONS: dict[str, Callable[[Tensor], Tensor] | None] = {"none": None, "crop-flip": data.crop_and_flip}
 
@@ -261,10 +261,9 @@ def _of_few_data(given: Mapping[str, Any]) -> dict[str, Any]:
     if in_file is None or not all(isinstance(size, int) for size in (batch_size, held_out)):
         return {}  # to load and to check them says what is wrong
     num_data = in_file - held_out
-    if min(num_data, batch_size) < 1 or not (budget := of_fit(num_data, batch_size)).is_of_few_data:
+    if min(num_data, batch_size) < 1 or not (budget := of_data(num_data, batch_size)).is_of_few_data:
         return {}
-    of_few = dataclasses.asdict(budget) | {"pretrain_epochs": epochs_of_pretraining(num_data, batch_size)}
-    of_few |= {"kl_warmup_epochs": 0} if given.get("kl_start") else {}
+    of_few = dataclasses.asdict(budget) | ({"kl_warmup_epochs": 0} if given.get("kl_start") else {})
     return of_few | ({} if "network" in given else {"network": OF_FEW_DATA})
 
 

@@ -20,7 +20,7 @@ from bbpyro.version import __version__
 
 CONFIG = "study.json"
 _DECISIVE = ("dataset", "batch_size", "validation_size", "kl_start", "network")
-_OF_SIZE = ("network", *(field.name for field in dataclasses.fields(Budget)), "pretrain_epochs")
+_OF_SIZE = ("network", *(field.name for field in dataclasses.fields(Budget)))
 
 
 def is_study(folder: Path) -> bool:

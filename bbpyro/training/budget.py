@@ -20,19 +20,21 @@ _MIN_STEPS, _MIN_STEPS_OF_PRETRAINING = 8000, 500
 
 @dataclass(frozen=True)
 class Budget:
-    """What :func:`bbpyro.fit` and the command do where nobody says; these are of many data.
+    """What `pretrain`, `fit` and the command do where nobody says; these are of many data.
 
     Attributes:
         epochs: of SVI.
         initial_keep_probability: E[π] where gates begin that were given no start; None for the source's.
         kl_warmup_epochs: over which the weight of the KL goes from 0 to 1.
         gate_learning_rate: Adam's, for a and b of the gates.
+        pretrain_epochs: of the plain network, before SVI; at least as many as make 500 steps.
     """
 
     epochs: int = 60
     initial_keep_probability: float | None = None
     kl_warmup_epochs: int = 0
     gate_learning_rate: float = 0.01
+    pretrain_epochs: int = 10
 
     @property
     def is_of_few_data(self) -> bool:
@@ -43,17 +45,11 @@ class Budget:
 MANY = Budget()
 
 
-def of_fit(num_data: int, batch_size: int) -> Budget:
-    """What `fit` does with so many data."""
-    epochs = _epochs(num_data, batch_size, _MIN_STEPS)
-    return MANY if epochs <= MANY.epochs else Budget(epochs, 0.5, math.ceil(epochs / 20), 0.03)
-
-
-def epochs_of_pretraining(num_data: int, batch_size: int) -> int:
-    """Epochs of the plain network, before SVI: 10, or as many as make 500 steps."""
-    return max(10, _epochs(num_data, batch_size, _MIN_STEPS_OF_PRETRAINING))
-
-
-def _epochs(num_data: int, batch_size: int, steps: int) -> int:
-    """How many make so many steps."""
-    return math.ceil(steps / math.ceil(num_data / batch_size))
+def of_data(num_data: int, batch_size: int) -> Budget:
+    """That of so many data."""
+    steps_an_epoch = math.ceil(num_data / batch_size)
+    epochs = math.ceil(_MIN_STEPS / steps_an_epoch)
+    if epochs <= MANY.epochs:
+        return MANY
+    pretrain_epochs = max(MANY.pretrain_epochs, math.ceil(_MIN_STEPS_OF_PRETRAINING / steps_an_epoch))
+    return Budget(epochs, 0.5, math.ceil(epochs / 20), 0.03, pretrain_epochs)

@@ -33,7 +33,7 @@ from bbpyro.likelihoods import Categorical, Likelihood
 from bbpyro.model import BetaBernoulliNetwork
 from bbpyro.nests import Nest
 from bbpyro.training import parallel
-from bbpyro.training.budget import MANY, Budget, epochs_of_pretraining, of_fit
+from bbpyro.training.budget import MANY, Budget, of_data
 from bbpyro.training.epochs import (
     Epochs,
     Learner,
@@ -163,7 +163,7 @@ def fit(
     check_data(bnn, bnn.likelihood, x, y, bnn.num_data)
     check_held_out(bnn, bnn.likelihood, held_out)
     check_batch_norm(bnn, len(y), batch_size)
-    budget = MANY if num_epochs else of_fit(len(y), batch_size)
+    budget = MANY if num_epochs else of_data(len(y), batch_size)
     if kl_warmup_epochs is None:
         kl_warmup_epochs = budget.kl_warmup_epochs if kl_start == 0 else 0
     gate_learning_rate, num_epochs = gate_learning_rate or budget.gate_learning_rate, num_epochs or budget.epochs
@@ -218,7 +218,7 @@ def fit(
         history = epochs.run(trainee, trained, report, state)
         verdict = judge.verdict(state.start)
     if verdict and processes.is_first():
-        remedy = _remedy(of_fit(len(y), batch_size), num_epochs, max(starts.values(), default=0.0), held_out is None)
+        remedy = _remedy(of_data(len(y), batch_size), num_epochs, max(starts.values(), default=0.0), held_out is None)
         warnings.warn(f"{verdict}. {remedy}", FitWarning, stacklevel=3)
     return history
 
@@ -374,7 +374,7 @@ def pretrain(
     check_data(net, likelihood, x, y)
     check_held_out(net, likelihood, held_out)
     check_batch_norm(net, len(y), batch_size)
-    num_epochs = num_epochs or epochs_of_pretraining(len(y), batch_size)
+    num_epochs = num_epochs or of_data(len(y), batch_size).pretrain_epochs
     check_choice("schedule", schedule, SCHEDULES)
     check_choice("precision", precision, PRECISIONS)
     trained = of_plain_network(net, likelihood, x, y, learning_rate, weight_decay)
