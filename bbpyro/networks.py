@@ -1,4 +1,4 @@
-"""The networks of the papers, in plain torch."""
+"""The networks of the papers, and a perceptron for tables, in plain torch."""
 
 import itertools
 from collections import OrderedDict
