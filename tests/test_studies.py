@@ -544,7 +544,7 @@ def test_a_study_file_says_what_flags_say(capsys: pytest.CaptureFixture[str], tm
     changed = config_of(capsys, *file, "--prior", "Uniform", "--seeds", "2")
     assert 'prior = ["Uniform"]' in changed and "seeds = 2" in changed and "epochs = 7" in changed
     assert 'prior = ["Beta(0.0001, 1)", "IndianBuffet(5)", "FixedRate(0.5)"]' in config_of(capsys)
-    assert "gate_learning_rate = 0.03" in config_of(capsys, "--network", "lenet5-caffe")
+    assert "gate_learning_rate = 0.05" in config_of(capsys, "--network", "lenet5-caffe")
 
 
 def test_a_study_that_is_there_lends_its_settings(study: studies.Study, capsys: pytest.CaptureFixture[str]) -> None:

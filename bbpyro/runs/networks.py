@@ -26,10 +26,10 @@ OF_FEW_DATA = "mlp-64-64"  # by default; the units of a larger one cost more nat
 # Where a network's own settings differ from the defaults; chosen on a validation split, vgg16's in a test size only.
 RECIPES: dict[str, dict[str, Any]] = {
     "lenet5-caffe": {
-        "epochs": 40,
-        "gate_learning_rate": 0.03,
-        "kl_start": (("conv*", 40.0), ("fc*", 6.0)),
-        "kl_warmup_epochs": 20,
+        "initial_keep_probability": 0.95,
+        "gate_learning_rate": 0.05,
+        "kl_start": (("conv1*", 400.0), ("conv2*", 120.0), ("fc*", 20.0)),
+        "kl_warmup_epochs": 6,
     },
     "lenet5": {
         "dataset": "fashion-mnist",
