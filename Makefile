@@ -5,7 +5,7 @@
 # make notebooks   runs the notebooks again and keeps their outputs
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
-FRONTS := lenet-500-300 fashion-mnist
+FRONTS := lenet-500-300 lenet5-caffe fashion-mnist
 
 .PHONY: train test study front notebooks clean
 .DELETE_ON_ERROR:
