@@ -192,7 +192,7 @@ def _train_and_score(folder: Path, num_samples: int, console: Console) -> None:
         )
     print_line(console, f"wrote {folder}: summary.json, metrics.jsonl, checkpoint.safetensors, figures/")
     print_collapse(console, {"": summary})
-    _warn_of_data(console, run, is_told=bool(runs.collapse(summary)))
+    _warn_of_fit(console, run, is_told=bool(runs.collapse(summary)))
 
 
 def _print_note(console: Console, text: str) -> None:
@@ -248,7 +248,7 @@ def _no_traceback_of_joblib() -> Iterator[None]:
             threading.excepthook = hook
 
 
-def _warn_of_data(console: Console, run: runs.Run, *, is_told: bool) -> None:
+def _warn_of_fit(console: Console, run: runs.Run, *, is_told: bool) -> None:
     """Say so, unless it is told already, where the fit ends clearly worse than it began; and what may help."""
     if not (run.warning or is_told):
         return

@@ -26,6 +26,7 @@ def import_arviz() -> Any:
     """
     remedy = "install it with: pip install -U 'arviz>=0.21'"
     with warnings.catch_warnings():
+        # Told at each import by ArviZ 0.23, of its 1.x, which this works with too.
         warnings.filterwarnings("ignore", message="\\s*ArviZ is undergoing a major refactor", category=FutureWarning)
         try:
             arviz = importlib.import_module("arviz")
