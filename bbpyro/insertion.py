@@ -12,7 +12,8 @@ from torch.nn.utils import parametrize
 
 from bbpyro.checks import in_eval_mode
 from bbpyro.denormals import zero_denormal
-from bbpyro.layers import MIN_START, BetaBernoulliDropout, check_module, gates_of
+from bbpyro.families.beta_bernoulli import MIN_START, BetaBernoulliDropout
+from bbpyro.layers import check_module, gates_of
 from bbpyro.nests import FAILURES, Nest, reason_of
 from bbpyro.structure import follow_units
 

@@ -141,7 +141,7 @@ def nuts(
 
 
 def _dtype(bnn: BetaBernoulliNetwork) -> torch.dtype:
-    return next(iter(bnn.gates.values())).unconstrained_concentration1.dtype
+    return next(iter(bnn.gates.values())).like.dtype
 
 
 def _of_draws(bnn: BetaBernoulliNetwork, chains: list[dict[str, Tensor]]) -> xr.Dataset:

@@ -288,7 +288,7 @@ def _predictions(
             continue
         if b == 0:
             pi, W = draw(bnn, chunks[chunk], guide, x)
-        yield b, chunks[chunk], distribution_of_y(bnn, batch, pi, W)
+        yield b, chunks[chunk], distribution_of_y(bnn, batch, pi, W, chunks[chunk])
 
 
 def score(probs: Tensor, y: Tensor, num_bins: int = 15) -> Evaluation:

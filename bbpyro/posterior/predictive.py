@@ -15,7 +15,8 @@ from bbpyro import nests
 from bbpyro.bars import is_drawn
 from bbpyro.distributions import remember_log_odds
 from bbpyro.drawing import Source, distribution_of_y, mean_network, mean_weights
-from bbpyro.layers import BetaBernoulliDropout, device_of
+from bbpyro.families import Gate
+from bbpyro.layers import device_of
 from bbpyro.likelihoods import expectation, is_classification
 from bbpyro.model import BetaBernoulliNetwork
 from bbpyro.nests import Nest
@@ -59,13 +60,16 @@ def predictive_groups(
         for start in range(0, num_data, batch_size):
             batch = slice(start, start + batch_size)
             x_batch, y_batch = nests.to_device(nests.rows((x, y), batch), device)
-            record.add(chunk, batch, _draw(record.bnn, of_chunk, W, x_batch, y_batch, num_masks, num_repeats))
+            record.add(
+                chunk, batch, _draw(record.bnn, of_chunk, len(chunk), W, x_batch, y_batch, num_masks, num_repeats)
+            )
     return [record.groups(batch_size) for record in records]
 
 
 def _draw(
     bnn: BetaBernoulliNetwork,
     log_odds: dict[str, Tensor],
+    num_draws: int,
     W: dict[str, Tensor],
     x: Nest,
     y: Tensor | None,
@@ -76,7 +80,6 @@ def _draw(
 
     And, averaged over the masks, the probability of each class and of the y that was observed.
     """
-    num_draws = len(next(iter(log_odds.values())))
     found: dict[str, list[Tensor]] = {"y": [], "class_probability": [], "log_likelihood": []}
     for num in torch.arange(num_masks).split(max(1, num_repeats // num_draws)):
 
@@ -84,10 +87,10 @@ def _draw(
             return values.unflatten(0, (num_draws, num, -1))
 
         pi = {
-            g: remember_log_odds(odds.repeat_interleave(len(num), 0), bnn.gates[g].unconstrained_concentration1.dtype)
+            g: remember_log_odds(odds.repeat_interleave(len(num), 0), bnn.gates[g].like.dtype)
             for g, odds in log_odds.items()
         }
-        distribution = distribution_of_y(bnn, x, pi, W)
+        distribution = distribution_of_y(bnn, x, pi, W, num_draws * len(num))
         if not found["y"]:
             found["y"].append(by_draw(distribution.sample())[:, 0])
         if is_classification(distribution):
@@ -164,7 +167,7 @@ def sweep_thresholds(source: Source, x: Nest, y: Tensor, batch_size: int) -> xr.
     net = copy.deepcopy(bnn.net).eval()
     if source.guide is not None:
         net.load_state_dict(mean_weights(bnn, source.guide, x), strict=False)
-    gates = {name: module for name, module in net.named_modules() if isinstance(module, BetaBernoulliDropout)}
+    gates = {name: module for name, module in net.named_modules() if isinstance(module, Gate)}
     kept: list[dict[str, int]] = []
     scores: list[dict[str, float]] = []
     for threshold in thresholds:

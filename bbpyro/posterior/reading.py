@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bbpyro.layers import BetaBernoulliDropout
+from bbpyro.families import Gate
 from bbpyro.posterior.container import group, summary
 from bbpyro.posterior.shares import probability_above
 from bbpyro.prediction import CI_PROB
@@ -82,7 +82,7 @@ def layer(label: Any) -> str:
     return gate.removesuffix(".gate") + "".join(f", chain {number}" for number in chain)
 
 
-def side_of(gate: BetaBernoulliDropout) -> str:
+def side_of(gate: Gate) -> str:
     """On which side of its layer a gate of :func:`bbpyro.insert_dropout` is: "output" for a convolution's channels."""
     return "output" if gate.dim == 1 else "input"
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from bbpyro import data, priors, training
-from bbpyro.layers import MIN_START
+from bbpyro.families.beta_bernoulli import MIN_START
 from bbpyro.model import WEIGHT_GUIDES
 from bbpyro.priors.spelled import is_path, parse
 from bbpyro.runs.networks import OF_FEW_DATA, RECIPES, check_name

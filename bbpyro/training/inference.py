@@ -173,7 +173,7 @@ def fit(
     check_choice("precision", precision, PRECISIONS)
     if budget.is_of_few_data and resume_from is None:
         for gate in bnn.gates.values():
-            gate.begin_uniform()
+            gate.begin_with_few_data()
 
     trained = of_network(bnn, x, y, learning_rate, gate_learning_rate)
     warmup, score, together = KLWarmup(starts), Scorecard(), parallel.Together(trained.stored.values())

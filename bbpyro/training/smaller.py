@@ -153,8 +153,10 @@ def _without(
     for name in ("_parameters", "_buffers", "_modules"):
         vars(small)[name] = dict(vars(whole)[name])
     net = without(whole.net, removal)
+    gates, _ = whole.gates_by_family
     for name, gate in gates_of(net).items():
-        gate.family = whole.gates[name].family
+        if name in gates:
+            vars(gate)["family"] = gates[name].family
     scales = {
         name: nn.Parameter(p.detach().flatten()[places[full]] if full in places else p.detach().clone())
         for name, p in whole.unconstrained_scales.items()
@@ -162,7 +164,7 @@ def _without(
     }
     vars(small)["_modules"] |= {"net": net, "unconstrained_scales": nn.ParameterDict(scales)}
     vars(small)["_modules"].pop("prior", None)  # where it is in the mapping
-    vars(small)["prior"] = {name: _prior_of(whole, name, units.get(name)) for name in whole.gates}
+    vars(small)["prior"] = {name: _prior_of(whole, name, units.get(name)) for name in gates}
     vars(small)["_placed"] = PlacedPriors()
     return small
 
@@ -180,10 +182,10 @@ class _OfUnits:
 
 
 def _prior_of(whole: BetaBernoulliNetwork, name: str, units: Tensor | None) -> Prior:
-    prior, gate = whole._prior_on(name), whole.gates[name]
+    prior, gate = whole._prior_on(name), whole.gates_by_family[0][name]
     if units is None:
         return prior
-    part = units_of(whole._prior(name, gate), units.to(gate.unconstrained_concentration1.device))
+    part = units_of(whole._prior(name, gate), units.to(gate.like.device))
     if part is None:
         raise ValueError(f"prior: that of {name!r} cannot be had of some of its units")
     return _OfUnits(prior, part)
