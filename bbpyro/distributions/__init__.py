@@ -8,6 +8,7 @@ log-odds are those of the rounded value.
 from bbpyro.distributions.bernoulli import Bernoulli
 from bbpyro.distributions.categorical import Categorical
 from bbpyro.distributions.exact_tails import ContinuedTails, with_exact_tails
+from bbpyro.distributions.hard_concrete import HardConcrete
 from bbpyro.distributions.keep_probability import Beta, BetaMixture, LogitNormal
 from bbpyro.distributions.kumaraswamy import Kumaraswamy
 from bbpyro.distributions.masks import Masks
@@ -26,6 +27,7 @@ __all__ = [
     "Categorical",
     "ContinuedTails",
     "Delta",
+    "HardConcrete",
     "HorseshoeLike",
     "Kumaraswamy",
     "LogitNormal",
