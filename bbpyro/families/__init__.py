@@ -1,6 +1,11 @@
-"""Families of masks: what a gate multiplies by, and when a unit is out."""
+"""Families of masks: what a gate multiplies by, a priori and by its guide, and when a unit is out.
+
+A family is a kind of :class:`Gate`, in a file of its own that reads like its paper.
+"""
 
 from bbpyro.families.beta_bernoulli import BetaBernoulliDropout
 from bbpyro.families.gate import Gate
+from bbpyro.families.l0 import L0
+from bbpyro.families.vib import VIB
 
-__all__ = ["BetaBernoulliDropout", "Gate"]
+__all__ = ["L0", "VIB", "BetaBernoulliDropout", "Gate"]

@@ -120,3 +120,10 @@ class Gate(nn.Module):
     def extra_repr(self) -> str:
         """What print(net) shows."""
         return f"{self.num_features}, threshold={self.threshold:g}"
+
+
+def check_numbers(gate: Gate, **ranges: tuple[float, float, float]) -> None:
+    """Raise a ValueError unless each number, given with the least and the largest that it may be, is in its range."""
+    for name, (value, least, most) in ranges.items():
+        if not isinstance(value, int | float) or not least <= value <= most:
+            raise ValueError(f"{type(gate).__name__}: {name} is {value!r}, wanted a number from {least:g} to {most:g}")
