@@ -41,6 +41,7 @@ class BetaBernoulliDropout(Gate):
     """
 
     unit_parameters = ("unconstrained_concentration1", "unconstrained_concentration0")
+    latent, measure_name, measure_label = "pi", "keep_probability", "keep probability E[π]"
     unconstrained_concentration1: nn.Parameter
     unconstrained_concentration0: nn.Parameter
     family: Callable[[Tensor, Tensor], TorchDistribution] | None = None  # from (a, b) to q(π); None: not yet in use
@@ -92,6 +93,12 @@ class BetaBernoulliDropout(Gate):
     def keep_probability(self) -> Tensor:
         """E[π] under q, `[K]`."""
         return self.posterior().mean
+
+    def described(self) -> dict[str, Tensor]:
+        """The concentrations of q(π), where it has them, and E[π], each `[K]`."""
+        q = self.posterior()
+        named = {name: getattr(q, name) for name in ("concentration1", "concentration0") if hasattr(q, name)}
+        return named | {self.measure_name: q.mean}
 
     def measure(self) -> Tensor:
         """E[π] under q, `[K]`."""

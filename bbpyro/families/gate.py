@@ -17,6 +17,8 @@ class Gate(nn.Module):
         threshold: a unit is kept where its measure is above it.
         dim: the dimension of the units: -1, or 1 for the channels of a convolution.
         unit_parameters: the names of its parameters that have a number for each unit.
+        latent: what the paper calls the variable of a unit that has a posterior, such as theta.
+        measure_name: what it calls the measure, as a name; `measure_label` is that in words, for a figure.
 
     Shapes: input and output `[N, ..., K]`, of channels `[N, K, ...]`; z, where bound, `[N, K]`: one mask a datum,
     shared by the other dimensions.
@@ -28,6 +30,9 @@ class Gate(nn.Module):
 
     z: Tensor | None
     unit_parameters: ClassVar[tuple[str, ...]]
+    latent: ClassVar[str]
+    measure_name: ClassVar[str]
+    measure_label: ClassVar[str]
 
     def __init__(self, threshold: float, dim: int = -1) -> None:
         super().__init__()
@@ -83,6 +88,20 @@ class Gate(nn.Module):
     def kl(self, num_data: int) -> Tensor:
         """What each unit costs the ELBO of all data, nats `[K]`."""
         raise NotImplementedError
+
+    def draws(self, num_samples: int) -> Tensor:
+        """Draws of the latent variable from the posterior, `[S, K]`."""
+        raise NotImplementedError
+
+    def prior_draws(self, num_samples: int) -> Tensor | None:
+        """The same from the prior; None where it has none."""
+        return None
+
+    def described(self) -> dict[str, Tensor]:
+        """The guide's parameters by the paper's names, and the measure, each `[K]`."""
+        return {name: getattr(self, name).detach() for name in self.unit_parameters} | {
+            self.measure_name: self.measure()
+        }
 
     def measure(self) -> Tensor:
         """That by which a unit is in or out, `[K]`."""

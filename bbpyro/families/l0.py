@@ -26,6 +26,7 @@ class L0(Gate):
     """
 
     unit_parameters = ("log_alpha",)
+    latent, measure_name, measure_label = "z", "test_mask", "mask at test time"
     log_alpha: nn.Parameter
 
     def __init__(
@@ -62,6 +63,10 @@ class L0(Gate):
     def kl(self, num_data: int) -> Tensor:
         """λ P(z ≠ 0), nats `[K]`."""
         return self.penalty * self.mask().prob_nonzero
+
+    def draws(self, num_samples: int) -> Tensor:
+        """Draws of z, `[S, K]`."""
+        return self.mask().sample((num_samples,))
 
     def measure(self) -> Tensor:
         """The mask at test time, `[K]`."""

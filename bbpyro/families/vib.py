@@ -25,6 +25,7 @@ class VIB(Gate):
     """
 
     unit_parameters = ("mu", "log_variance")
+    latent, measure_name, measure_label = "z", "log_signal_to_noise", "log(μ²/σ²)"
     mu: nn.Parameter
     log_variance: nn.Parameter
 
@@ -51,6 +52,14 @@ class VIB(Gate):
     def kl(self, num_data: int) -> Tensor:
         """γ N ½ log(1 + μ²/σ²), nats `[K]`."""
         return self.gamma * num_data * nn.functional.softplus(self.measure()) / 2
+
+    def draws(self, num_samples: int) -> Tensor:
+        """Draws of z, `[S, K]`."""
+        return dist.Normal(self.mu, (self.log_variance / 2).exp()).sample((num_samples,))
+
+    def prior_draws(self, num_samples: int) -> Tensor:
+        """Draws of z from N(0, μ² + σ²), `[S, K]`."""
+        return dist.Normal(0.0, torch.hypot(self.mu, (self.log_variance / 2).exp())).sample((num_samples,))
 
     def measure(self) -> Tensor:
         """log(μ²/σ²), `[K]`."""

@@ -160,7 +160,7 @@ NUM_THRESHOLDS = 33
 def sweep_thresholds(source: Source, x: Nest, y: Tensor, batch_size: int) -> xr.Dataset:
     """The units kept, and the mean mask's NLL and error on x, y, at thresholds evenly spaced in log-odds.
 
-    The network itself is left as it is.
+    The network itself is left as it is. Gates of another family than Beta-Bernoulli dropout keep their own threshold.
     """
     thresholds = torch.sigmoid(torch.linspace(math.log(1e-5), -math.log(1e-2), NUM_THRESHOLDS)).tolist()
     bnn = source.bnn
@@ -168,11 +168,12 @@ def sweep_thresholds(source: Source, x: Nest, y: Tensor, batch_size: int) -> xr.
     if source.guide is not None:
         net.load_state_dict(mean_weights(bnn, source.guide, x), strict=False)
     gates = {name: module for name, module in net.named_modules() if isinstance(module, Gate)}
+    with_pi, _ = bnn.gates_by_family
     kept: list[dict[str, int]] = []
     scores: list[dict[str, float]] = []
     for threshold in thresholds:
-        for gate in gates.values():
-            gate.threshold = threshold
+        for name in with_pi:
+            gates[name].threshold = threshold
         kept.append({name: int(gate.kept().sum()) for name, gate in gates.items()})
         same = scores and kept[-1] == kept[-2]
         scores.append(scores[-1] if same else held_out_score(net, bnn.likelihood, (x, y), batch_size))
