@@ -4,6 +4,7 @@ A draw remembers log θ, in float64 and in a tensor attribute, and both distribu
 by any operation on the draw (a slice, a copy); then the logarithm is that of the rounded value.
 """
 
+import functools
 from typing import Any
 
 import torch
@@ -16,6 +17,8 @@ from torch.distributions.utils import broadcast_all
 from bbpyro.distributions.remembering import floating
 from bbpyro.distributions.truncated_normal import TruncatedNormal
 
+_SLACK = 2.0**-21  # of θ: what float32, or another exp(), makes of an end is that end
+
 
 class _LogScale(TorchDistribution):
     """θ = e^x of x on [low, high]; what both distributions share."""
@@ -26,8 +29,10 @@ class _LogScale(TorchDistribution):
     high: Tensor
 
     def __init__(self, *parameters: Any, validate_args: bool | None = None) -> None:
-        for name, value in zip(self._parameters, broadcast_all(*map(floating, parameters)), strict=True):
-            setattr(self, name, value)
+        values = broadcast_all(*(floating(each) if isinstance(each, Tensor) else each for each in parameters))
+        dtype = functools.reduce(torch.promote_types, (value.dtype for value in values))
+        for name, value in zip(self._parameters, values, strict=True):
+            setattr(self, name, value.to(dtype))
         super().__init__(self.low.shape, validate_args=validate_args)
         if self._validate_args:
             self._check_interval()
@@ -43,12 +48,13 @@ class _LogScale(TorchDistribution):
     @constraints.dependent_property(is_discrete=False, event_dim=0)
     def support(self) -> constraints.Constraint:
         """θ in [e^low, e^high]."""
-        low, high = (end.double().exp().to(end.dtype) for end in (self.low, self.high))
-        return constraints.interval(low, high)
+        lowest, highest = (end.double().exp() for end in (self.low, self.high))
+        dtype = self.low.dtype
+        return constraints.interval((lowest * (1 - _SLACK)).to(dtype), (highest * (1 + _SLACK)).to(dtype))
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> Any:
         """The same distribution with a larger batch shape."""
-        new = self._get_checked_instance(_LogScale, _instance)
+        new = self._get_checked_instance(type(self), _instance)
         for name in self._parameters:
             setattr(new, name, getattr(self, name).expand(batch_shape))
         super(_LogScale, new).__init__(torch.Size(batch_shape), validate_args=False)
@@ -60,12 +66,15 @@ class _LogScale(TorchDistribution):
         if self._validate_args:
             self._validate_sample(value)
         low, high = self.low.double(), self.high.double()
-        x = _remembered_log(value)
-        if x is not None:
-            return x.clamp(low, high), (x >= low) & (x <= high)
-        is_inside = (value >= low.exp().to(value.dtype)) & (value <= high.exp().to(value.dtype))
-        x = value.double().clamp_min(torch.finfo(torch.float64).tiny).log()
-        return x + (x.clamp(low, high) - x).detach(), is_inside
+        remembered = _remembered_log(value)
+        if remembered is not None:
+            x = exact = remembered
+        else:
+            x = value.double().clamp_min(torch.finfo(torch.float64).tiny).log()
+            exact = torch.where(value > low.exp().to(value.dtype), x, low)
+            exact = torch.where(value < high.exp().to(value.dtype), exact, high)
+        is_inside = (x >= low - 2 * _SLACK) & (x <= high + 2 * _SLACK)
+        return x + (exact.clamp(low, high) - x).detach(), is_inside
 
     def _scored(self, log_density: Tensor, x: Tensor, is_inside: Tensor) -> Tensor:
         """The log-density of θ, from that of log θ."""
