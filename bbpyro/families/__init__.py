@@ -6,6 +6,7 @@ A family is a kind of :class:`Gate`, in a file of its own that reads like its pa
 from bbpyro.families.beta_bernoulli import BetaBernoulliDropout
 from bbpyro.families.gate import Gate
 from bbpyro.families.l0 import L0
+from bbpyro.families.sbp import SBP
 from bbpyro.families.vib import VIB
 
-__all__ = ["L0", "VIB", "BetaBernoulliDropout", "Gate"]
+__all__ = ["L0", "SBP", "VIB", "BetaBernoulliDropout", "Gate"]

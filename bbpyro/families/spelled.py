@@ -7,6 +7,7 @@ from typing import Any
 from bbpyro.families.beta_bernoulli import BetaBernoulliDropout
 from bbpyro.families.gate import Gate
 from bbpyro.families.l0 import L0
+from bbpyro.families.sbp import SBP
 from bbpyro.families.vib import VIB
 from bbpyro.priors.spelled import canonical, is_path, parse, spellings
 
@@ -47,7 +48,7 @@ def _beta_bernoulli() -> type[Gate]:
 
 KNOWN: dict[str, Callable[..., Any]] = {
     "BetaBernoulli": _beta_bernoulli,
-    **{gate.__name__: _of(gate) for gate in (L0, VIB)},
+    **{gate.__name__: _of(gate) for gate in (L0, SBP, VIB)},
 }
 
 
