@@ -7,6 +7,7 @@ from bbpyro.families.beta_bernoulli import BetaBernoulliDropout
 from bbpyro.families.gate import Gate
 from bbpyro.families.l0 import L0
 from bbpyro.families.sbp import SBP
+from bbpyro.families.spelled import as_family, spell
 from bbpyro.families.vib import VIB
 
-__all__ = ["L0", "SBP", "VIB", "BetaBernoulliDropout", "Gate"]
+__all__ = ["L0", "SBP", "VIB", "BetaBernoulliDropout", "Gate", "as_family", "spell"]
