@@ -342,6 +342,9 @@ def test_what_rounds_to_an_end_is_that_end(dtype):
         end = math.exp((-0.3, -0.1)[share])
         assert q.cdf(torch.tensor(end, dtype=dtype)) == share
         assert q.log_prob(torch.tensor(end, dtype=torch.float64)) > 10
+    for high in (-0.1, -0.3, -0.7, -1.3, -2.6):
+        p = LogUniform(torch.tensor(-20.0, dtype=dtype), high, validate_args=True)
+        assert p.log_prob(torch.tensor(math.exp(high), dtype=torch.float64)).isfinite()
 
 
 def test_what_a_draw_depends_on_does_not_make_it_forget():
