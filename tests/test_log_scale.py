@@ -11,6 +11,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pyro import poutine
+from pyro.ops.provenance import track_provenance
 from scipy import stats
 from torch.distributions import kl_divergence
 
@@ -30,7 +31,7 @@ LOCS = as_float32(-60, -31, -20.01, -20, -19.9, -13, -10, -3, -0.1, 0, 0.5, 7, 4
 SCALES = as_float32(1e-4, 1e-3, 0.03, 0.4, 1, 3, 10, 100, 1e3)
 GRID = tuple(itertools.product(LOCS, SCALES))
 VALUES = as_float32(math.exp(-19.99999), 1e-8, 1e-4, 0.1, 0.9999)
-QUANTILES = (1e-9, 1e-3, 0.3, 0.5, 0.875, 1 - 1e-6)
+QUANTILES = (1e-12, 1e-3, 0.3, 0.5, 0.875, 1 - 1e-6)
 
 DTYPES = (torch.float32, torch.float64)
 # Rounded once to float32, at the end.
@@ -112,15 +113,15 @@ def log_density(loc, scale, x):
     return log_log_density(loc, scale, x) - x
 
 
-def cdf(loc, scale, x):
-    return mass(loc, scale, LOW, x) / mass(loc, scale)
+def cdf(loc, scale, x, low=LOW, high=HIGH):
+    return mass(loc, scale, low, x) / mass(loc, scale, low, high)
 
 
-def quantile(loc, scale, q, near):
+def quantile(loc, scale, q, near, cdf):
     """log θ, by Newton's method from nearby."""
     x = mp.mpf(near)
     for _ in range(8):
-        x = x - (cdf(loc, scale, x) - q) / mp.exp(log_log_density(loc, scale, x))
+        x = x - (cdf(loc, scale, x) - q) / derivative(cdf, 2, loc, scale, x)
     return x
 
 
@@ -245,26 +246,32 @@ def test_cdf_is_right_with_its_gradients(dtype):
     assert largest_error(value.grad, true, 1e-6) < max(TOLERANCE[dtype], 1e-8)
 
 
-def test_quantiles_are_right_with_their_gradients_at_fixed_probability():
-    points = tuple((*point, q) for point, q in itertools.product(GRID[::2], QUANTILES))
-    (loc, scale), q = parameters(points, torch.float64), torch.tensor([point[2] for point in points]).double()
-    q.requires_grad_()
-    x = TruncatedLogNormal(loc, scale).icdf(q)._log
+def check_quantiles(points, low, high):
+    loc, scale = parameters(points, torch.float64)
+    q = torch.tensor([point[2] for point in points], dtype=torch.float64, requires_grad=True)
+    x = TruncatedLogNormal(loc, scale, low, high).icdf(q)._log
     x.sum().backward()
     points = exactly(points)
-    exact = [
-        quantile(*point[:2], mp.mpf(u), near) for point, u, near in zip(points, q.tolist(), x.tolist(), strict=True)
-    ]
+    cdf_there = functools.partial(cdf, low=mp.mpf(low), high=mp.mpf(high))
+    at = [(*point[:2], quantile(*point, near, cdf_there)) for point, near in zip(points, x.tolist(), strict=True)]
     # float64 has log θ itself to some 4e-15.
-    assert largest_error(x - LOW, [each - LOW for each in exact], 1.0) < 3e-13
-    at = [(*point[:2], each) for point, each in zip(points, exact, strict=True)]
-    density = [mp.exp(log_log_density(*each)) for each in at]
+    assert largest_error(x - low, [each[2] - mp.mpf(low) for each in at], 1.0) < 3e-13
+    density = [derivative(cdf_there, 2, *each) for each in at]
     assert largest_error(q.grad, [1 / p for p in density]) < 1e-4
     for i, parameter in enumerate((loc, scale)):
-        true = [-derivative(cdf, i, *each) / p for each, p in zip(at, density, strict=True)]
+        true = [-derivative(cdf_there, i, *each) / p for each, p in zip(at, density, strict=True)]
         # Relative to the largest gradient of that loc and scale: a quantile next to an end hardly moves.
         size = np.abs(np.array(true, dtype=float)).reshape(-1, len(QUANTILES)).max(1).repeat(len(QUANTILES))
         assert largest_error(parameter.grad, true, size) < 2e-9
+
+
+def test_quantiles_are_right_with_their_gradients_at_fixed_probability():
+    check_quantiles(tuple((*point, q) for point, q in itertools.product(GRID[::2], QUANTILES)), LOW, HIGH)
+
+
+def test_quantiles_of_a_short_interval_far_away_from_the_centre_are_right():
+    far = ((-10.0, 1.0), (-10.0, 0.1), (-3.0, 0.25), (8.0, 1.0), (30.0, 0.5))
+    check_quantiles(tuple((*point, q) for point, q in itertools.product(far, QUANTILES)), -1.0, -0.875)
 
 
 @dtypes
@@ -326,6 +333,24 @@ def test_a_copy_of_a_draw_is_scored_at_its_rounded_value_also_at_an_end(dtype):
         torch.testing.assert_close(q.log_prob(draw.clone()), q.log_prob(draw), rtol=1e-5, atol=1e-5)
         for end in q.support.lower_bound, q.support.upper_bound:
             assert q.log_prob(end).isfinite() and LogUniform().log_prob(end.to(dtype)).isfinite()
+
+
+@dtypes
+def test_what_rounds_to_an_end_is_that_end(dtype):
+    for loc, share in ((-40.0, 0), (40.0, 1)):
+        q = TruncatedLogNormal(torch.tensor(loc, dtype=dtype), 1e-3, -0.3, -0.1, validate_args=True)
+        end = math.exp((-0.3, -0.1)[share])
+        assert q.cdf(torch.tensor(end, dtype=dtype)) == share
+        assert q.log_prob(torch.tensor(end, dtype=torch.float64)) > 10
+    for high in (-0.1, -0.3, -0.7, -1.3, -2.6):
+        p = LogUniform(torch.tensor(-20.0, dtype=dtype), high, validate_args=True)
+        assert p.log_prob(torch.tensor(math.exp(high), dtype=torch.float64)).isfinite()
+
+
+def test_what_a_draw_depends_on_does_not_make_it_forget():
+    q = TruncatedLogNormal(torch.tensor(-60.0), 1e-3)
+    draw = q.rsample((100,))
+    assert torch.equal(q.log_prob(draw), q.log_prob(track_provenance(draw, frozenset({"theta"}))))
 
 
 @dtypes
@@ -430,6 +455,11 @@ def test_numbers_are_taken_and_arguments_broadcast():
     assert TruncatedLogNormal(-3, 1).rsample().dtype == torch.get_default_dtype()
     q = TruncatedLogNormal(torch.zeros(3, 1), torch.ones(4), torch.tensor([[[-5.0]], [[-6.0]]]), -1)
     assert q.batch_shape == q.mean.shape == q.rsample().shape == (2, 3, 4)
+    means = TruncatedLogNormal(-3.0, torch.tensor([1.0, 2.0])).mean.tolist()
+    assert means == [TruncatedLogNormal(-3.0, scale).mean.item() for scale in (1.0, 2.0)]
+    assert TruncatedLogNormal(torch.tensor(-3), torch.tensor(1)).mean == TruncatedLogNormal(-3.0, 1.0).mean
+    q = TruncatedLogNormal(torch.tensor(-3.0), 1.0, torch.tensor(-20.0, dtype=torch.float64))
+    assert q.loc.dtype == q.rsample().dtype == q.log_prob(q.rsample()).dtype == torch.float64
 
 
 @both

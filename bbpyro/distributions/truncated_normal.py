@@ -173,8 +173,7 @@ def _far_quantile(below: Tensor, above: Tensor, a: Tensor, w: Tensor) -> Tensor:
     """
     mills_a = _mills(a)
     log_last = (_mills(a + w) / mills_a).log() - w * (a + w / 2)
-    tail = above + below * log_last.exp()
-    log_tail = torch.where(above < 0.5, tail.log(), torch.log1p(below * torch.expm1(log_last)))
+    log_tail = (above + below * log_last.exp()).log()
     log_tail = log_tail.clamp_min(-700.0)  # where all of the mass is below, which has the root w
     y = torch.minimum(-log_tail * mills_a, -2 * log_tail / (a + (a.square() - 2 * log_tail).sqrt()))
     for _ in range(_NUM_STEPS):
