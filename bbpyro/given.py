@@ -138,8 +138,9 @@ class Given(nn.Module):
 
 
 def _families(gates: Mapping[str, Gate]) -> str:
-    """The families of gates that have no prior of their π, in words."""
-    return ", ".join(sorted({type(gate).__name__ for gate in gates.values() if not hasattr(gate, "posterior")}))
+    """The families of gates that have no π, in words."""
+    others = {type(gate).__name__ for gate in gates.values() if not isinstance(gate, BetaBernoulliDropout)}
+    return " and ".join(sorted(others))
 
 
 def _net(net: nn.Module) -> nn.Module:
