@@ -4,10 +4,22 @@ A family is a kind of :class:`Gate`, in a file of its own that reads like its pa
 """
 
 from bbpyro.families.beta_bernoulli import BetaBernoulliDropout
+from bbpyro.families.concrete_dropout import ConcreteDropout
 from bbpyro.families.gate import Gate
+from bbpyro.families.generalized_dropout import GeneralizedDropout
 from bbpyro.families.l0 import L0
 from bbpyro.families.sbp import SBP
 from bbpyro.families.spelled import as_family, spell
 from bbpyro.families.vib import VIB
 
-__all__ = ["L0", "SBP", "VIB", "BetaBernoulliDropout", "Gate", "as_family", "spell"]
+__all__ = [
+    "L0",
+    "SBP",
+    "VIB",
+    "BetaBernoulliDropout",
+    "ConcreteDropout",
+    "Gate",
+    "GeneralizedDropout",
+    "as_family",
+    "spell",
+]

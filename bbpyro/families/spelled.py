@@ -5,7 +5,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from bbpyro.families.beta_bernoulli import BetaBernoulliDropout
+from bbpyro.families.concrete_dropout import ConcreteDropout
 from bbpyro.families.gate import Gate
+from bbpyro.families.generalized_dropout import GeneralizedDropout
 from bbpyro.families.l0 import L0
 from bbpyro.families.sbp import SBP
 from bbpyro.families.vib import VIB
@@ -48,7 +50,7 @@ def _beta_bernoulli() -> type[Gate]:
 
 KNOWN: dict[str, Callable[..., Any]] = {
     "BetaBernoulli": _beta_bernoulli,
-    **{gate.__name__: _of(gate) for gate in (L0, SBP, VIB)},
+    **{gate.__name__: _of(gate) for gate in (SBP, VIB, L0, ConcreteDropout, GeneralizedDropout)},
 }
 
 

@@ -38,8 +38,8 @@ class Settings:
     augmentation: Literal["none", "crop-flip"] = "none"
     """crop-flip shifts each training image [C, H, W] by up to 4 pixels and mirrors half of them."""
     family: str = "BetaBernoulli"
-    """Family of the masks: BetaBernoulli, or one that has no π and so no prior: SBP, VIB(gamma), L0(penalty) or
-    module:name; or by gate, as in {'conv*': BetaBernoulli, '*': SBP}."""
+    """Family of the masks: BetaBernoulli, or one that has no π and so no prior: SBP, VIB(gamma), L0(penalty),
+    ConcreteDropout, GeneralizedDropout(alpha, beta) or module:name; or by gate, as in {'fc*': SBP, '*': L0}."""
     weight_prior: str | None = None
     """Prior on the weights W: Normal(scale), Laplace(scale), StudentT(df, scale), HorseshoeLike(scale) or module:name;
     by default the Gaussian that an L2 of 1e-4 on the mean loss is."""
