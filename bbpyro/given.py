@@ -101,10 +101,9 @@ class Given(nn.Module):
 
     @property
     def gates_by_family(self) -> tuple[dict[str, BetaBernoulliDropout], dict[str, Gate]]:
-        """The gates of Beta-Bernoulli dropout, and those of other families of masks."""
+        """The gates of which Beta-Bernoulli dropout samples π and z, and those that have sites of their own."""
         gates = self.gates
-        with_pi = self._with_pi(gates)
-        return with_pi, {name: gate for name, gate in gates.items() if name not in with_pi}
+        return self._with_pi(gates), {n: gate for n, gate in gates.items() if type(gate).model is not Gate.model}
 
     @property
     def weights(self) -> dict[str, nn.Parameter]:

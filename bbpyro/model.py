@@ -106,10 +106,10 @@ class BetaBernoulliNetwork(Given):
         data = pyro.plate("data", self.num_data, subsample=nests.first(x))
         W = {name: pyro.sample(name, self._weight_prior(name, w)) for name, w in weights.items()}
         pi = {g: pyro.sample(f"{g}.pi", _joint(self._prior(g, gate))) for g, gate in gates.items()}
-        other_masks = {g: gate.model(g, data) for g, gate in others.items()}
+        of_others = {g: gate.model(g, data) for g, gate in others.items()}
         with data:
             z = {g: pyro.sample(f"{g}.z", Bernoulli(pi[g]).to_event(1)) for g in pi}
-            output = self._call(x, self._bound(W, weights), z | other_masks)
+            output = self._call(x, self._bound(W, weights), z, of_others)
             pyro.sample("y", self.likelihood(output), obs=y)
         return output
 
@@ -166,9 +166,10 @@ class BetaBernoulliNetwork(Given):
         Of a gate of another family it is what that says its masks cost.
         """
         gates, others = self.gates_by_family
-        kl = {g: kl_of(gate.posterior(), self._prior(g, gate)).sum() for g, gate in gates.items()}
-        kl |= {g: gate.kl(self.num_data).sum() for g, gate in others.items()}
-        return {g: kl[g] for g in self.gates}
+        kl = {g: [kl_of(gate.posterior(), self._prior(g, gate)).sum()] for g, gate in gates.items()}
+        for g, gate in others.items():
+            kl.setdefault(g, []).append(gate.kl(self.num_data).sum())
+        return {g: torch.stack(kl[g]).sum() for g in self.gates}
 
     def weights_kl(self) -> Tensor:
         """What W costs, nats: -log p(W) under a Delta guide; KL[q(W) || p(W)], or 10 draws of it, under a Normal."""
@@ -180,9 +181,10 @@ class BetaBernoulliNetwork(Given):
         """The network's output by the mean mask: thresholded E[π] in place of z."""
         return nests.call(self.net, x)
 
-    def _call(self, x: Nest, W: dict[str, Tensor], z: dict[str, Tensor]) -> Any:
-        """The network's output with W, where that is not its own, and each gate's z."""
+    def _call(self, x: Nest, W: dict[str, Tensor], z: dict[str, Tensor], others: dict[str, dict[str, Tensor]]) -> Any:
+        """The network's output with W, where that is not its own, each gate's z, and what other gates are bound to."""
         bound = W | {f"{g}.z": mask for g, mask in z.items()}
+        bound |= {f"{g}.{name}": value for g, values in others.items() for name, value in values.items()}
         return functional_call(self.net, bound, *nests.arguments(self.net, x), tie_weights=bool(W))
 
     def _bound(self, W: dict[str, Tensor], own: dict[str, nn.Parameter]) -> dict[str, Tensor]:

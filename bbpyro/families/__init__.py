@@ -5,6 +5,7 @@ A family is a kind of :class:`Gate`, in a file of its own that reads like its pa
 
 from bbpyro.families.beta_bernoulli import BetaBernoulliDropout
 from bbpyro.families.concrete_dropout import ConcreteDropout
+from bbpyro.families.dependent_beta_bernoulli import DependentBetaBernoulli
 from bbpyro.families.gate import Gate
 from bbpyro.families.generalized_dropout import GeneralizedDropout
 from bbpyro.families.l0 import L0
@@ -18,6 +19,7 @@ __all__ = [
     "VIB",
     "BetaBernoulliDropout",
     "ConcreteDropout",
+    "DependentBetaBernoulli",
     "Gate",
     "GeneralizedDropout",
     "as_family",

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -40,7 +40,7 @@ class BetaBernoulliDropout(Gate):
         ValueError: a threshold outside [0, 1), or a concentration that is not positive.
     """
 
-    unit_parameters = ("unconstrained_concentration1", "unconstrained_concentration0")
+    unit_parameters: ClassVar[tuple[str, ...]] = ("unconstrained_concentration1", "unconstrained_concentration0")
     latent, measure_name, measure_label = "pi", "keep_probability", "keep probability E[π]"
     unconstrained_concentration1: nn.Parameter
     unconstrained_concentration0: nn.Parameter

@@ -47,12 +47,12 @@ class ConcreteDropout(Gate):
         """q(z_k), batch shape `[K]`."""
         return RelaxedBernoulli(self.temperature, logits=self.like, validate_args=False).tied()
 
-    def model(self, name: str, data: Any) -> Tensor:
+    def model(self, name: str, data: Any) -> dict[str, Tensor]:
         """p(z), the same as q, and what the rate costs."""
         pyro.factor(f"{name}.rate", -self.kl(data.size).sum())
         with data:
-            z: Tensor = pyro.sample(f"{name}.z", self.mask().to_event(1))
-        return z
+            z = pyro.sample(f"{name}.z", self.mask().to_event(1))
+        return {"z": z}
 
     def guide(self, name: str, data: Any) -> None:
         """q(z)."""

@@ -72,12 +72,15 @@ class Gate(nn.Module):
         """K, the number of units."""
         return len(self.like)
 
-    def model(self, name: str, data: Any) -> Tensor:
-        """Sample p of the masks, and of what they depend on; returns the masks `[B, K]` of a minibatch.
+    def model(self, name: str, data: Any) -> dict[str, Tensor]:
+        """Sample p of the masks, and of what they depend on; returns what is bound to the gate, by its buffers' names.
 
         Args:
             name: the gate's in its network, with which the names of its sites begin, as in `fc1.gate.theta`.
             data: the pyro.plate of the data; its size is N.
+
+        Returns:
+            z, the masks `[B, K]` of a minibatch; or whatever else forward() reads.
         """
         raise NotImplementedError
 
@@ -128,6 +131,10 @@ class Gate(nn.Module):
                 f"{self._named()} got {len(x)} rows where z has a mask for each of {len(mask)} data; time or patches "
                 "must have a dimension of their own, not be folded into the batch's"
             )
+        return self.times(x, mask)
+
+    def times(self, x: Tensor, mask: Tensor) -> Tensor:
+        """`x` times a mask `[K]`, or one of each datum, `[N, K]`."""
         others = max(0, x.dim() - max(2, mask.dim()))
         if self.dim == 1:
             return x * mask.reshape(*mask.shape, *[1] * others)

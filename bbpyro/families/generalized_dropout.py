@@ -55,12 +55,12 @@ class GeneralizedDropout(Gate):
         """π, which remembers its log-odds, `[K]`."""
         return remember_log_odds(self.logit_pi, self.logit_pi.dtype)
 
-    def model(self, name: str, data: Any) -> Tensor:
+    def model(self, name: str, data: Any) -> dict[str, Tensor]:
         """p(π) p(z | π)."""
         pi = pyro.sample(f"{name}.pi", self.prior().to_event(1))
         with data:
-            z: Tensor = pyro.sample(f"{name}.z", Bernoulli(pi).to_event(1))
-        return z
+            z = pyro.sample(f"{name}.z", Bernoulli(pi).to_event(1))
+        return {"z": z}
 
     def guide(self, name: str, data: Any) -> None:
         """δ(π̂) q(z | π)."""

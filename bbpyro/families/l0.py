@@ -48,12 +48,12 @@ class L0(Gate):
         """q(z_k), batch shape `[K]`."""
         return HardConcrete(self.temperature, self.log_alpha, validate_args=False)
 
-    def model(self, name: str, data: Any) -> Tensor:
+    def model(self, name: str, data: Any) -> dict[str, Tensor]:
         """p(z), the same as q, and the penalty."""
         pyro.factor(f"{name}.penalty", -self.kl(data.size).sum())
         with data:
-            z: Tensor = pyro.sample(f"{name}.z", self.mask().to_event(1))
-        return z
+            z = pyro.sample(f"{name}.z", self.mask().to_event(1))
+        return {"z": z}
 
     def guide(self, name: str, data: Any) -> None:
         """q(z)."""

@@ -46,11 +46,11 @@ class SBP(Gate):
         """q(θ_k), batch shape `[K]`."""
         return TruncatedLogNormal(self.mu, self.log_sigma.exp(), self.low, 0.0, validate_args=False)
 
-    def model(self, name: str, data: Any) -> Tensor:
+    def model(self, name: str, data: Any) -> dict[str, Tensor]:
         """p(θ) of each datum."""
         with data, poutine.scale(scale=1 / data.size):
-            theta: Tensor = pyro.sample(f"{name}.theta", self.prior().to_event(1))
-        return theta
+            theta = pyro.sample(f"{name}.theta", self.prior().to_event(1))
+        return {"z": theta}
 
     def guide(self, name: str, data: Any) -> None:
         """q(θ) of each datum."""

@@ -6,6 +6,7 @@ from typing import Any
 
 from bbpyro.families.beta_bernoulli import BetaBernoulliDropout
 from bbpyro.families.concrete_dropout import ConcreteDropout
+from bbpyro.families.dependent_beta_bernoulli import DependentBetaBernoulli
 from bbpyro.families.gate import Gate
 from bbpyro.families.generalized_dropout import GeneralizedDropout
 from bbpyro.families.l0 import L0
@@ -50,7 +51,9 @@ def _beta_bernoulli() -> type[Gate]:
 
 KNOWN: dict[str, Callable[..., Any]] = {
     "BetaBernoulli": _beta_bernoulli,
-    **{gate.__name__: _of(gate) for gate in (SBP, VIB, L0, ConcreteDropout, GeneralizedDropout)},
+    **{
+        gate.__name__: _of(gate) for gate in (DependentBetaBernoulli, SBP, VIB, L0, ConcreteDropout, GeneralizedDropout)
+    },
 }
 
 

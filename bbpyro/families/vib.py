@@ -36,12 +36,12 @@ class VIB(Gate):
         self.begin_at("mu", 1.0, num_features)
         self.begin_at("log_variance", -9.0, num_features)
 
-    def model(self, name: str, data: Any) -> Tensor:
+    def model(self, name: str, data: Any) -> dict[str, Tensor]:
         """p(z)."""
         scale = torch.hypot(self.mu, (self.log_variance / 2).exp())
         with data, poutine.scale(scale=self.gamma):
-            z: Tensor = pyro.sample(f"{name}.z", dist.Normal(0.0, scale, validate_args=False).to_event(1))
-        return z
+            z = pyro.sample(f"{name}.z", dist.Normal(0.0, scale, validate_args=False).to_event(1))
+        return {"z": z}
 
     def guide(self, name: str, data: Any) -> None:
         """q(z)."""
