@@ -135,14 +135,19 @@ class _Quantile(torch.autograd.Function):
         near, w = torch.where(is_mirrored, high, low), (high - low) / scale
         a = sign * (near - loc) / scale
         below, above = torch.where(is_mirrored, 1 - q, q), torch.where(is_mirrored, q, 1 - q)
-        is_far = a > _FAR
         s = _near_quantile(below, above, a.clamp_max(_FAR), w)
-        y = torch.where(is_far, _far_quantile(below, above, a.clamp_min(_FAR), w), s - a)
-        s = torch.where(is_far, a + y, s)
-        by_loc, by_scale = _slopes(below, above, a, w, s, y, is_far)
+        x = loc + sign * scale * s
+        by_loc, by_scale = _near_slopes(below, above, a, w, s)
+        if bool((a > _FAR).any()):  # of few units, and each costs ten times as much as another
+            far = _where(a > _FAR, x.shape)
+            below, above, a, w, near, step = (
+                each.expand(x.shape)[far] for each in (below, above, a, w, near, sign * scale)
+            )
+            y = _far_quantile(below, above, a, w)
+            x[far] = near + step * y
+            by_loc[far], by_scale[far] = _far_slopes(below, above, a, w, y)
         ctx.save_for_backward(by_loc, sign * by_scale)
         ctx.shapes = loc.shape, scale.shape
-        x = torch.where(is_far, near + sign * scale * y, loc + sign * scale * s)
         return x.clamp(low, high)
 
     @staticmethod
@@ -182,18 +187,29 @@ def _far_quantile(below: Tensor, above: Tensor, a: Tensor, w: Tensor) -> Tensor:
     return torch.where(above > 0, torch.minimum(y.clamp_min(0), w), w)
 
 
-def _slopes(
-    below: Tensor, above: Tensor, a: Tensor, w: Tensor, s: Tensor, y: Tensor, is_far: Tensor
-) -> tuple[Tensor, Tensor]:
+def _where(is_so: Tensor, shape: torch.Size) -> Any:
+    """The place of what is so in a tensor of that shape; of whole columns, where it is by the last dimension."""
+    if is_so.dim() == 1 and is_so.shape == shape[-1:]:
+        return ..., is_so.nonzero()[:, 0]
+    return is_so.expand(shape)
+
+
+def _shares(below: Tensor, above: Tensor, a: Tensor, w: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """S/h(y) and F h(w)/h(y)."""
     fall = y * (a + y / 2)  # -log h(y)
-    near_share = torch.exp(above.log() + fall)
-    far_share = torch.exp(below.log() + fall - w * (a + w / 2))
-    by_loc = 1 - near_share - far_share
-    by_scale = s - a * near_share - (a + w) * far_share
-    (mills_s, k_s), (mills_b, k_b), (_, k_a) = (_mills_and_complement(end.clamp_min(_FAR)) for end in (s, a + w, a))
-    far_loc = y * mills_s + k_s - far_share * (w * mills_b + k_b) - k_a * near_share
-    far_scale = y + a * far_loc - w * far_share
-    return torch.where(is_far, far_loc, by_loc), torch.where(is_far, far_scale, by_scale)
+    return torch.exp(above.log() + fall), torch.exp(below.log() + fall - w * (a + w / 2))
+
+
+def _near_slopes(below: Tensor, above: Tensor, a: Tensor, w: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
+    near_share, far_share = _shares(below, above, a, w, s - a)
+    return 1 - near_share - far_share, s - a * near_share - (a + w) * far_share
+
+
+def _far_slopes(below: Tensor, above: Tensor, a: Tensor, w: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    near_share, far_share = _shares(below, above, a, w, y)
+    (mills_s, k_s), (mills_b, k_b), (_, k_a) = (_mills_and_complement(end) for end in (a + y, a + w, a))
+    by_loc = y * mills_s + k_s - far_share * (w * mills_b + k_b) - k_a * near_share
+    return by_loc, y + a * by_loc - w * far_share
 
 
 def _mills(s: Tensor) -> Tensor:
