@@ -111,7 +111,13 @@ class Given(nn.Module):
         return weights_of(self.net)
 
     def prior_of(self, gate: str) -> TorchDistribution:
-        """The prior of the keep probabilities of a gate's K units, batch shape `[K]` or event shape `[K]`."""
+        """The prior of the keep probabilities of a gate's K units, batch shape `[K]` or event shape `[K]`.
+
+        Raises:
+            ValueError: the gate is of a family of masks that has no π.
+        """
+        if gate not in self._with_pi(gates := self.gates):
+            raise ValueError(f"gate {gate!r} is of the family {type(gates[gate]).__name__}, which has no prior of π")
         return self._prior_on(gate)(self.gates[gate].num_features)
 
     def _prior_on(self, gate: str) -> priors.Prior:

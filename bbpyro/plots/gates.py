@@ -32,7 +32,7 @@ from bbpyro.plots.style import (
     whole_numbers,
     wrapped,
 )
-from bbpyro.posterior import CI_PROB, gates, group, order, place, share_above, unit_names
+from bbpyro.posterior import CI_PROB, gates, group, has_pi, order, place, share_above, unit_names
 
 
 def keep_probability(idata: Any, chain: int = 0) -> Figure:
@@ -219,7 +219,7 @@ def prior_posterior(idata: Any) -> Figure:
     Raises:
         ValueError: it is of a family of masks that has no π.
     """
-    names = [gate for gate in gates(idata) if _has_pi(idata, gate)]
+    names = [gate for gate in gates(idata) if has_pi(idata, gate)]
     if not names:
         raise ValueError("idata: it is of a family of masks that has no π")
     figure, axes = panel_each(len(names), 3.4)
@@ -244,10 +244,6 @@ def prior_posterior(idata: Any) -> Figure:
     return figure
 
 
-def _has_pi(idata: Any, gate: str) -> bool:
-    return posterior.latent(idata, gate).endswith(".pi")
-
-
 def _symbol(idata: Any, gate: str) -> str:
     """What the variable of a gate's units is called in a figure."""
     name = posterior.latent(idata, gate).rpartition(".")[2]
@@ -255,21 +251,21 @@ def _symbol(idata: Any, gate: str) -> str:
 
 
 def _latent_label(idata: Any, gate: str) -> str:
-    return f"{'keep probability' if _has_pi(idata, gate) else 'mask'} {_symbol(idata, gate)}"
+    return f"{'keep probability' if has_pi(idata, gate) else 'mask'} {_symbol(idata, gate)}"
 
 
 def _mean_label(idata: Any, gate: str) -> str:
-    return f"{'keep probability' if _has_pi(idata, gate) else 'mask'} E[{_symbol(idata, gate)}]"
+    return f"{'keep probability' if has_pi(idata, gate) else 'mask'} E[{_symbol(idata, gate)}]"
 
 
 def _by(idata: Any, gate: str) -> str:
     """What the units of a gate are put in order by."""
-    return "E[π]" if _has_pi(idata, gate) else posterior.measure_label(idata, gate)
+    return "E[π]" if has_pi(idata, gate) else posterior.measure_label(idata, gate)
 
 
 def _mean(idata: Any, gate: str, chain: int) -> Any:
     """The exact E[π] of each unit; of another family the mean of the draws."""
-    if _has_pi(idata, gate):
+    if has_pi(idata, gate):
         return posterior.keep_probability(idata, gate, chain)
     posterior.measure(idata, gate, chain)  # which says so where there is no such chain
     return draws_of(idata, gate, chain).mean(0)
@@ -277,7 +273,7 @@ def _mean(idata: Any, gate: str, chain: int) -> Any:
 
 def _limits(idata: Any, gate: str, margin: float) -> tuple[float | None, float | None]:
     """Of an axis of π; of masks that may be any number, none."""
-    return (-margin, 1 + margin) if _has_pi(idata, gate) else (None, None)
+    return (-margin, 1 + margin) if has_pi(idata, gate) else (None, None)
 
 
 def _scale_of(mean: Any) -> dict[str, Any]:

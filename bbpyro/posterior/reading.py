@@ -21,6 +21,11 @@ def latent(idata: Any, gate: str) -> str:
     return f"{gate}.{_of_family(idata, gate).get('latent', 'pi')}"
 
 
+def has_pi(idata: Any, gate: str | None = None) -> bool:
+    """Whether a gate, or each, has keep probabilities π, as those of Beta-Bernoulli dropout have."""
+    return all(latent(idata, each).endswith(".pi") for each in (gates(idata) if gate is None else [gate]))
+
+
 def measure_label(idata: Any, gate: str) -> str:
     """By what a gate's units are in or out, in words."""
     return str(_of_family(idata, gate).get("measure_label", "keep probability E[π]"))
@@ -77,7 +82,7 @@ def decisions(idata: Any, ci_prob: float = CI_PROB) -> pd.DataFrame:
 
 def _sure(idata: Any, gate: str, chain: int, threshold: float, ci_prob: float) -> dict[str, int | None]:
     """How many units are surely in, undecided and surely out."""
-    if not latent(idata, gate).endswith(".pi"):
+    if not has_pi(idata, gate):
         return dict.fromkeys(("surely_in", "undecided", "surely_out"))
     above = probability_above(idata, gate, threshold)[chain, :, 0]
     surely_in, surely_out = int((above >= ci_prob).sum()), int((above <= 1 - ci_prob).sum())
@@ -153,7 +158,7 @@ def keep_probability(idata: Any, gate: str, chain: int = 0) -> Any:
     Raises:
         ValueError: there is no such chain, or the gate is of a family of masks that has no π.
     """
-    if not latent(idata, gate).endswith(".pi"):
+    if not has_pi(idata, gate):
         raise ValueError(f"gate {gate!r} has no keep probabilities; it goes by {measure_label(idata, gate)}")
     return measure(idata, gate, chain)
 

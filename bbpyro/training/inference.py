@@ -218,7 +218,9 @@ def fit(
         history = epochs.run(trainee, trained, report, state)
         verdict = judge.verdict(state.start)
     if verdict and processes.is_first():
-        remedy = _remedy(of_data(len(y), batch_size), num_epochs, max(starts.values(), default=0.0), held_out is None)
+        remedy = _remedy(
+            bnn, of_data(len(y), batch_size), num_epochs, max(starts.values(), default=0.0), held_out is None
+        )
         warnings.warn(f"{verdict}. {remedy}", FitWarning, stacklevel=3)
     return history
 
@@ -298,19 +300,25 @@ def elbo(bnn: BetaBernoulliNetwork, x: Nest, y: Tensor, batch_size: int = 1000) 
     return -score.take()["train_nll"] - kl / bnn.num_data
 
 
-def _remedy(by_default: Budget, num_epochs: int, kl_start: float, is_of_training: bool) -> str:
+def _remedy(
+    bnn: BetaBernoulliNetwork, by_default: Budget, num_epochs: int, kl_start: float, is_of_training: bool
+) -> str:
     """What may help where a network ends worse than it began.
 
     Args:
+        bnn: the network.
         by_default: what fit() does with as many data.
         num_epochs: what it did.
         kl_start: the largest weight that a gate's KL began with.
         is_of_training: whether it was judged by the data of training.
     """
+    gates, _ = bnn.gates_by_family
     if kl_start > 1:
         what = "a smaller kl_start"
-    elif by_default.is_of_few_data and num_epochs < by_default.epochs:
+    elif gates and by_default.is_of_few_data and num_epochs < by_default.epochs:
         what = f"to leave num_epochs out: so few data take {by_default.epochs:,}, and gates that begin at E[π] = 0.5"
+    elif bnn.gates_by_family[1]:
+        what = "a family of masks that costs less, such as one of a smaller penalty, or a smaller network"
     else:
         what = "insert_dropout(net, initial_keep_probability=0.95), a longer kl_warmup_epochs, or a smaller network"
     judged = ". By held_out=(x, y) it is judged on data of their own" if is_of_training else ""
