@@ -30,7 +30,7 @@ class SingleOptimizer(PyroOptim):
 
 
 class KLWarmup(Messenger):
-    """An effect handler that weighs log p(π) and log q(π), and so the KL between them; of other families what masks cost.
+    """An effect handler that weighs log p(π) and log q(π), and so the KL; of other families what their masks cost.
 
     Args:
         starts: gate -> the weight its KL begins with; other gates' weigh 1.
