@@ -12,7 +12,9 @@ from scipy import integrate
 from torch import nn
 
 import bbpyro
-from bbpyro import data, families, posterior
+from bbpyro import data, families, posterior, runs
+from bbpyro.checkpoint import CheckpointError
+from bbpyro.cli import main
 from bbpyro.training import FitWarning, LeanTraceELBO
 
 SITES = {  # of a mask, by family
@@ -311,7 +313,7 @@ class Halving(families.Gate):
 
     def model(self, name, data):
         with data:
-            return pyro.sample(f"{name}.z", dist.Normal(0.0, 1.0).expand([self.num_features]).to_event(1))
+            return {"z": pyro.sample(f"{name}.z", dist.Normal(0.0, 1.0).expand([self.num_features]).to_event(1))}
 
     def guide(self, name, data):
         with data:
@@ -375,3 +377,71 @@ def test_what_is_of_beta_bernoulli_dropout_alone_is_refused():
     with pytest.raises(ValueError, match="prior: '0.gate' is of gates that have none"):
         bbpyro.BetaBernoulliNetwork(mixed, num_data=3, prior={"0.gate": "Jeffreys", "*": "Jeffreys"})
     bbpyro.BetaBernoulliNetwork(mixed, num_data=3, prior="Jeffreys")
+
+
+# --- runs and studies -------------------------------------------------------------------------------------------
+
+QUICK = {"batch_size": 50, "pretrain_epochs": 1, "epochs": 2}
+
+
+def test_a_study_has_a_row_a_family(npz, tmp_path):
+    spelled = ["BetaBernoulli", "SBP()", "L0(3)"]
+    study = bbpyro.compare(
+        ["Beta(1e-4, 1)"],
+        seeds=1,
+        vary={"family": spelled},
+        folder=tmp_path / "study",
+        dataset=str(npz),
+        network="mlp-64-64",
+        progress=False,
+        **QUICK,
+    )
+    assert study.table.index.tolist() == spelled
+    assert study.runs["error"].notna().all()
+    assert (tmp_path / "study" / "figures" / "priors_posteriors.png").exists()
+
+
+def test_a_run_of_a_family_is_read_again_as_it_was(npz, tmp_path, capsys):
+    folder = tmp_path / "run"
+    arguments = [
+        "train",
+        "--dataset",
+        str(npz),
+        "--network",
+        "mlp-64-64",
+        "--family",
+        "VIB(1e-3)",
+        "--run",
+        str(folder),
+    ]
+    main([*arguments, "--batch-size", "50", "--pretrain-epochs", "1", "--epochs", "2"])
+    run = runs.load(folder)
+    assert run.config.family == "VIB(0.001)"
+    assert {type(gate) for gate in run.bnn.gates.values()} == {families.VIB}
+    main(["evaluate", str(folder)])
+    main(["posterior", str(folder), "--num-samples", "20"])
+    main(["compact", str(folder)])
+    assert (folder / "posterior.nc").exists() and (folder / "compact.safetensors").exists()
+    assert "of 64 units" in capsys.readouterr().out
+    text = (folder / "config.json").read_text()
+    (folder / "config.json").write_text(text.replace("VIB(0.001)", "SBP"))
+    with pytest.raises(CheckpointError):
+        runs.load(folder)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--family", "Vib"], "family: 'Vib': there is no Vib; known are"),
+        (["--family", "SBP", "--prior", "Jeffreys"], "prior: gates of the family SBP have no π"),
+        (["--family", "SBP", "--threshold", "0.1"], "threshold is of Beta-Bernoulli dropout"),
+        (["--family", "SBP", "--initial-keep-probability", "0.9"], "initial_keep_probability is of Beta-Bernoulli"),
+    ],
+)
+def test_the_command_line_refuses_in_one_line(npz, tmp_path, capsys, arguments, message):
+    with pytest.raises(SystemExit) as stop:
+        main(["train", "--dataset", str(npz), "--run", str(tmp_path / "run"), "--epochs", "2", *arguments])
+    assert stop.value.code == 2
+    printed = capsys.readouterr().err
+    assert message in " ".join(printed.split())
+    assert not (tmp_path / "run").exists()

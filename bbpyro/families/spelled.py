@@ -45,12 +45,18 @@ def _of(gate: type[Gate]) -> Callable[..., Spelled]:
     return lambda *args, **kwargs: Spelled(gate, *args, **kwargs)
 
 
-def _beta_bernoulli() -> type[Gate]:
-    return BetaBernoulliDropout
+class BetaBernoulli(Spelled):
+    """The spelling of Beta-Bernoulli dropout; what else is to be said of it are arguments of insert_dropout."""
+
+    def __init__(self) -> None:
+        super().__init__(BetaBernoulliDropout)
+
+    def __repr__(self) -> str:
+        return type(self).__name__
 
 
 KNOWN: dict[str, Callable[..., Any]] = {
-    "BetaBernoulli": _beta_bernoulli,
+    "BetaBernoulli": BetaBernoulli,
     **{
         gate.__name__: _of(gate) for gate in (DependentBetaBernoulli, SBP, VIB, L0, ConcreteDropout, GeneralizedDropout)
     },
@@ -69,7 +75,7 @@ def as_family(family: FamilyLike | Mapping[str, FamilyLike] | None) -> dict[str,
     """
     found: Any = parse(family, KNOWN) if isinstance(family, str) else family
     if not isinstance(found, Mapping):
-        found = {"*": BetaBernoulliDropout if found is None else found}
+        found = {"*": BetaBernoulli() if found is None else found}
     each = {name: parse(one, KNOWN) if isinstance(one, str) else one for name, one in found.items()}
     for one in each.values():
         if not callable(one):
