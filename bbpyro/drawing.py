@@ -52,11 +52,17 @@ def draw(
     bnn: BetaBernoulliNetwork, num_draws: int, guide: Guide | None, x: Nest
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Draws of π of each gate that has it, `[S, K]`, or `[K]` if S is 1, and one W, by name."""
+    pi = draw_pi(bnn, num_draws)
+    if guide is None:
+        return pi, draw_weights(bnn)
+    sites = {name: node["value"] for name, node in _sites(bnn, guide, x).items()}
+    return {g: sites.get(f"{g}.pi", value) for g, value in pi.items()}, {name: sites[name] for name in bnn.weights}
+
+
+def draw_pi(bnn: BetaBernoulliNetwork, num_draws: int) -> dict[str, Tensor]:
+    """Draws of π of each gate that has it, `[S, K]`, or `[K]` if S is 1."""
     shape = torch.Size([num_draws] if num_draws > 1 else [])
-    sites = {} if guide is None else {name: node["value"] for name, node in _sites(bnn, guide, x).items()}
-    gates, _ = bnn.gates_by_family
-    pi = {g: sites[f"{g}.pi"] if f"{g}.pi" in sites else gate.posterior().rsample(shape) for g, gate in gates.items()}
-    return pi, {name: sites[name] for name in bnn.weights} if sites else draw_weights(bnn)
+    return {g: gate.posterior().rsample(shape) for g, gate in bnn.gates_by_family[0].items()}
 
 
 class Source:

@@ -14,12 +14,13 @@ from torch import Tensor
 from bbpyro import nests
 from bbpyro.bars import is_drawn
 from bbpyro.distributions import remember_log_odds
-from bbpyro.drawing import Source, distribution_of_y, mean_network, mean_weights
+from bbpyro.drawing import Source, distribution_of_y, draw_weights, mean_network, mean_weights
 from bbpyro.families import Gate
 from bbpyro.layers import device_of
 from bbpyro.likelihoods import expectation, is_classification
 from bbpyro.model import BetaBernoulliNetwork
 from bbpyro.nests import Nest
+from bbpyro.smaller import Living, living_part
 from bbpyro.training.handlers import held_out_score
 
 
@@ -45,7 +46,10 @@ def predictive_groups(
         batch_size: data at once.
         progress: a bar, or the console to draw it on.
     """
-    records = [_Record(source, x, draws) for source in sources]
+    records = [
+        _Record(source, x, draws, living_part(source.bnn, [_pi(odds, draws)], x, num_masks * len(draws)))
+        for source, odds in zip(sources, log_odds, strict=True)
+    ]
     num_data = nests.num_rows(x)
     num_repeats = max(1, batch_size // num_data)  # of the data, which fit in a batch
     at_once = max(1, num_repeats // num_masks) if all(source.is_point for source in sources) else 1
@@ -55,15 +59,20 @@ def predictive_groups(
     for record, odds, chunk in track(
         steps, "predicting", console=console, disable=not is_drawn(progress), transient=True
     ):
-        device, W = device_of(record.bnn), record.source.weights(draws[chunk.start])
-        of_chunk = {g: odds[g][draws[chunk]] for g in odds}
+        device = device_of(record.bnn)
+        of_chunk, W = record.drawn({g: odds[g][draws[chunk]] for g in odds}, draws[chunk.start])
         for start in range(0, num_data, batch_size):
             batch = slice(start, start + batch_size)
             x_batch, y_batch = nests.to_device(nests.rows((x, y), batch), device)
-            record.add(
-                chunk, batch, _draw(record.bnn, of_chunk, len(chunk), W, x_batch, y_batch, num_masks, num_repeats)
-            )
+            x_batch = record.small.read(x_batch) if record.small else x_batch
+            network = record.small.bnn if record.small else record.bnn
+            drawn = _draw(network, of_chunk, len(chunk), W, x_batch, y_batch, num_masks, num_repeats)
+            record.add(chunk, batch, drawn)
     return [record.groups(batch_size) for record in records]
+
+
+def _pi(log_odds: dict[str, Tensor], draws: Any) -> dict[str, Tensor]:
+    return {g: torch.sigmoid(odds[draws]) for g, odds in log_odds.items()}
 
 
 def _draw(
@@ -114,11 +123,18 @@ def to_numpy(tensor: Tensor) -> Any:
 class _Record:
     """Arrays for all draws and data of one chain, filled batch by batch."""
 
-    def __init__(self, source: Source, x: Nest, draws: Any) -> None:
-        self.source, self.bnn, self.x, self.draws = source, source.bnn, x, draws
+    def __init__(self, source: Source, x: Nest, draws: Any, small: Living | None) -> None:
+        self.source, self.bnn, self.x, self.draws, self.small = source, source.bnn, x, draws, small
         self.num_data = nests.num_rows(x)
         self.each: dict[str, Any] = {}  # of every draw
         self.class_probability: Any = None  # of all draws together
+
+    def drawn(self, log_odds: dict[str, Tensor], s: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Draws of π, and W of the s-th, for the network that is predicted by."""
+        if self.small is None:
+            return log_odds, self.source.weights(s)
+        W = draw_weights(self.small.bnn) if self.source.is_point else self.small.of_weights(self.source.weights(s))
+        return self.small.of_units(log_odds), W
 
     def add(self, chunk: range, batch: slice, drawn: dict[str, Tensor]) -> None:
         values = {name: to_numpy(tensor) for name, tensor in drawn.items()}

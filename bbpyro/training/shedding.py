@@ -30,8 +30,8 @@ from bbpyro.families.beta_bernoulli import MIN_CONCENTRATION, BetaBernoulliDropo
 from bbpyro.layers import device_of
 from bbpyro.model import BetaBernoulliNetwork, kl_of
 from bbpyro.nests import Nest
+from bbpyro.smaller import Reading, decide
 from bbpyro.training.epochs import Learner, Trainee, TrainingState
-from bbpyro.training.leaving import Reading, decide
 from bbpyro.training.smaller import Smaller, has_priors_of_its_own
 
 PATIENCE = 3  # epochs on end for which a unit is idle before it is shed
