@@ -78,9 +78,10 @@ def of_rivals(path: Path, dataset: str, total: Sequence[int]) -> pd.DataFrame:
 
 
 def table(rows: pd.DataFrame) -> str:
-    """The table in Markdown: of each setting the mean over the seeds, and the range."""
+    """The table in Markdown: of each setting the mean over the seeds, and the range; by size within a method."""
     lines = [TITLES, ["---"] * len(TITLES)]
-    for (method, setting), group in rows.groupby(["method", "setting"], sort=False):
+    of_settings = [part for _, of_method in rows.groupby("method", sort=False) for part in _by_size(of_method)]
+    for (method, setting), group in of_settings:
         kept = "-".join(f"{sum(units) / len(group):.0f}" for units in zip(*group["kept"], strict=True))
         numbers = [
             f"{group[name].mean():{form}} ({group[name].min():{form}} - {group[name].max():{form}})"
@@ -89,6 +90,12 @@ def table(rows: pd.DataFrame) -> str:
         minutes = f"{group['minutes'].min():.1f}"
         lines.append([method, setting, group["epochs"].iloc[0], minutes, *numbers[:2], kept, *numbers[2:]])
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _by_size(rows: pd.DataFrame) -> list[tuple[tuple[str, str], pd.DataFrame]]:
+    """The rows of each setting of a method, the largest network first."""
+    groups: list[Any] = list(rows.groupby(["method", "setting"], sort=False))
+    return sorted(groups, key=lambda group: group[1]["macs_x"].mean())
 
 
 def published_rows(network: str) -> str:
