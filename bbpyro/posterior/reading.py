@@ -33,7 +33,7 @@ def measure_label(idata: Any, gate: str) -> str:
 
 def _of_family(idata: Any, gate: str) -> Any:
     """What a file says of the gate's family of masks; one that says nothing is of Beta-Bernoulli dropout."""
-    return group(idata, "guide")[f"{gate}.threshold"].attrs
+    return group(idata, "guide")[f"{gate}.threshold"].attrs if "guide" in idata else {}  # which NUTS has none of
 
 
 def _measure(idata: Any, gate: str) -> Any:

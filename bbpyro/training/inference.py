@@ -218,9 +218,9 @@ def fit(
         history = epochs.run(trainee, trained, report, state)
         verdict = judge.verdict(state.start)
     if verdict and processes.is_first():
-        remedy = _remedy(
-            bnn, of_data(len(y), batch_size), num_epochs, max(starts.values(), default=0.0), held_out is None
-        )
+        heaviest = max(starts.values(), default=0.0)
+        family = next((type(gate).__name__ for gate in bnn.gates_by_family[1].values()), None)
+        remedy = _remedy(of_data(len(y), batch_size), num_epochs, heaviest, held_out is None, family)
         warnings.warn(f"{verdict}. {remedy}", FitWarning, stacklevel=3)
     return history
 
@@ -301,24 +301,23 @@ def elbo(bnn: BetaBernoulliNetwork, x: Nest, y: Tensor, batch_size: int = 1000) 
 
 
 def _remedy(
-    bnn: BetaBernoulliNetwork, by_default: Budget, num_epochs: int, kl_start: float, is_of_training: bool
+    by_default: Budget, num_epochs: int, kl_start: float, is_of_training: bool, family: str | None = None
 ) -> str:
     """What may help where a network ends worse than it began.
 
     Args:
-        bnn: the network.
         by_default: what fit() does with as many data.
         num_epochs: what it did.
         kl_start: the largest weight that a gate's KL began with.
         is_of_training: whether it was judged by the data of training.
+        family: of its masks, where that is another than Beta-Bernoulli dropout.
     """
-    gates, _ = bnn.gates_by_family
     if kl_start > 1:
         what = "a smaller kl_start"
-    elif gates and by_default.is_of_few_data and num_epochs < by_default.epochs:
+    elif family:
+        what = f"a family of masks that costs less than {family} does here, or a smaller network"
+    elif by_default.is_of_few_data and num_epochs < by_default.epochs:
         what = f"to leave num_epochs out: so few data take {by_default.epochs:,}, and gates that begin at E[π] = 0.5"
-    elif bnn.gates_by_family[1]:
-        what = "a family of masks that costs less, such as one of a smaller penalty, or a smaller network"
     else:
         what = "insert_dropout(net, initial_keep_probability=0.95), a longer kl_warmup_epochs, or a smaller network"
     judged = ". By held_out=(x, y) it is judged on data of their own" if is_of_training else ""
