@@ -225,7 +225,7 @@ def test_gradients_of_gates_far_out_are_finite_and_the_costs_is_alive(family, sh
 
 
 @pytest.mark.parametrize(
-    ("family", "num_epochs"), [("L0(8)", 40), ("SBP", 40), ("VIB(3e-3)", 40), ("GeneralizedDropout", 120)]
+    ("family", "num_epochs"), [("L0(8)", 40), ("SBP", 40), ("VIB(3e-3)", 40), ("GeneralizedDropout(1e-4, 10)", 60)]
 )
 def test_the_pixels_that_carry_nothing_are_out_and_the_others_are_in(family, num_epochs):
     bars = data.bars(num_train=2000)

@@ -14,7 +14,8 @@ class GeneralizedDropout(Gate):
     """A gate whose masks are Bernoulli(π_k), π_k ~ Beta(alpha, beta), with q(π) = δ(π̂) and q(z | π) = p(z | π) relaxed.
 
     A unit is out where π ≤ threshold, and the mean mask is π (Srinivas and Babu 2016). With alpha below 1, as for
-    stochastic architecture learning, the prior has a pole at 0, so that what pulls a unit there does not end.
+    stochastic architecture learning, the prior has a pole at 0, so that what pulls a unit there does not end; with beta
+    at 1 nothing pulls a π away from 1, and units stay in that carry nothing.
 
     Args:
         num_features: number of units K.
