@@ -207,7 +207,7 @@ def test_a_front_has_a_row_a_setting_a_rival_and_a_published_network(
     script.main([str(study.folder), "--rivals", str(tmp_path / "rivals.csv"), "--output", str(output)])
     lines = [line.split(" | ") for line in output.with_suffix(".md").read_text().splitlines()]
     errors = 100 * study.runs["error"]
-    assert lines[0] == [f"lenet-500-300 on {dataset}: error on test data, mean and range of the seeds"]
+    assert lines[0] == [f"# lenet-500-300 on {dataset}: error on test data, mean and range of the seeds"]
     ours, rival, dense, slides, *_ = lines[4:]
     assert ours[0] == "| Beta-Bernoulli dropout" and ours[2] == "1 + 1"
     assert ours[4] == f"{errors.mean():.2f} ({errors.min():.2f} - {errors.max():.2f})"
