@@ -10,6 +10,7 @@ from pyro import poutine
 from pyro.infer import Predictive, Trace_ELBO, TraceMeanField_ELBO
 from scipy import integrate
 from torch import nn
+from torch.func import functional_call
 
 import bbpyro
 from bbpyro import data, families, posterior, runs
@@ -23,6 +24,7 @@ SITES = {  # of a mask, by family
     "VIB(0.02)": "z",
     "ConcreteDropout": "z",
     "GeneralizedDropout(0.5, 2)": "z",
+    "DependentBetaBernoulli": "u",
 }
 SPELLED = list(SITES)
 
@@ -445,3 +447,42 @@ def test_the_command_line_refuses_in_one_line(npz, tmp_path, capsys, arguments, 
     printed = capsys.readouterr().err
     assert message in " ".join(printed.split())
     assert not (tmp_path / "run").exists()
+
+
+# --- dependent Beta-Bernoulli dropout ---------------------------------------------------------------------------
+
+
+def test_the_masks_of_dependent_dropout_are_bernoulli_of_pi_times_phi():
+    gate = families.DependentBetaBernoulli(3).eval()
+    with torch.no_grad():
+        gate.eta.copy_(torch.tensor([0.1, 0.5, 2.0]))
+        gate.gamma.fill_(0.2)
+    x, pi, u = torch.randn(50_000, 3), torch.tensor([0.9, 0.6, 0.3]), torch.rand(50_000, 3)
+    z = torch.bernoulli(pi.expand(50_000, 3))
+    out = functional_call(gate, {"z": z, "u": u, "beta": gate.eta.detach()}, (torch.ones_like(x),))
+    phi = (0.2 / (1 + 1e-5) ** 0.5 + torch.tensor([0.1, 0.5, 2.0])).clamp(1e-4, 1 - 1e-4)
+    assert set(out.unique().tolist()) <= {0.0, 1.0}
+    error = (out.mean(0) - pi * phi).abs() / (pi * phi * (1 - pi * phi) / 50_000).sqrt()
+    assert error.max() < 4
+
+
+def test_a_datum_keeps_the_units_it_needs_and_starts_from_a_trained_network():
+    """y is the sign of x_1 where x_0 is positive, else that of x_2."""
+    torch.manual_seed(0)
+    x = torch.randn(600, 6)
+    y = torch.where(x[:, 0] > 0, x[:, 1] > 0, x[:, 2] > 0).long()
+    net = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 2))
+    bbpyro.pretrain(net, x, y, num_epochs=60, batch_size=50, seed=0, progress=False)
+    first = bbpyro.BetaBernoulliNetwork(bbpyro.insert_dropout(net, initial_keep_probability=0.9), num_data=600)
+    bbpyro.fit(first, x, y, num_epochs=60, batch_size=50, gate_learning_rate=0.03, seed=0, progress=False)
+    gated_net = bbpyro.insert_dropout(net, family="DependentBetaBernoulli")
+    missing = gated_net.load_state_dict(first.net.state_dict(), strict=False)
+    assert not missing.unexpected_keys
+    second = bbpyro.BetaBernoulliNetwork(gated_net, num_data=600)
+    bbpyro.fit(second, x, y, num_epochs=60, batch_size=50, seed=0, progress=False)
+    assert bbpyro.evaluate(second, x, y, None).error < bbpyro.evaluate(first, x, y, None).error + 0.02
+    gate, hidden = second.gates["2.gate"], second.net[:2](x)
+    masks = gate.mean_mask() * gate.phi(hidden)
+    assert (masks > gate.threshold).float().mean() <= (gate.mean_mask() > 0).float().mean()
+    with pytest.raises(bbpyro.compaction.UnsupportedModuleError):
+        bbpyro.compact(second, x[:2])
