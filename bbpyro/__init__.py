@@ -1,11 +1,11 @@
 """Beta-Bernoulli dropout with Pyro: learn which units of a network are needed, and keep only those."""
 
-from bbpyro import likelihoods, mcmc, networks, plots, posterior, priors
+from bbpyro import families, likelihoods, mcmc, networks, plots, posterior, priors
 from bbpyro.compaction import compact
 from bbpyro.distributions import Kumaraswamy, RelaxedBernoulli
 from bbpyro.export import load_compact, save_compact
+from bbpyro.families import BetaBernoulliDropout
 from bbpyro.insertion import insert_dropout
-from bbpyro.layers import BetaBernoulliDropout
 from bbpyro.model import BetaBernoulliNetwork
 from bbpyro.posterior import to_arviz
 from bbpyro.prediction import evaluate, predict, predictive_draws, score, uncertainty
@@ -22,6 +22,7 @@ __all__ = [
     "compact",
     "compare",
     "evaluate",
+    "families",
     "fit",
     "insert_dropout",
     "likelihoods",

@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import pyro
 import pyro.poutine as poutine
 import torch
 from pyro.poutine.messenger import Messenger
@@ -50,13 +51,18 @@ def draw_weights(bnn: BetaBernoulliNetwork) -> dict[str, Tensor]:
 def draw(
     bnn: BetaBernoulliNetwork, num_draws: int, guide: Guide | None, x: Nest
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Draws of π of each gate, `[S, K]`, or `[K]` if S is 1, and one W, by name."""
+    """Draws of π of each gate that has it, `[S, K]`, or `[K]` if S is 1, and one W, by name."""
+    pi = draw_pi(bnn, num_draws)
+    if guide is None:
+        return pi, draw_weights(bnn)
+    sites = {name: node["value"] for name, node in _sites(bnn, guide, x).items()}
+    return {g: sites.get(f"{g}.pi", value) for g, value in pi.items()}, {name: sites[name] for name in bnn.weights}
+
+
+def draw_pi(bnn: BetaBernoulliNetwork, num_draws: int) -> dict[str, Tensor]:
+    """Draws of π of each gate that has it, `[S, K]`, or `[K]` if S is 1."""
     shape = torch.Size([num_draws] if num_draws > 1 else [])
-    sites = {} if guide is None else {name: node["value"] for name, node in _sites(bnn, guide, x).items()}
-    pi = {
-        g: sites[f"{g}.pi"] if f"{g}.pi" in sites else gate.posterior().rsample(shape) for g, gate in bnn.gates.items()
-    }
-    return pi, {name: sites[name] for name in bnn.weights} if sites else draw_weights(bnn)
+    return {g: gate.posterior().rsample(shape) for g, gate in bnn.gates_by_family[0].items()}
 
 
 class Source:
@@ -73,16 +79,17 @@ class Source:
     def log_odds(self, num_samples: int) -> dict[str, Tensor]:
         """Exact log-odds of π `[S, K]` by gate, float64."""
         in_guide = () if self.guide is None else self._draw(0)
+        gates, _ = self.bnn.gates_by_family
         odds = {
             g: log_odds(gate.posterior().rsample(torch.Size([num_samples]))).double()
-            for g, gate in self.bnn.gates.items()
+            for g, gate in gates.items()
             if f"{g}.pi" not in in_guide
         }
-        of_guide = [g for g in self.bnn.gates if g not in odds]
+        of_guide = [g for g in gates if g not in odds]
         if of_guide:
             draws = [self._draw(s) for s in range(num_samples)]
             odds |= {g: torch.stack([log_odds(draw[f"{g}.pi"]).double() for draw in draws]) for g in of_guide}
-        return {g: odds[g] for g in self.bnn.gates}
+        return {g: odds[g] for g in gates}
 
     def weights(self, s: int) -> dict[str, Tensor]:
         """W of the s-th draw, by name."""
@@ -127,24 +134,38 @@ class _Likelihood(Messenger):
             msg["value"] = torch.empty(0)  # Pyro wants some value; nobody reads it
 
 
-def distribution_of_y(bnn: BetaBernoulliNetwork, x: Nest, pi: Mapping[str, Tensor], W: Mapping[str, Tensor]) -> Any:
-    """The distribution of y given W, π of each gate and a draw of z for each datum.
+def distribution_of_y(
+    bnn: BetaBernoulliNetwork, x: Nest, pi: Mapping[str, Tensor], W: Mapping[str, Tensor], num_draws: int = 1
+) -> Any:
+    """The distribution of y given W, π of each gate that has it, and a draw of the masks of each datum.
 
     Args:
         bnn: the network.
         x: inputs `[N, ...]`, on its device.
-        pi: by gate, `[K]`, or S of them, `[S, K]`; then the data are taken S times, and y has batch shape `[S·N]`, draw
-            by draw.
+        pi: by gate, `[K]`, or `[S, K]`, of which there are several where there are several draws.
         W: by name.
+        num_draws: S; where there are several the data are taken S times, and y has batch shape `[S·N]`, draw by draw.
     """
-    first = next(iter(pi.values()))
-    if first.dim() == 2:
-        pi = {g: _for_each(nests.num_rows(x), value) for g, value in pi.items()}
-        x = nests.repeat(x, len(first))
-    known = {**W, **{f"{g}.pi": value for g, value in pi.items()}}
+    num_data = nests.num_rows(x)
+    pi = {g: _for_each(num_data, value) if value.dim() == 2 else value for g, value in pi.items()}
+    x = nests.repeat(x, num_draws) if num_draws > 1 else x
+    known = {**W, **{f"{g}.pi": value for g, value in pi.items()}, **_other_masks(bnn, x)}
     with _Likelihood() as y:
         poutine.condition(bnn.model, data=known)(x)
     return y.distribution
+
+
+def _other_masks(bnn: BetaBernoulliNetwork, x: Nest) -> dict[str, Tensor]:
+    """What the guides of gates of other families draw for these data, by the name of the site."""
+    _, others = bnn.gates_by_family
+    if not others:
+        return {}
+    with poutine.trace() as drawn:
+        data = pyro.plate("data", bnn.num_data, subsample=nests.first(x))
+        for name, gate in others.items():
+            gate.guide(name, data)
+    sites: Any = drawn.trace.nodes
+    return {site: node["value"] for site, node in sites.items() if node["type"] == "sample" and site != "data"}
 
 
 def _for_each(num_data: int, pi: Tensor) -> Tensor:
@@ -160,7 +181,7 @@ def mean_network(bnn: BetaBernoulliNetwork, guide: Guide | None, x: Nest) -> Cal
     if guide is None:
         return bnn
     known = _means(bnn, guide, x)
-    for g, gate in bnn.gates.items():
+    for g, gate in bnn.gates_by_family[0].items():
         mean = known.pop(f"{g}.pi", None)
         if mean is not None:
             known[f"{g}.z"] = torch.where(mean > gate.threshold, mean, 0.0)

@@ -306,7 +306,7 @@ def _log_moment_ratio(a: Tensor, b: Tensor) -> Tensor:
 
     n = torch.full_like(b, _NUM_TERMS)
     head = torch.log1p(excess(torch.arange(1, _NUM_TERMS, device=a.device, dtype=a.dtype))).sum(-1)
-    nodes, weights = _gauss_legendre_panels(a.device)
+    nodes, weights = gauss_legendre_panels(a.device)
     span = (torch.maximum(b, c) / n).log().clamp_min(0) + 20
     x = n * (span * nodes).exp()
     integral = (weights * span * x * torch.log1p(excess(x))).sum(-1)
@@ -317,7 +317,7 @@ def _log_moment_ratio(a: Tensor, b: Tensor) -> Tensor:
 
 
 @functools.lru_cache(maxsize=4)
-def _gauss_legendre_panels(device: torch.device, panels: int = 40, order: int = 10) -> tuple[Tensor, Tensor]:
+def gauss_legendre_panels(device: torch.device, panels: int = 40, order: int = 10) -> tuple[Tensor, Tensor]:
     """Nodes and weights on [0, 1]: `order` Gauss-Legendre nodes in each of `panels` equal panels."""
     nodes, weights = np.polynomial.legendre.leggauss(order)
     starts = np.arange(panels)[:, None]

@@ -10,7 +10,9 @@ from torch import Tensor, nn
 
 from bbpyro import priors
 from bbpyro.distributions import with_exact_tails
-from bbpyro.layers import BetaBernoulliDropout, check_modules, gates_of, kumaraswamy, weights_of
+from bbpyro.families import Gate
+from bbpyro.families.beta_bernoulli import BetaBernoulliDropout, kumaraswamy
+from bbpyro.layers import check_modules, gates_of, weights_of
 from bbpyro.priors.checks import check_prior, check_weight_prior
 from bbpyro.priors.placed import PlacedPriors
 
@@ -63,12 +65,22 @@ class Given(nn.Module):
     def _take_prior(self) -> None:
         """Check each gate's prior, and have what of them can be learnt among the network's modules."""
         gates, prior = gates_of(self.net), self.prior
+        with_pi = self._with_pi(gates)
         for pattern in prior if isinstance(prior, dict) else ():
             if not fnmatch.filter(gates, pattern):
                 raise ValueError(f"prior: {pattern!r} is none of the gates {', '.join(gates)}")
-        self._tell(gates)
+            if not fnmatch.filter(with_pi, pattern):
+                raise ValueError(f"prior: {pattern!r} is of gates that have none, of the family {_families(gates)}")
+        if not with_pi and prior != priors.Beta():
+            raise ValueError(f"prior: gates of the family {_families(gates)} have no π, and so none; leave it out")
+        self._tell(with_pi)
         each = prior.values() if isinstance(prior, dict) else ()
         self.learnt_priors = nn.ModuleList([one for one in each if isinstance(one, nn.Module)])
+
+    @staticmethod
+    def _with_pi(gates: Mapping[str, Gate]) -> dict[str, BetaBernoulliDropout]:
+        """The gates that have keep probabilities π, of which there is a prior."""
+        return {name: gate for name, gate in gates.items() if isinstance(gate, BetaBernoulliDropout)}
 
     def _tell(self, gates: Mapping[str, BetaBernoulliDropout]) -> None:
         """Tell gates which family q(π) is of and up to which E[π] a unit is out, once all that is checked."""
@@ -80,11 +92,18 @@ class Given(nn.Module):
             gate.threshold = priors.threshold_under(self._prior_on(name), gate.own_threshold, gate.num_features)
 
     @property
-    def gates(self) -> dict[str, BetaBernoulliDropout]:
+    def gates(self) -> dict[str, Gate]:
         """The gates by name, in the network's order."""
         gates = gates_of(self.net)
-        self._tell({name: gate for name, gate in gates.items() if not gate.is_of(self._family(name))})
+        with_pi = self._with_pi(gates)
+        self._tell({name: gate for name, gate in with_pi.items() if not gate.is_of(self._family(name))})
         return gates
+
+    @property
+    def gates_by_family(self) -> tuple[dict[str, BetaBernoulliDropout], dict[str, Gate]]:
+        """The gates of which Beta-Bernoulli dropout samples π and z, and those that have sites of their own."""
+        gates = self.gates
+        return self._with_pi(gates), {n: gate for n, gate in gates.items() if type(gate).model is not Gate.model}
 
     @property
     def weights(self) -> dict[str, nn.Parameter]:
@@ -92,7 +111,13 @@ class Given(nn.Module):
         return weights_of(self.net)
 
     def prior_of(self, gate: str) -> TorchDistribution:
-        """The prior of the keep probabilities of a gate's K units, batch shape `[K]` or event shape `[K]`."""
+        """The prior of the keep probabilities of a gate's K units, batch shape `[K]` or event shape `[K]`.
+
+        Raises:
+            ValueError: the gate is of a family of masks that has no π.
+        """
+        if gate not in self._with_pi(gates := self.gates):
+            raise ValueError(f"gate {gate!r} is of the family {type(gates[gate]).__name__}, which has no prior of π")
         return self._prior_on(gate)(self.gates[gate].num_features)
 
     def _prior_on(self, gate: str) -> priors.Prior:
@@ -115,6 +140,12 @@ class Given(nn.Module):
     def _weight_prior(self, name: str, w: Tensor) -> TorchDistribution:
         """The prior of one weight tensor, as it stands in the model."""
         return self._placed.get(name, self.weight_prior, w, lambda: self.weight_prior(w.shape))
+
+
+def _families(gates: Mapping[str, Gate]) -> str:
+    """The families of gates that have no π, in words."""
+    others = {type(gate).__name__ for gate in gates.values() if not isinstance(gate, BetaBernoulliDropout)}
+    return " and ".join(sorted(others))
 
 
 def _net(net: nn.Module) -> nn.Module:

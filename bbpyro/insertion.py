@@ -2,7 +2,8 @@
 
 import copy
 import fnmatch
-from collections.abc import Sequence
+import functools
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,7 +13,9 @@ from torch.nn.utils import parametrize
 
 from bbpyro.checks import in_eval_mode
 from bbpyro.denormals import zero_denormal
-from bbpyro.layers import MIN_START, BetaBernoulliDropout, check_module, gates_of
+from bbpyro.families.beta_bernoulli import MIN_START, BetaBernoulliDropout
+from bbpyro.families.spelled import BetaBernoulli, Family, FamilyLike, as_family
+from bbpyro.layers import check_module, gates_of
 from bbpyro.nests import FAILURES, Nest, reason_of
 from bbpyro.structure import follow_units
 
@@ -21,8 +24,9 @@ _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 def insert_dropout(
     net: nn.Module,
-    threshold: float = 1e-3,
+    threshold: float | None = None,
     *,
+    family: FamilyLike | Mapping[str, FamilyLike] | None = None,
     only: Sequence[str] = ("*",),
     exclude: Sequence[str] = (),
     initial_keep_probability: float | None = None,
@@ -39,12 +43,16 @@ def insert_dropout(
 
     Args:
         net: any module with at least one `nn.Linear`, `nn.Conv1d`, `nn.Conv2d` or `nn.Conv3d`.
-        threshold: a unit is kept when E[π] > threshold.
+        threshold: a unit is kept when its measure is above; by default the family's own, of Beta-Bernoulli dropout
+            E[π] > 1e-3.
+        family: of the masks, see :mod:`bbpyro.families`: a kind of gate, or a spelling such as "VIB(1e-5)" or
+            "module:name"; or a mapping from names of gates, with * for any characters, to those. By default
+            Beta-Bernoulli dropout.
         only: names of the layers to gate, with * for any characters.
         exclude: names of layers not to gate.
-        initial_keep_probability: E[π] where training starts, from 1e-5 to 1 - 1e-5, with b = 1; by default the
-            source's, about 0.24, and, where :func:`bbpyro.fit` finds few data, 0.5. A deep network learns nothing
-            through many layers of that: 0.95, say, is for it.
+        initial_keep_probability: of Beta-Bernoulli dropout, E[π] where training starts, from 1e-5 to 1 - 1e-5, with
+            b = 1; by default the source's, about 0.24, and, where :func:`bbpyro.fit` finds few data, 0.5. A deep
+            network learns nothing through many layers of that: 0.95, say, is for it.
         tie: "residual" gives layers one gate whose units can only go together, such as those that are added to each
             other in the stages of a residual network: what dies there can then be removed. By default each layer has
             its own.
@@ -55,6 +63,7 @@ def insert_dropout(
 
     Raises:
         ValueError: there is no such layer in `net`, a name is of none, it already has gates, a number is out of range,
+            `family` is none,
             or `tie` is another word or comes without an `example_input` that the network can take.
     """
     if tie not in (None, "residual"):
@@ -62,10 +71,7 @@ def insert_dropout(
     if (tie is None) != (example_input is None):
         missing = "example_input is missing: tie" if tie else "tie is None: example_input"
         raise ValueError(f"{missing} wants the other too, as in tie='residual', example_input=x[:2]")
-    p = initial_keep_probability
-    if p is not None and not MIN_START <= p <= 1 - MIN_START:
-        raise ValueError(f"initial_keep_probability is {p}, wanted a number from {MIN_START} to {1 - MIN_START}")
-    concentration1 = None if p is None else p / (1 - p)  # a / (1 + a) is the mean where b = 1
+    families = _families(family, threshold, initial_keep_probability)
     if gates_of(net):
         raise ValueError("net: it already has BetaBernoulliDropout gates; insert_dropout wants a plain network")
     for name, module in net.named_modules():
@@ -87,12 +93,39 @@ def insert_dropout(
         raise ValueError(
             f"net: it has no nn.Linear layer to gate, nor a convolution before its last layer{_almost(gated)}"
         )
+    names = {module: f"{name}.gate".lstrip(".") for name, module in gated.named_modules()}
     for together in _tied(gated, places, example_input) if tie else [[place] for place in places]:
-        _add_gate(together, threshold, concentration1)
+        _add_gate(together, _family_of(names[together[0]], families))
+    unused = [n for n in families if not fnmatch.filter((names[place] for place in places), n)]
+    if unused:
+        raise ValueError(f"family: {unused[0]!r} is none of the gates {', '.join(names[place] for place in places)}")
     for module in gated.modules():
         if isinstance(module, nn.TransformerEncoder) and gates_of(module):
             module.use_nested_tensor = False  # which it makes of padded data in evaluation, and a gate has no mask for
     return gated
+
+
+def _families(family: Any, threshold: float | None, initial_keep_probability: float | None) -> dict[str, Family]:
+    """The families of gates by their names, those of Beta-Bernoulli dropout with what is said of it."""
+    p = initial_keep_probability
+    if p is not None and not MIN_START <= p <= 1 - MIN_START:
+        raise ValueError(f"initial_keep_probability is {p}, wanted a number from {MIN_START} to {1 - MIN_START}")
+    families = as_family(family)
+    said: dict[str, Any] = {} if threshold is None else {"threshold": threshold}
+    said |= {} if p is None else {"concentration1": p / (1 - p)}  # a / (1 + a) is the mean where b = 1
+    ours = [n for n, each in families.items() if each is BetaBernoulliDropout or isinstance(each, BetaBernoulli)]
+    if said and not ours:
+        name = "initial_keep_probability" if threshold is None else "threshold"
+        raise ValueError(f"{name} is of Beta-Bernoulli dropout, and no gate is of that; leave it out")
+    of_ours = functools.partial(BetaBernoulliDropout, **said)
+    return families | dict.fromkeys(ours, of_ours)
+
+
+def _family_of(gate: str, families: Mapping[str, Family]) -> Family:
+    fitting = [family for name, family in families.items() if fnmatch.fnmatchcase(gate, name)]
+    if not fitting:
+        raise ValueError(f"family: none of {', '.join(map(repr, families))} is the gate {gate!r}; add '*' for the rest")
+    return fitting[0]
 
 
 def _almost(net: nn.Module) -> str:
@@ -160,11 +193,11 @@ def _tied(net: nn.Module, places: list[Any], example_input: Nest) -> list[list[A
     return list(together.values())
 
 
-def _add_gate(places: Sequence[Any], threshold: float, concentration1: float | None) -> None:
+def _add_gate(places: Sequence[Any], family: Family) -> None:
     """One gate for all of these places."""
     place = places[0]
     is_dense = isinstance(place, nn.Linear)
-    gate = BetaBernoulliDropout(_num_units(place), threshold, concentration1, dim=-1 if is_dense else 1)
+    gate = family(_num_units(place), dim=-1 if is_dense else 1)
     tensor = next((t for t in (*place.parameters(), *place.buffers()) if t.is_floating_point()), torch.empty(0))
     gate.to(tensor)
     for place in places:

@@ -37,13 +37,16 @@ class SummedOut:
     Raises:
         TypeError: x is no tensor or nest of them, or y no tensor.
         ValueError: there are more than 10 units, not `bnn.num_data` data, they do not fit the network, or the prior is
-            FixedRate or StickBreaking.
+            FixedRate or StickBreaking, or a gate is of another family of masks.
     """
 
     def __init__(self, bnn: BetaBernoulliNetwork, x: Nest, y: Tensor) -> None:
         num_units = sum(gate.num_features for gate in bnn.gates.values())
         if num_units > MAX_UNITS:
             raise ValueError(f"bnn has {num_units} units, so 2^{num_units} masks a datum; wanted at most {MAX_UNITS}")
+        if others := bnn.gates_by_family[1]:
+            names = ", ".join(f"{g!r} ({type(gate).__name__})" for g, gate in others.items())
+            raise ValueError(f"bnn: NUTS is of Beta-Bernoulli dropout alone, and has no masks of {names}")
         for g in bnn.gates:
             if isinstance(bnn.prior_of(g), Delta | StickBreaking):
                 raise ValueError(
@@ -141,7 +144,7 @@ def nuts(
 
 
 def _dtype(bnn: BetaBernoulliNetwork) -> torch.dtype:
-    return next(iter(bnn.gates.values())).unconstrained_concentration1.dtype
+    return next(iter(bnn.gates.values())).like.dtype
 
 
 def _of_draws(bnn: BetaBernoulliNetwork, chains: list[dict[str, Tensor]]) -> xr.Dataset:

@@ -22,8 +22,8 @@ from torch.func import functional_call
 from bbpyro import nests, parameters, priors
 from bbpyro.denormals import are_flushed, zero_denormal
 from bbpyro.distributions import Bernoulli, Delta, relaxed_bernoullis
+from bbpyro.families.beta_bernoulli import posteriors
 from bbpyro.given import Given
-from bbpyro.layers import posteriors
 from bbpyro.likelihoods import Categorical, Likelihood
 from bbpyro.nests import Nest
 from bbpyro.objective import ELBOModule
@@ -102,12 +102,14 @@ class BetaBernoulliNetwork(Given):
     @program
     def model(self, x: Nest, y: Tensor | None = None) -> Any:
         """p(W, π, z, y | x) of a minibatch x `[B, ...]`, y `[B]`; returns the network's output."""
-        weights = self.weights
+        weights, (gates, others) = self.weights, self.gates_by_family
+        data = pyro.plate("data", self.num_data, subsample=nests.first(x))
         W = {name: pyro.sample(name, self._weight_prior(name, w)) for name, w in weights.items()}
-        pi = {g: pyro.sample(f"{g}.pi", _joint(self._prior(g, gate))) for g, gate in self.gates.items()}
-        with pyro.plate("data", self.num_data, subsample=nests.first(x)):
+        pi = {g: pyro.sample(f"{g}.pi", _joint(self._prior(g, gate))) for g, gate in gates.items()}
+        of_others = {g: gate.model(g, data) for g, gate in others.items()}
+        with data:
             z = {g: pyro.sample(f"{g}.z", Bernoulli(pi[g]).to_event(1)) for g in pi}
-            output = self._call(x, self._bound(W, weights), z)
+            output = self._call(x, self._bound(W, weights), z, of_others)
             pyro.sample("y", self.likelihood(output), obs=y)
         return output
 
@@ -115,10 +117,14 @@ class BetaBernoulliNetwork(Given):
     def guide(self, x: Nest, y: Tensor | None = None) -> None:
         """q(W, π, z) = δ(W) · Kumaraswamy(π) · q(z | π): p(z | π) again, relaxed so that it has a gradient."""
         self._register_parameters()
+        gates, others = self.gates_by_family
+        data = pyro.plate("data", self.num_data, subsample=nests.first(x))
         for name, w in self.weights.items():
             pyro.sample(name, self._weight_posterior(name, w))
-        pi = {g: pyro.sample(f"{g}.pi", _joint(q)) for g, q in posteriors(self.gates).items()}
-        with pyro.plate("data", self.num_data, subsample=nests.first(x)):
+        pi = {g: pyro.sample(f"{g}.pi", _joint(q)) for g, q in posteriors(gates).items()}
+        for g, gate in others.items():
+            gate.guide(g, data)
+        with data:
             for g, q in relaxed_bernoullis(self.temperature, pi).items():
                 pyro.sample(f"{g}.z", q.tied().to_event(1))
 
@@ -155,8 +161,15 @@ class BetaBernoulliNetwork(Given):
             self._scale(name, w)
 
     def kl(self) -> dict[str, Tensor]:
-        """KL[q(π) || p(π)] of each gate in nats, closed where it is registered, else from 1000 draws."""
-        return {name: kl_of(gate.posterior(), self._prior(name, gate)).sum() for name, gate in self.gates.items()}
+        """KL[q(π) || p(π)] of each gate in nats, closed where it is registered, else from 1000 draws.
+
+        Of a gate of another family it is what that says its masks cost.
+        """
+        gates, others = self.gates_by_family
+        kl = {g: [kl_of(gate.posterior(), self._prior(g, gate)).sum()] for g, gate in gates.items()}
+        for g, gate in others.items():
+            kl.setdefault(g, []).append(gate.kl(self.num_data).sum())
+        return {g: torch.stack(kl[g]).sum() for g in self.gates}
 
     def weights_kl(self) -> Tensor:
         """What W costs, nats: -log p(W) under a Delta guide; KL[q(W) || p(W)], or 10 draws of it, under a Normal."""
@@ -168,9 +181,10 @@ class BetaBernoulliNetwork(Given):
         """The network's output by the mean mask: thresholded E[π] in place of z."""
         return nests.call(self.net, x)
 
-    def _call(self, x: Nest, W: dict[str, Tensor], z: dict[str, Tensor]) -> Any:
-        """The network's output with W, where that is not its own, and each gate's z."""
+    def _call(self, x: Nest, W: dict[str, Tensor], z: dict[str, Tensor], others: dict[str, dict[str, Tensor]]) -> Any:
+        """The network's output with W, where that is not its own, each gate's z, and what other gates are bound to."""
         bound = W | {f"{g}.z": mask for g, mask in z.items()}
+        bound |= {f"{g}.{name}": value for g, values in others.items() for name, value in values.items()}
         return functional_call(self.net, bound, *nests.arguments(self.net, x), tie_weights=bool(W))
 
     def _bound(self, W: dict[str, Tensor], own: dict[str, nn.Parameter]) -> dict[str, Tensor]:

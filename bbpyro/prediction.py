@@ -16,11 +16,22 @@ from bbpyro import likelihoods, nests
 from bbpyro.bars import is_drawn
 from bbpyro.checks import check_data, check_inputs, check_positive, in_eval_mode
 from bbpyro.denormals import flushed
-from bbpyro.drawing import Guide, check_guide, distribution_of_y, draw, mean_network, num_draws_at_once
+from bbpyro.drawing import (
+    Guide,
+    check_guide,
+    distribution_of_y,
+    draw,
+    draw_pi,
+    draw_weights,
+    is_point,
+    mean_network,
+    num_draws_at_once,
+)
 from bbpyro.exclusive import one_at_a_time
 from bbpyro.layers import device_of
 from bbpyro.model import BetaBernoulliNetwork
 from bbpyro.nests import Nest
+from bbpyro.smaller import living_part
 
 CI_PROB = 0.94  # of every interval, and of what is sure: ArviZ's own
 _NUM_DRAWS = 1000  # of y, at least, where its distribution has no cdf
@@ -281,14 +292,44 @@ def _predictions(
     steps = [(chunk, b) for chunk in range(len(chunks)) for b in range(len(batches))]
     console = progress if isinstance(progress, Console) else None
     mean = mean_network(bnn, guide, x) if num_samples is None else None
+    draws = _Draws(bnn, guide, x, chunks) if mean is None else None
     for chunk, b in track(steps, "predicting", console=console, disable=not is_drawn(progress), transient=True):
         batch = nests.to_device(batches[b], device)
         if mean is not None:
             yield b, 1, bnn.likelihood(mean(batch))
-            continue
-        if b == 0:
-            pi, W = draw(bnn, chunks[chunk], guide, x)
-        yield b, chunks[chunk], distribution_of_y(bnn, batch, pi, W)
+        elif draws is not None:
+            yield b, chunks[chunk], draws.distribution_of_y(chunk, batch)
+
+
+class _Draws:
+    """Draws of q, a number at once, and the network that is predicted by under them.
+
+    Where many data are predicted by many draws, that is the network without the units that none of these draws has.
+    """
+
+    def __init__(self, bnn: BetaBernoulliNetwork, guide: Guide | None, x: Nest, numbers: list[int]) -> None:
+        self._bnn, self._guide, self._x, self._numbers = bnn, guide, x, numbers
+        self._pi = [draw_pi(bnn, number) for number in numbers] if guide is None else []
+        self._small = living_part(bnn, self._pi, x, sum(numbers))
+        self._now: tuple[int, Any, Any] = -1, {}, {}
+
+    def distribution_of_y(self, which: int, batch: Nest) -> Any:
+        """That of y in a batch by the draws of this number; the draws of a number are of one W."""
+        if self._now[0] != which:
+            self._now = which, *self._draw(which)
+        _, pi, W = self._now
+        if self._small is None:
+            return distribution_of_y(self._bnn, batch, pi, W, self._numbers[which])
+        return distribution_of_y(self._small.bnn, self._small.read(batch), pi, W, self._numbers[which])
+
+    def _draw(self, which: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        if not self._pi:
+            return draw(self._bnn, self._numbers[which], self._guide, self._x)
+        pi, small = self._pi[which], self._small
+        if small is None:
+            return pi, draw_weights(self._bnn)
+        of_point = is_point(self._bnn, None)
+        return small.of_pi(pi), draw_weights(small.bnn) if of_point else small.of_weights(draw_weights(self._bnn))
 
 
 def score(probs: Tensor, y: Tensor, num_bins: int = 15) -> Evaluation:

@@ -173,7 +173,7 @@ def half(num_units: int) -> Tensor:
 @torch.no_grad()
 def kill_half(bnn: bbpyro.BetaBernoulliNetwork, tied: dict[str, list[int]]) -> None:
     """Half of each gate's units get E[π] near 0, the others 0.9 to 0.99: tied ones as told, others at random."""
-    for name, gate in bnn.gates.items():
+    for name, gate in bnn.gates_by_family[0].items():
         told = torch.tensor(tied.get(name, [-1] * gate.num_features))
         dead = torch.where(told >= 0, told == 1, half(gate.num_features))
         gate.unconstrained_concentration1.uniform_(9, 99)  # a; E[π] = a / (1 + a), as b = 1

@@ -524,6 +524,7 @@ ALL_SETTINGS = {
     "network": "lenet-500-300",
     "augmentation": "crop-flip",
     "prior": "IndianBuffet(2.5)",
+    "family": "{'fc1.*': L0(3), '*': BetaBernoulli}",
     "weight_prior": "StudentT(3, 0.1)",
     "weights": "normal",
     "temperature": 1e-3,

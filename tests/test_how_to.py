@@ -5,6 +5,7 @@ import io
 import re
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
@@ -95,3 +96,23 @@ def test_what_it_says_of_a_network_of_ones_own_runs(script: ModuleType) -> None:
     small = names["small"]
     assert small.layer1[0].conv1.out_channels == 56 and small.layer4[1].conv1.out_channels == 504  # not 51 and 499
     assert re.search(r"^layer1.0.bn1 13 8 \{.*: 5\}$", out.getvalue(), re.MULTILINE)
+
+
+def test_the_families_of_the_page_run_and_one_of_ones_own_takes_forty_lines() -> None:
+    using, own = blocks((FOLDER.parent / "families.md").read_text(), "python")
+    assert len([line for line in own.splitlines() if line.strip()]) <= 42
+    names: dict[str, Any] = {}
+    exec(using + own, names)
+    torch.manual_seed(0)
+    x, y = torch.randn(300, 20), torch.randint(3, (300,))
+    y[x[:, 0] > 0] = 0
+    bnn = bbpyro.BetaBernoulliNetwork(names["gated"], num_data=300)
+    history = bbpyro.fit(bnn, x, y, num_epochs=5, progress=False, seed=0)
+    assert history[-1]["kl"]["0.gate"] > 0
+    assert bbpyro.compact(bnn, x[:2])(x).shape == (300, 3)
+    assert bbpyro.to_arviz(bnn, num_samples=10, progress=False)
+
+
+def test_the_page_of_families_names_each() -> None:
+    text = (FOLDER.parent / "families.md").read_text()
+    assert all(f"`{name}" in text for name in bbpyro.families.spelled.KNOWN)

@@ -461,7 +461,7 @@ def test_gates_that_were_trained_stay_where_they_are():
     with torch.no_grad():
         gate.unconstrained_concentration1[0] += 1.0
     before = gate.keep_probability().clone()
-    gate.begin_uniform()
+    gate.begin_with_few_data()
     assert torch.equal(gate.keep_probability(), before)
 
 

@@ -9,8 +9,8 @@ from torch.func import functional_call
 from torch.nn.utils import parametrizations, parametrize
 
 import bbpyro
+from bbpyro.families import BetaBernoulliDropout
 from bbpyro.insertion import remove_dropout
-from bbpyro.layers import BetaBernoulliDropout
 
 
 def set_concentrations(gate, a, b=1.0):

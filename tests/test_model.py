@@ -15,7 +15,7 @@ from torch.distributions.transforms import SigmoidTransform
 import bbpyro
 from bbpyro import priors
 from bbpyro.distributions import log_odds
-from bbpyro.layers import BetaBernoulliDropout
+from bbpyro.families import BetaBernoulliDropout
 
 NUM_DATA, BATCH, IN, HIDDEN, CLASSES = 50, 10, 6, 5, 3
 

@@ -10,7 +10,7 @@ from torch import nn
 from torch.distributions.transforms import SigmoidTransform
 
 import bbpyro
-from bbpyro.distributions import placed_like
+from bbpyro.distributions import RelaxedBernoulli, placed_like
 
 N, IN = 12, 4
 PRIORS = [
@@ -133,3 +133,11 @@ def test_placing_leaves_the_original_and_its_density_as_they_were():
     value = torch.tensor([0.3, -1.0], dtype=torch.float64)
     assert placed.sample().dtype == torch.float64 and original.sample().dtype == torch.float32
     torch.testing.assert_close(placed.log_prob(value), original.log_prob(value.float()).double())
+
+
+def test_placed_masks_are_drawn_in_the_precision_of_the_tensor():
+    original = RelaxedBernoulli(0.5, logits=torch.tensor([-1.0, 2.0]))
+    placed = placed_like(original, torch.empty(0, dtype=torch.float64))
+    z = placed.rsample()
+    assert z.dtype == torch.float64 and original.rsample().dtype == torch.float32
+    torch.testing.assert_close(placed.log_prob(z.clone()), original.log_prob(z.float()).double(), rtol=1e-5, atol=1e-5)

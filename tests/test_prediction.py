@@ -489,3 +489,31 @@ def test_a_network_whose_own_w_was_never_trained_warns(guided):
     with pytest.warns(UserWarning, match="W never was"):
         bbpyro.to_arviz(bnn, x, y, num_samples=2, progress=False)
     bbpyro.to_arviz(bnn, x, y, num_samples=2, guide=weights, progress=False)
+
+
+@pytest.mark.parametrize("weight_guide", ["delta", "normal"])
+@pytest.mark.parametrize("prior", ["Beta(1e-4, 1)", "StickBreaking(5)"])
+def test_units_that_no_draw_has_are_left_out_of_a_long_prediction(monkeypatch, weight_guide, prior):
+    net = nn.Sequential(
+        *(nn.Conv2d(1, 6, 3), nn.ReLU(), nn.Flatten(), nn.Linear(6 * 16, 12), nn.ReLU(), nn.Linear(12, 3))
+    )
+    bnn = bbpyro.BetaBernoulliNetwork(bbpyro.insert_dropout(net), num_data=50, weight_guide=weight_guide, prior=prior)
+    for gate in bnn.gates.values():  # z is 1 of every third unit, and 0 of the others
+        with torch.no_grad():
+            gate.unconstrained_concentration1.fill_(-60.0)[::3] = 1e6
+    x = torch.randn(30, 1, 6, 6)
+    num_samples = 4 if weight_guide == "delta" else 1
+    found, widths = {}, []
+    for long in (10**9, 0):
+        monkeypatch.setattr("bbpyro.smaller.living._LONG", long)
+        torch.manual_seed(0)
+        handle = nn.modules.module.register_module_forward_hook(
+            lambda module, args, output: (
+                widths.append(module.in_features) if isinstance(module, nn.Linear) and len(output) == 10 else None
+            )
+        )
+        found[long] = bbpyro.predict(bnn, x, num_samples, batch_size=10)
+        handle.remove()
+    torch.testing.assert_close(found[0], found[10**9], rtol=1e-5, atol=1e-6)
+    assert (min(widths) < 12) == (prior == "Beta(1e-4, 1)")
+    assert bnn.gates["3.gate"].num_features == 96

@@ -14,7 +14,7 @@ from torch import nn
 import bbpyro
 from bbpyro import priors, training
 from bbpyro.distributions import log_odds
-from bbpyro.layers import kumaraswamy
+from bbpyro.families.beta_bernoulli import kumaraswamy
 
 WITH_A_KL = [
     "Beta(0.1, 1)",

@@ -14,8 +14,9 @@ from torch import nn
 import bbpyro
 from bbpyro import nests, training
 from bbpyro.distributions import Beta, BetaMixture, LogitNormal, StickBreaking, is_part, units_of
-from bbpyro.layers import gates_of, kumaraswamy
-from bbpyro.training.leaving import decide
+from bbpyro.families.beta_bernoulli import kumaraswamy
+from bbpyro.layers import gates_of
+from bbpyro.smaller import decide
 from bbpyro.training.shedding import PATIENCE, TOLERANCE, lowest_kl
 from bbpyro.training.smaller import Smaller
 

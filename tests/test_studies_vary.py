@@ -99,6 +99,7 @@ VALUES: dict[str, list[Any]] = {
     "dataset": ["bars", "mnist"],
     "network": ["lenet-500-300", "lenet5-caffe"],
     "augmentation": ["none", "crop-flip"],
+    "family": ["BetaBernoulli", "VIB(0.01)"],
     "weight_prior": ["none", "Laplace(0.5)"],
     "weights": ["delta", "normal"],
     "temperature": [0.1, 1],

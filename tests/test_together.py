@@ -12,7 +12,7 @@ from torch import nn
 import bbpyro
 from bbpyro import priors
 from bbpyro.distributions import Beta, Kumaraswamy, RelaxedBernoulli, joint_log_prob, log_odds, relaxed_bernoullis
-from bbpyro.layers import BetaBernoulliDropout, posteriors
+from bbpyro.families.beta_bernoulli import BetaBernoulliDropout, posteriors
 
 KS_LEVEL = 1e-5
 SIZES = [2, 1, 3]

@@ -183,7 +183,7 @@ def test_the_weight_of_the_kl_goes_linearly_from_its_start_to_one(bars, start, e
 
     class Spy(KLWarmup):
         def _pyro_sample(self, msg):
-            weights.append(self.starts["1.gate.pi"] * (1 - self.share) + self.share)
+            weights.append(self.starts["1.gate"] * (1 - self.share) + self.share)
             super()._pyro_sample(msg)
 
     monkeypatch.setattr("bbpyro.training.inference.KLWarmup", Spy)

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from bbpyro import nests
 from bbpyro.checks.likelihood import Trial, apply, check_shape, check_values
 from bbpyro.checks.tensors import check_nest, check_tensor, describe, of_wrong_dtype, runs, sample
-from bbpyro.layers import BetaBernoulliDropout, device_of
+from bbpyro.families import Gate
+from bbpyro.layers import device_of
 from bbpyro.likelihoods import Likelihood
 from bbpyro.nests import Nest, tensors_of
 
@@ -154,7 +155,7 @@ def _try(net: nn.Module, likelihood: Likelihood, x: Nest, n: int, name: str) -> 
                 f"{place} is on the meta device, where tensors hold no numbers; load it onto the CPU or a GPU"
             )
     seen: list[tuple[str, Any, Tensor]] = []
-    gates = {gate: g.removeprefix("net.") for g, gate in net.named_modules() if isinstance(gate, BetaBernoulliDropout)}
+    gates = {gate: g.removeprefix("net.") for g, gate in net.named_modules() if isinstance(gate, Gate)}
     handles = [
         gate.register_forward_pre_hook(lambda gate, args: seen.append((gates[gate], gate, args[0]))) for gate in gates
     ]
@@ -171,7 +172,7 @@ def _try(net: nn.Module, likelihood: Likelihood, x: Nest, n: int, name: str) -> 
 
 
 def _check_gate(gate_name: str, gate: Any, given: Tensor, n: int, x: Nest, name: str) -> None:
-    wanted = gate.unconstrained_concentration1.dtype
+    wanted = gate.like.dtype
     for place, leaf in nests.leaves(x, name):
         if leaf is not None and given.dtype == leaf.dtype != wanted:
             raise ValueError(of_wrong_dtype(place, leaf, wanted))

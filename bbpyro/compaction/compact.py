@@ -84,7 +84,7 @@ def compact(
 
 def _example(masked: nn.Module, example_input: Nest) -> Nest:
     """The example, once the network is seen to take it."""
-    parameter = next(iter(gates_of(masked).values())).unconstrained_concentration1
+    parameter = next(iter(gates_of(masked).values())).like
     if example_input is None:
         example_input = torch.rand(2, len(parameter), device=parameter.device, dtype=parameter.dtype)
     check_nest("example_input", example_input)

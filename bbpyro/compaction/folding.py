@@ -8,21 +8,22 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils import parametrize
 
 from bbpyro.compaction.errors import UnsupportedModuleError
+from bbpyro.families import Gate
 from bbpyro.insertion import is_norm, remove_dropout
-from bbpyro.layers import BetaBernoulliDropout, gates_of
+from bbpyro.layers import gates_of
 
 
-def gated_layers(net: nn.Module) -> dict[str, tuple[nn.Module, BetaBernoulliDropout]]:
+def gated_layers(net: nn.Module) -> dict[str, tuple[nn.Module, Gate]]:
     """The layers that :func:`bbpyro.insert_dropout` gave a gate, by name, each with its gate.
 
     Raises:
         UnsupportedModuleError: a gate is of no layer that E[π] can be folded into.
     """
-    found: dict[str, tuple[nn.Module, BetaBernoulliDropout]] = {}
+    found: dict[str, tuple[nn.Module, Gate]] = {}
     for name, layer in net.named_modules():
         gate = dict(layer.named_children()).get("gate")  # of compiled ones too
         is_known = isinstance(layer, nn.Linear | _ConvNd) or is_norm(layer)
-        if is_known and isinstance(gate, BetaBernoulliDropout):
+        if is_known and isinstance(gate, Gate):
             if layer.weight is None and layer.running_mean is None:
                 raise UnsupportedModuleError(f"{name}: a batch norm that holds nothing has nothing to fold E[π] into")
             found[name] = (layer, gate)

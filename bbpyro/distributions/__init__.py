@@ -8,8 +8,10 @@ log-odds are those of the rounded value.
 from bbpyro.distributions.bernoulli import Bernoulli
 from bbpyro.distributions.categorical import Categorical
 from bbpyro.distributions.exact_tails import ContinuedTails, with_exact_tails
+from bbpyro.distributions.hard_concrete import HardConcrete
 from bbpyro.distributions.keep_probability import Beta, BetaMixture, LogitNormal
 from bbpyro.distributions.kumaraswamy import Kumaraswamy
+from bbpyro.distributions.log_scale import LogUniform, TruncatedLogNormal
 from bbpyro.distributions.masks import Masks
 from bbpyro.distributions.parts import is_part, units_of
 from bbpyro.distributions.placing import placed_like
@@ -26,13 +28,16 @@ __all__ = [
     "Categorical",
     "ContinuedTails",
     "Delta",
+    "HardConcrete",
     "HorseshoeLike",
     "Kumaraswamy",
+    "LogUniform",
     "LogitNormal",
     "Masks",
     "RelaxedBernoulli",
     "SphericalNormal",
     "StickBreaking",
+    "TruncatedLogNormal",
     "is_tied",
     "log_odds",
     "is_part",

@@ -103,14 +103,19 @@ class RelaxedBernoulli(OfMasks, TorchDistribution):
             raise ValueError("RelaxedBernoulli wants exactly one of probs and logits")
         if logits is None:
             self.probs = floating(probs)
-            self._odds, self._dtype = log_odds(self.probs), self.probs.dtype
+            self._odds, dtype = log_odds(self.probs), self.probs.dtype
         else:
             self.logits = self._odds = floating(logits)
-            self._dtype = self._odds.dtype
-        self.temperature = torch.as_tensor(temperature, dtype=self._dtype, device=self._odds.device)
+            dtype = self._odds.dtype
+        self.temperature = torch.as_tensor(temperature, dtype=dtype, device=self._odds.device)
         self._number = float(temperature) if isinstance(temperature, int | float) else None
         shape = self._odds.shape if self._number else torch.broadcast_shapes(self._odds.shape, self.temperature.shape)
         super().__init__(shape, validate_args=validate_args)
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        """That of the draws; exact log-odds may be of a wider one."""
+        return self.temperature.dtype
 
     @lazy_property
     def logits(self) -> Tensor:
@@ -125,8 +130,7 @@ class RelaxedBernoulli(OfMasks, TorchDistribution):
     def expand(self, batch_shape: Any, _instance: Any = None) -> "RelaxedBernoulli":
         """The same distribution with a larger batch shape."""
         new = self._get_checked_instance(RelaxedBernoulli, _instance)
-        new._odds, new._dtype = self._odds, self._dtype
-        new.temperature, new._number = self.temperature, self._number
+        new._odds, new.temperature, new._number = self._odds, self.temperature, self._number
         new.is_tied, new._together = self.is_tied, self._together
         super(RelaxedBernoulli, new).__init__(torch.Size(batch_shape), validate_args=False)
         new._validate_args = self._validate_args

@@ -32,11 +32,13 @@ from bbpyro.plots.style import (
     whole_numbers,
     wrapped,
 )
-from bbpyro.posterior import CI_PROB, gates, group, order, place, share_above, unit_names
+from bbpyro.posterior import CI_PROB, gates, group, has_pi, order, place, share_above, unit_names
 
 
 def keep_probability(idata: Any, chain: int = 0) -> Figure:
     """E[π] of every unit: one heat strip a gate, units in their own order, dropped units in grey.
+
+    Of gates of another family of masks it is the mean of what these have in place of π.
 
     Args:
         idata: what :func:`bbpyro.to_arviz` returned.
@@ -46,14 +48,14 @@ def keep_probability(idata: Any, chain: int = 0) -> Figure:
     figure = new_figure(9, 0.9 + 0.95 * len(names))
     axes = figure.subplots(len(names), 1, squeeze=False)[:, 0]
     for axis, gate in zip(axes, names, strict=True):
-        mean, kept = posterior.keep_probability(idata, gate, chain), kept_of(idata, gate, chain)
-        image = axis.imshow(masked(mean, kept)[None, :], aspect="auto", interpolation="nearest", **_scale())
+        mean, kept = _mean(idata, gate, chain), kept_of(idata, gate, chain)
+        image = axis.imshow(masked(mean, kept)[None, :], aspect="auto", interpolation="nearest", **_scale_of(mean))
         text = f"{place(idata, gate)}: {kept.sum()} of {len(kept)} units kept ({kept.mean():.1%})"
         title(axis, text + chain_note(idata, chain))
         axis.set_yticks([])
         whole_numbers(axis)
     axes[-1].set_xlabel("unit")
-    figure.colorbar(image, ax=list(axes), label="keep probability E[π]; grey: dropped", pad=0.02)
+    figure.colorbar(image, ax=list(axes), label=f"{_mean_label(idata, names[0])}; grey: dropped", pad=0.02)
     return figure
 
 
@@ -70,7 +72,7 @@ def input_map(idata: Any, shape: tuple[int, int] | None = None, chain: int = 0) 
             such chain.
     """
     gate = gates(idata)[0]
-    mean, kept = posterior.keep_probability(idata, gate, chain), kept_of(idata, gate, chain)
+    mean, kept = _mean(idata, gate, chain), kept_of(idata, gate, chain)
     shape = shape or _image_shape(idata, gate)
     if shape[0] * shape[1] != len(mean):
         raise ValueError(f"shape {shape} has {shape[0] * shape[1]} pixels, the first gate {len(mean)} units")
@@ -79,8 +81,13 @@ def input_map(idata: Any, shape: tuple[int, int] | None = None, chain: int = 0) 
     sd = draws_of(idata, gate, chain).std(0)
     text = f"input pixels: {kept.sum()} of {len(kept)} kept{chain_note(idata, chain)}"
     shown = (
-        (mean, text, "keep probability E[π]", _scale()),
-        (sd, "how uncertain", "standard deviation of π", _scale(max(float(sd.max()), 0.01), SPREAD_COLORMAP)),
+        (mean, text, _mean_label(idata, gate), _scale_of(mean)),
+        (
+            sd,
+            "how uncertain",
+            f"standard deviation of {_symbol(idata, gate)}",
+            _scale(max(float(sd.max()), 0.01), SPREAD_COLORMAP),
+        ),
     )
     for axis, (values, text, label, scale) in zip(axes, shown, strict=True):
         image = axis.imshow(masked(values, kept).reshape(shape), interpolation="nearest", **scale)
@@ -120,15 +127,15 @@ def intervals(idata: Any, chain: int = 0, ci_prob: float = CI_PROB) -> Figure:
         low, high = np.quantile(draws_of(idata, gate, chain)[:, units], (low_tail, high_tail), axis=0)
         rank = np.arange(1, len(units) + 1)
         axis.fill_between(rank, low, high, color=shade, alpha=0.3, linewidth=0, step="mid")
-        mean = posterior.keep_probability(idata, gate, chain)[units]
+        mean = _mean(idata, gate, chain)[units]
         axis.plot(rank, mean, color=shade, marker="o" if len(units) == 1 else "")
         num_kept = int(kept_of(idata, gate, chain).sum())
         axis.axvline(num_kept + 0.5, color="black", linestyle=":", linewidth=1)
         title(axis, f"{place(idata, gate)}: {num_kept} of {len(units)} kept")
-        axis.set_xlabel("units, by E[π]")
-        axis.set_ylim(0, 1)
-    axes[0].set_ylabel("keep probability π")
-    text = f"line: E[π], band: {ci_prob:.0%} of the posterior, dotted: where units are cut"
+        axis.set_xlabel(f"units, by {_by(idata, gate)}")
+        axis.set_ylim(*_limits(idata, gate, 0.0))
+    axes[0].set_ylabel(_latent_label(idata, names[0]))
+    text = f"line: E[{_symbol(idata, names[0])}], band: {ci_prob:.0%} of the posterior, dotted: where units are cut"
     super_title(figure, text + chain_note(idata, chain))
     return figure
 
@@ -159,16 +166,17 @@ def forest(
     kept = units[kept_of(idata, gate, chain)[units]]
     shown = {"all units": units}
     if len(units) > num_units:
-        shown = {"largest E[π]": kept[:num_units], "least, of those kept": kept[num_units:][-num_units:]}
+        shown = {f"largest {_by(idata, gate)}": kept[:num_units], "least, of those kept": kept[num_units:][-num_units:]}
         shown["least of all"] = units[len(kept) :][-num_units:]
     shown = {text: chosen for text, chosen in shown.items() if len(chosen)}
     figure = new_figure(max(5.0, 3.2 * len(shown) + 0.6), 1.2 + 0.16 * max(map(len, shown.values())))
     for axis, (text, chosen) in zip(panels(figure, 1, len(shown), sharex=True), shown.items(), strict=True):
         _forest_panel(axis, idata, gate, chosen, chain, tails, colors(len(names))[names.index(gate)])
         title(axis, text)
-        axis.set_xlabel("keep probability π")
+        axis.set_xlabel(_latent_label(idata, gate))
     figure.axes[0].set_ylabel(_unit_label(idata, gate))
-    super_title(figure, f"{place(idata, gate)}{note}\ndot: E[π], thick: 50%, thin: {ci_prob:.0%} of the posterior")
+    text = f"dot: E[{_symbol(idata, gate)}], thick: 50%, thin: {ci_prob:.0%} of the posterior"
+    super_title(figure, f"{place(idata, gate)}{note}\n{text}")
     return figure
 
 
@@ -193,7 +201,7 @@ def _forest_panel(
     low, q1, q3, high = np.quantile(of_units, (tails[0], 0.25, 0.75, tails[1]), axis=0)
     axis.hlines(rows, low, high, color=shade, linewidth=1)
     axis.hlines(rows, q1, q3, color=shade, linewidth=3)
-    axis.plot(posterior.keep_probability(idata, gate, chain)[units], rows, "o", color="black", markersize=3)
+    axis.plot(_mean(idata, gate, chain)[units], rows, "o", color="black", markersize=3)
     coords = group(idata, "guide").coords
     names = unit_names(idata, gate)
     labels = [names[unit] for unit in units]
@@ -202,12 +210,18 @@ def _forest_panel(
         labels = [f"{unit} ({r}, {c})" for unit, r, c in zip(units, row, column, strict=True)]
     axis.set_yticks(rows, labels, fontsize=6, parse_math=False)
     axis.set_ylim(len(units) - 0.3, -0.7)
-    axis.set_xlim(-0.02, 1.02)
+    axis.set_xlim(*_limits(idata, gate, 0.02))
 
 
 def prior_posterior(idata: Any) -> Figure:
-    """How much of the prior, and of the posterior, of all units of a gate lies above each value of π."""
-    names = gates(idata)
+    """How much of the prior, and of the posterior, of all units of a gate lies above each value of π.
+
+    Raises:
+        ValueError: it is of a family of masks that has no π.
+    """
+    names = [gate for gate in gates(idata) if has_pi(idata, gate)]
+    if not names:
+        raise ValueError("idata: it is of a family of masks that has no π")
     figure, axes = panel_each(len(names), 3.4)
     at = odds_range(1e-6, 0.99)
     for axis, gate, shade in zip(axes, names, colors(len(names)), strict=True):
@@ -228,6 +242,42 @@ def prior_posterior(idata: Any) -> Figure:
     text = "line: posterior, dotted: threshold, dashed: prior"
     super_title(figure, "\n".join(filter(None, (text, of_chains, wrapped(prior, 90)))))
     return figure
+
+
+def _symbol(idata: Any, gate: str) -> str:
+    """What the variable of a gate's units is called in a figure."""
+    name = posterior.latent(idata, gate).rpartition(".")[2]
+    return {"pi": "π", "theta": "θ"}.get(name, name)
+
+
+def _latent_label(idata: Any, gate: str) -> str:
+    return f"{'keep probability' if has_pi(idata, gate) else 'mask'} {_symbol(idata, gate)}"
+
+
+def _mean_label(idata: Any, gate: str) -> str:
+    return f"{'keep probability' if has_pi(idata, gate) else 'mask'} E[{_symbol(idata, gate)}]"
+
+
+def _by(idata: Any, gate: str) -> str:
+    """What the units of a gate are put in order by."""
+    return "E[π]" if has_pi(idata, gate) else posterior.measure_label(idata, gate)
+
+
+def _mean(idata: Any, gate: str, chain: int) -> Any:
+    """The exact E[π] of each unit; of another family the mean of the draws."""
+    if has_pi(idata, gate):
+        return posterior.keep_probability(idata, gate, chain)
+    posterior.measure(idata, gate, chain)  # which says so where there is no such chain
+    return draws_of(idata, gate, chain).mean(0)
+
+
+def _limits(idata: Any, gate: str, margin: float) -> tuple[float | None, float | None]:
+    """Of an axis of π; of masks that may be any number, none."""
+    return (-margin, 1 + margin) if has_pi(idata, gate) else (None, None)
+
+
+def _scale_of(mean: Any) -> dict[str, Any]:
+    return _scale(max(1.0, float(mean.max())))
 
 
 def _scale(highest: float = 1.0, name: str = COLORMAP) -> dict[str, Any]:

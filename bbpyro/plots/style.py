@@ -130,14 +130,14 @@ def threshold_of(idata: Any, gate: str) -> float:
 
 
 def kept_of(idata: Any, gate: str, chain: int) -> Any:
-    """Which units have E[π] > threshold."""
-    return posterior.keep_probability(idata, gate, chain) > threshold_of(idata, gate)
+    """Which units have a measure, E[π], above the threshold."""
+    return posterior.measure(idata, gate, chain) > threshold_of(idata, gate)
 
 
 def draws_of(idata: Any, gate: str, chain: int | None = None, name: str = "posterior") -> Any:
-    """Draws of π `[S, K]` of one chain, or of all of them together."""
-    pi = group(idata, name)[f"{gate}.pi"].values
-    return pi.reshape(-1, pi.shape[-1]) if chain is None else pi[chain]
+    """Draws of π, or of what the gate has in its place, `[S, K]`; of one chain, or of all of them together."""
+    draws = group(idata, name)[posterior.latent(idata, gate)].values
+    return draws.reshape(-1, draws.shape[-1]) if chain is None else draws[chain]
 
 
 def mark_threshold(axis: Axes, threshold: float, label: str = "threshold", color: Any = "black") -> None:

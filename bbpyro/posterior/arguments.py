@@ -55,16 +55,18 @@ def check_guides(chains: list[BetaBernoulliNetwork], guide: Any, x: Any) -> list
 
 def describe_model(bnn: BetaBernoulliNetwork) -> dict[str, Any]:
     """What must be the same in all restarts of a model, as JSON can hold it."""
+    gates, _ = bnn.gates_by_family
     at = torch.tensor([0.1, 0.5, 0.9])[:, None]
-    densities = {g: bnn.prior_of(g).log_prob(at.expand(3, m.num_features)) for g, m in bnn.gates.items()}
+    densities = {g: bnn.prior_of(g).log_prob(at.expand(3, m.num_features)) for g, m in gates.items()}
     return {
         "gates": {g: gate.num_features for g, gate in bnn.gates.items()},
         "thresholds": {g: gate.threshold for g, gate in bnn.gates.items()},
         "log prior densities at 0.1, 0.5 and 0.9": {
             g: [round(v, 4) for v in d.reshape(3, -1)[:, 0].tolist()] for g, d in densities.items()
         },
-        "rates": {g: _rate(bnn.prior_of(g)) for g in bnn.gates},
-        "family of q(π)": {g: type(gate.posterior()).__name__ for g, gate in bnn.gates.items()},
+        "rates": {g: _rate(bnn.prior_of(g)) for g in gates},
+        "family of q(π)": {g: type(gate.posterior()).__name__ for g, gate in gates.items()},
+        "families of masks": {g: type(gate).__name__ for g, gate in bnn.gates.items()},
         "weight guide": bnn.weight_guide,
         "num_data": bnn.num_data,
         "temperature": bnn.temperature,

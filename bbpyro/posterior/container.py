@@ -80,7 +80,9 @@ def group(idata: Any, name: str) -> xr.Dataset:
 def as_chains(paths: Sequence[Path]) -> Any:
     """The draws of files that :func:`save` wrote, of restarts of one model, each of which becomes a chain."""
     groups = {}
-    for name in ("posterior", "prior", "log_likelihood", "guide"):
+    with h5netcdf.File(paths[0], "r") as file:
+        names = [name for name in ("posterior", "prior", "log_likelihood", "guide") if name in file.groups]
+    for name in names:
         each = [xr.load_dataset(path, group=name, engine="h5netcdf") for path in paths]
         joined = xr.concat(each, "chain", data_vars="all", coords="minimal", compat="override", join="override")
         groups[name] = joined.assign_coords(chain=range(len(each)))

@@ -69,7 +69,7 @@ def _check_names(feature_names: Sequence[str], x: Nest | None) -> list[str]:
 
 def _probe(bnn: BetaBernoulliNetwork, x: Nest) -> Nest:
     """An input by which gates on it are known: of two units that are both 0 for a datum, noise tells which is which."""
-    parameter = next(iter(bnn.gates.values())).unconstrained_concentration1
+    parameter = next(iter(bnn.gates.values())).like
 
     def of(tensor: Tensor) -> Tensor:
         if tensor.is_floating_point():

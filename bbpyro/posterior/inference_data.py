@@ -60,12 +60,14 @@ def to_arviz(
 
     Of S draws, a gate of K units, N data and C classes it holds these groups; variables have the model's names:
 
-    - posterior, prior: `fc1.gate.pi` `[chain, S, K]`, float64, along dimension `fc1.gate_unit`. Where the gate sees
+    - posterior, prior: `fc1.gate.pi` `[chain, S, K]`, float64, along dimension `fc1.gate_unit` (of another family of
+      masks what its paper calls it, such as `fc1.gate.theta`; no prior where that has none). Where the gate sees
       the pixels of x themselves, its units also have the coordinates `fc1.gate_row` and `fc1.gate_column` (where
       ArviZ is 1.x in the guide alone: its summary fails on them); with feature_names the coordinate `fc1.gate_name`.
     - guide: q(π) itself `[chain, K]`: `fc1.gate.concentration1` and `concentration0` (of the sticks, under
       StickBreaking; not under FixedRate), `keep_probability`, which is the exact E[π], and the gate's `threshold`
-      `[chain]`. Their attribute `side` says whether the gate is on the "input" or the "output" of its layer.
+      `[chain]`; of another family its parameters by their own names, and what the threshold is of. The attribute
+      `side` says whether the gate is on the "input" or the "output" of its layer.
     - with x: posterior_predictive (y), constant_data (x; of a nest x.NAME or x.0), and for classes
       class_probability: `[chain, N, C]` by mean_mask, and by monte_carlo, averaged over the draws.
     - with y too: observed_data (y), log_likelihood (y: of each datum, nats, not scaled by N/B), and threshold_sweep:
@@ -124,8 +126,8 @@ def to_arviz(
         sources = [Source(network, g, x, seed) for network, g in zip(chains, guides, strict=True)]
         drawn = [source.log_odds(num_samples) for source in sources]
         groups = {
-            "posterior": _of_pi([{g: torch.sigmoid(odds[g]) for g in odds} for odds in drawn], coords),
-            "prior": _of_pi([_draw_prior(network, num_samples) for network in chains], coords),
+            "posterior": _of_latents([_draw(*each, num_samples) for each in zip(chains, drawn, strict=True)], coords),
+            "prior": _of_latents([_draw_prior(network, num_samples) for network in chains], coords),
             "guide": _stack([_of_guide(network, coords) for network in chains]),
         }
         if x is not None:
@@ -133,41 +135,57 @@ def to_arviz(
             by_chain = predictive_groups(sources, drawn, x, y, thinned, num_masks, batch_size, progress)
             groups |= {name: _stack([chain[name] for chain in by_chain]) for name in by_chain[0]}
             groups |= _of_data(x, y)
-        if x is not None and y is not None:
+        if x is not None and y is not None and chains[0].gates_by_family[0]:
             groups["threshold_sweep"] = _stack([sweep_thresholds(source, x, y, batch_size) for source in sources])
+    if not groups["prior"].data_vars:  # masks that have none
+        del groups["prior"]
     if histories:
         groups["training"] = _stack([_of_history(records) for records in histories])
     return container.make({name: group.assign_attrs(described) for name, group in groups.items()}, described)
 
 
-def _of_pi(draws: list[dict[str, Tensor]], coords: dict[str, Any]) -> xr.Dataset:
-    """Draws of π `[S, K]` by gate, one dictionary a chain."""
+def _of_latents(draws: list[dict[str, tuple[str, Tensor]]], coords: dict[str, Any]) -> xr.Dataset:
+    """The name of what is drawn, and draws of it `[S, K]`, by gate; one dictionary a chain."""
     variables = {
-        f"{g}.pi": (("chain", "draw", f"{g}_unit"), torch.stack([chain[g] for chain in draws]).cpu().numpy())
-        for g in draws[0]
+        f"{g}.{latent}": (
+            ("chain", "draw", f"{g}_unit"),
+            torch.stack([chain[g][1].double() for chain in draws]).cpu().numpy(),
+        )
+        for g, (latent, _) in draws[0].items()
     }
-    num_samples = len(next(iter(draws[0].values())))
+    num_samples = len(next(iter(draws[0].values()))[1]) if draws[0] else 0
     return xr.Dataset(variables, {"chain": np.arange(len(draws)), "draw": np.arange(num_samples), **coords})
 
 
-def _draw_prior(bnn: BetaBernoulliNetwork, num_samples: int) -> dict[str, Tensor]:
+def _draw(bnn: BetaBernoulliNetwork, odds: dict[str, Tensor], num_samples: int) -> dict[str, tuple[str, Tensor]]:
+    return {
+        g: (gate.latent, torch.sigmoid(odds[g]) if g in odds else gate.draws(num_samples))
+        for g, gate in bnn.gates.items()
+    }
+
+
+def _draw_prior(bnn: BetaBernoulliNetwork, num_samples: int) -> dict[str, tuple[str, Tensor]]:
     draws = {}
-    for g in bnn.gates:
-        draw = with_exact_tails(bnn.prior_of(g)).sample((num_samples,))
-        exact = remembered_log_odds(draw)
-        draws[g] = draw.double() if exact is None else torch.sigmoid(exact)
+    with_pi, _ = bnn.gates_by_family
+    for g, gate in bnn.gates.items():
+        draw = gate.prior_draws(num_samples)
+        if g in with_pi:
+            draw = with_exact_tails(bnn.prior_of(g)).sample((num_samples,))
+            exact = remembered_log_odds(draw)
+            draw = draw if exact is None else torch.sigmoid(exact)
+        if draw is not None:
+            draws[g] = gate.latent, draw
     return draws
 
 
 def _of_guide(bnn: BetaBernoulliNetwork, coords: dict[str, Any]) -> xr.Dataset:
     variables: dict[str, Any] = {}
     for g, gate in bnn.gates.items():
-        q = gate.posterior()
-        named = {name: getattr(q, name) for name in ("concentration1", "concentration0") if hasattr(q, name)}
-        named["keep_probability"] = q.mean
         where = {"side": side_of(gate)}
+        named = gate.described()
         variables |= {f"{g}.{name}": ((f"{g}_unit",), to_numpy(value), where) for name, value in named.items()}
-        variables[f"{g}.threshold"] = ((), gate.threshold)
+        of = {"latent": gate.latent, "measure": gate.measure_name, "measure_label": gate.measure_label}
+        variables[f"{g}.threshold"] = ((), gate.threshold, of)
     return xr.Dataset(variables, coords)
 
 
@@ -229,7 +247,7 @@ def _describe(chains: list[BetaBernoulliNetwork], seed: int) -> dict[str, Any]:
         "torch_version": str(torch.__version__),
         "seed": seed,
         "trained": "no: q(π) is as it was made; bbpyro.fit comes first" if untrained else "yes",
-        "prior": repr(bnn.prior),
+        "prior": repr(bnn.prior) if bnn.gates_by_family[0] else "none",
         "weight_prior": repr(bnn.weight_prior),
         "weight_guide": bnn.weight_guide,
         "temperature": bnn.temperature,

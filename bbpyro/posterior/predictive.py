@@ -14,11 +14,13 @@ from torch import Tensor
 from bbpyro import nests
 from bbpyro.bars import is_drawn
 from bbpyro.distributions import remember_log_odds
-from bbpyro.drawing import Source, distribution_of_y, mean_network, mean_weights
-from bbpyro.layers import BetaBernoulliDropout, device_of
+from bbpyro.drawing import Source, distribution_of_y, draw_weights, mean_network, mean_weights
+from bbpyro.families import Gate
+from bbpyro.layers import device_of
 from bbpyro.likelihoods import expectation, is_classification
 from bbpyro.model import BetaBernoulliNetwork
 from bbpyro.nests import Nest
+from bbpyro.smaller import Living, living_part
 from bbpyro.training.handlers import held_out_score
 
 
@@ -44,7 +46,10 @@ def predictive_groups(
         batch_size: data at once.
         progress: a bar, or the console to draw it on.
     """
-    records = [_Record(source, x, draws) for source in sources]
+    records = [
+        _Record(source, x, draws, living_part(source.bnn, [_pi(odds, draws)], x, num_masks * len(draws)))
+        for source, odds in zip(sources, log_odds, strict=True)
+    ]
     num_data = nests.num_rows(x)
     num_repeats = max(1, batch_size // num_data)  # of the data, which fit in a batch
     at_once = max(1, num_repeats // num_masks) if all(source.is_point for source in sources) else 1
@@ -54,18 +59,26 @@ def predictive_groups(
     for record, odds, chunk in track(
         steps, "predicting", console=console, disable=not is_drawn(progress), transient=True
     ):
-        device, W = device_of(record.bnn), record.source.weights(draws[chunk.start])
-        of_chunk = {g: odds[g][draws[chunk]] for g in odds}
+        device = device_of(record.bnn)
+        of_chunk, W = record.drawn({g: odds[g][draws[chunk]] for g in odds}, draws[chunk.start])
         for start in range(0, num_data, batch_size):
             batch = slice(start, start + batch_size)
             x_batch, y_batch = nests.to_device(nests.rows((x, y), batch), device)
-            record.add(chunk, batch, _draw(record.bnn, of_chunk, W, x_batch, y_batch, num_masks, num_repeats))
+            x_batch = record.small.read(x_batch) if record.small else x_batch
+            network = record.small.bnn if record.small else record.bnn
+            drawn = _draw(network, of_chunk, len(chunk), W, x_batch, y_batch, num_masks, num_repeats)
+            record.add(chunk, batch, drawn)
     return [record.groups(batch_size) for record in records]
+
+
+def _pi(log_odds: dict[str, Tensor], draws: Any) -> dict[str, Tensor]:
+    return {g: torch.sigmoid(odds[draws]) for g, odds in log_odds.items()}
 
 
 def _draw(
     bnn: BetaBernoulliNetwork,
     log_odds: dict[str, Tensor],
+    num_draws: int,
     W: dict[str, Tensor],
     x: Nest,
     y: Tensor | None,
@@ -76,7 +89,6 @@ def _draw(
 
     And, averaged over the masks, the probability of each class and of the y that was observed.
     """
-    num_draws = len(next(iter(log_odds.values())))
     found: dict[str, list[Tensor]] = {"y": [], "class_probability": [], "log_likelihood": []}
     for num in torch.arange(num_masks).split(max(1, num_repeats // num_draws)):
 
@@ -84,10 +96,10 @@ def _draw(
             return values.unflatten(0, (num_draws, num, -1))
 
         pi = {
-            g: remember_log_odds(odds.repeat_interleave(len(num), 0), bnn.gates[g].unconstrained_concentration1.dtype)
+            g: remember_log_odds(odds.repeat_interleave(len(num), 0), bnn.gates[g].like.dtype)
             for g, odds in log_odds.items()
         }
-        distribution = distribution_of_y(bnn, x, pi, W)
+        distribution = distribution_of_y(bnn, x, pi, W, num_draws * len(num))
         if not found["y"]:
             found["y"].append(by_draw(distribution.sample())[:, 0])
         if is_classification(distribution):
@@ -111,11 +123,18 @@ def to_numpy(tensor: Tensor) -> Any:
 class _Record:
     """Arrays for all draws and data of one chain, filled batch by batch."""
 
-    def __init__(self, source: Source, x: Nest, draws: Any) -> None:
-        self.source, self.bnn, self.x, self.draws = source, source.bnn, x, draws
+    def __init__(self, source: Source, x: Nest, draws: Any, small: Living | None) -> None:
+        self.source, self.bnn, self.x, self.draws, self.small = source, source.bnn, x, draws, small
         self.num_data = nests.num_rows(x)
         self.each: dict[str, Any] = {}  # of every draw
         self.class_probability: Any = None  # of all draws together
+
+    def drawn(self, log_odds: dict[str, Tensor], s: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Draws of π, and W of the s-th, for the network that is predicted by."""
+        if self.small is None:
+            return log_odds, self.source.weights(s)
+        W = draw_weights(self.small.bnn) if self.source.is_point else self.small.of_weights(self.source.weights(s))
+        return self.small.of_units(log_odds), W
 
     def add(self, chunk: range, batch: slice, drawn: dict[str, Tensor]) -> None:
         values = {name: to_numpy(tensor) for name, tensor in drawn.items()}
@@ -157,19 +176,20 @@ NUM_THRESHOLDS = 33
 def sweep_thresholds(source: Source, x: Nest, y: Tensor, batch_size: int) -> xr.Dataset:
     """The units kept, and the mean mask's NLL and error on x, y, at thresholds evenly spaced in log-odds.
 
-    The network itself is left as it is.
+    The network itself is left as it is. Gates of another family than Beta-Bernoulli dropout keep their own threshold.
     """
     thresholds = torch.sigmoid(torch.linspace(math.log(1e-5), -math.log(1e-2), NUM_THRESHOLDS)).tolist()
     bnn = source.bnn
     net = copy.deepcopy(bnn.net).eval()
     if source.guide is not None:
         net.load_state_dict(mean_weights(bnn, source.guide, x), strict=False)
-    gates = {name: module for name, module in net.named_modules() if isinstance(module, BetaBernoulliDropout)}
+    gates = {name: module for name, module in net.named_modules() if isinstance(module, Gate)}
+    with_pi, _ = bnn.gates_by_family
     kept: list[dict[str, int]] = []
     scores: list[dict[str, float]] = []
     for threshold in thresholds:
-        for gate in gates.values():
-            gate.threshold = threshold
+        for name in with_pi:
+            gates[name].threshold = threshold
         kept.append({name: int(gate.kept().sum()) for name, gate in gates.items()})
         same = scores and kept[-1] == kept[-2]
         scores.append(scores[-1] if same else held_out_score(net, bnn.likelihood, (x, y), batch_size))

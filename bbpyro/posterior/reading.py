@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bbpyro.layers import BetaBernoulliDropout
+from bbpyro.families import Gate
 from bbpyro.posterior.container import group, summary
 from bbpyro.posterior.shares import probability_above
 from bbpyro.prediction import CI_PROB
@@ -13,7 +13,31 @@ from bbpyro.prediction import CI_PROB
 
 def gates(idata: Any) -> list[str]:
     """The names of the gates, in the network's order."""
-    return [str(name).removesuffix(".pi") for name in group(idata, "posterior").data_vars]
+    return [str(v).removesuffix(".threshold") for v in group(idata, "guide").data_vars if str(v).endswith(".threshold")]
+
+
+def latent(idata: Any, gate: str) -> str:
+    """The variable of a gate's units that has a posterior, `fc1.gate.pi`."""
+    return f"{gate}.{_of_family(idata, gate).get('latent', 'pi')}"
+
+
+def has_pi(idata: Any, gate: str | None = None) -> bool:
+    """Whether a gate, or each, has keep probabilities π, as those of Beta-Bernoulli dropout have."""
+    return all(latent(idata, each).endswith(".pi") for each in (gates(idata) if gate is None else [gate]))
+
+
+def measure_label(idata: Any, gate: str) -> str:
+    """By what a gate's units are in or out, in words."""
+    return str(_of_family(idata, gate).get("measure_label", "keep probability E[π]"))
+
+
+def _of_family(idata: Any, gate: str) -> Any:
+    """What a file says of the gate's family of masks; one that says nothing is of Beta-Bernoulli dropout."""
+    return group(idata, "guide")[f"{gate}.threshold"].attrs if "guide" in idata else {}  # which NUTS has none of
+
+
+def _measure(idata: Any, gate: str) -> Any:
+    return group(idata, "guide")[f"{gate}.{_of_family(idata, gate).get('measure', 'keep_probability')}"]
 
 
 def num_chains(idata: Any) -> int:
@@ -33,7 +57,8 @@ def decisions(idata: Any, ci_prob: float = CI_PROB) -> pd.DataFrame:
 
     Returns:
         A row for each gate, with columns units, kept, surely_in, undecided and surely_out. Of several chains a row
-        for each gate and chain: a hidden unit of one restart has no counterpart in another.
+        for each gate and chain: a hidden unit of one restart has no counterpart in another. The last three are missing
+        for a gate of a family of masks that has no posterior of π.
 
     Raises:
         ValueError: `ci_prob` is out of range.
@@ -41,27 +66,37 @@ def decisions(idata: Any, ci_prob: float = CI_PROB) -> pd.DataFrame:
     if not 0.5 < ci_prob < 1:
         raise ValueError(f"ci_prob is {ci_prob}, wanted a number between 0.5 and 1")
     guide = group(idata, "guide")
-    rows: dict[Any, dict[str, int]] = {}
+    rows: dict[Any, dict[str, int | None]] = {}
     for g in gates(idata):
         threshold = guide[f"{g}.threshold"]
-        kept = (guide[f"{g}.keep_probability"] > threshold).sum(f"{g}_unit").values
+        kept = (_measure(idata, g) > threshold).sum(f"{g}_unit").values
         for chain in range(len(kept)):
-            above = probability_above(idata, g, threshold.values[chain])[chain, :, 0]
-            surely_in, surely_out = (above >= ci_prob).sum(), (above <= 1 - ci_prob).sum()
             rows[(g, chain) if len(kept) > 1 else g] = {
-                "units": len(above),
+                "units": guide.sizes[f"{g}_unit"],
                 "kept": int(kept[chain]),
-                "surely_in": int(surely_in),
-                "undecided": int(len(above) - surely_in - surely_out),
-                "surely_out": int(surely_out),
+                **_sure(idata, g, chain, threshold.values[chain], ci_prob),
             }
-    return pd.DataFrame.from_dict(rows, orient="index")
+    table = pd.DataFrame.from_dict(rows, orient="index")
+    return table.astype("Int64") if table.isna().any(axis=None) else table
+
+
+def _sure(idata: Any, gate: str, chain: int, threshold: float, ci_prob: float) -> dict[str, int | None]:
+    """How many units are surely in, undecided and surely out."""
+    if not has_pi(idata, gate):
+        return dict.fromkeys(("surely_in", "undecided", "surely_out"))
+    above = probability_above(idata, gate, threshold)[chain, :, 0]
+    surely_in, surely_out = int((above >= ci_prob).sum()), int((above <= 1 - ci_prob).sum())
+    undecided = len(above) - surely_in - surely_out
+    return {"surely_in": surely_in, "undecided": undecided, "surely_out": surely_out}
 
 
 def in_words(idata: Any, ci_prob: float = CI_PROB) -> str:
     """:func:`decisions` in a sentence for each row, and, where labels were given, what the threshold matters."""
     sentences = []
     for label, row in decisions(idata, ci_prob).iterrows():
+        if pd.isna(row.surely_in):
+            sentences.append(f"{place(idata, label)}: of {row.units} units {row.kept} are kept.")
+            continue
         undecided = "none is undecided" if row.undecided == 0 else f"{row.undecided} undecided"
         sentences.append(
             f"{place(idata, label)}: of {row.units} units {row.surely_in} are surely in, "
@@ -82,14 +117,14 @@ def layer(label: Any) -> str:
     return gate.removesuffix(".gate") + "".join(f", chain {number}" for number in chain)
 
 
-def side_of(gate: BetaBernoulliDropout) -> str:
+def side_of(gate: Gate) -> str:
     """On which side of its layer a gate of :func:`bbpyro.insert_dropout` is: "output" for a convolution's channels."""
     return "output" if gate.dim == 1 else "input"
 
 
 def side(idata: Any, gate: str) -> str:
     """On which side of its layer a gate is, "input" or "output"; a file that does not say so is of inputs."""
-    return str(group(idata, "guide")[f"{gate}.keep_probability"].attrs.get("side", "input"))
+    return str(_measure(idata, gate).attrs.get("side", "input"))
 
 
 def place(idata: Any, label: Any) -> str:
@@ -105,21 +140,32 @@ def place_of(label: Any, side: str) -> str:
     return f"{side} of {layer(label)}" if is_inserted else f"gate {layer(label)}"
 
 
-def keep_probability(idata: Any, gate: str, chain: int = 0) -> Any:
-    """The exact E[π] of a gate's units `[K]`, as an array.
+def measure(idata: Any, gate: str, chain: int = 0) -> Any:
+    """That by which a gate's units are in or out `[K]`, as an array: of Beta-Bernoulli dropout the exact E[π].
 
     Raises:
         ValueError: there is no such chain.
     """
-    mean = group(idata, "guide")[f"{gate}.keep_probability"]
-    if not 0 <= chain < mean.sizes["chain"]:
-        raise ValueError(f"chain is {chain}, wanted 0 to {mean.sizes['chain'] - 1}")
-    return mean.isel(chain=chain).values
+    found = _measure(idata, gate)
+    if not 0 <= chain < found.sizes["chain"]:
+        raise ValueError(f"chain is {chain}, wanted 0 to {found.sizes['chain'] - 1}")
+    return found.isel(chain=chain).values
+
+
+def keep_probability(idata: Any, gate: str, chain: int = 0) -> Any:
+    """The exact E[π] of a gate's units `[K]`, as an array.
+
+    Raises:
+        ValueError: there is no such chain, or the gate is of a family of masks that has no π.
+    """
+    if not has_pi(idata, gate):
+        raise ValueError(f"gate {gate!r} has no keep probabilities; it goes by {measure_label(idata, gate)}")
+    return measure(idata, gate, chain)
 
 
 def order(idata: Any, gate: str, chain: int = 0) -> Any:
-    """The units of a gate from the largest E[π] to the smallest, as numbers."""
-    return np.argsort(-keep_probability(idata, gate, chain), kind="stable")
+    """The units of a gate from the largest measure, E[π], to the smallest, as numbers."""
+    return np.argsort(-measure(idata, gate, chain), kind="stable")
 
 
 def unit_names(idata: Any, gate: str) -> list[str]:
@@ -156,8 +202,9 @@ def extremes(idata: Any, num_units: int = 5, chain: int | None = None, ci_prob: 
         for g in gates(idata):
             units, dim, names = order(idata, g, c), f"{g}_unit", unit_names(idata, g)
             shown = units if len(units) <= 2 * num_units else np.concatenate([units[:num_units], units[-num_units:]])
-            part = posterior[[f"{g}.pi"]].isel({"chain": [c], dim: shown}).reset_coords(drop=True)
+            variable = latent(idata, g)
+            part = posterior[[variable]].isel({"chain": [c], dim: shown}).reset_coords(drop=True)
             of_chain = f", chain {c}" if num_chains(idata) > 1 else ""
-            rows = [f"{g}.pi[{names[unit]}]{of_chain}" for unit in shown]
+            rows = [f"{variable}[{names[unit]}]{of_chain}" for unit in shown]
             summaries.append(summary(part, ci_prob).set_axis(rows))
     return pd.concat(summaries)

@@ -12,8 +12,9 @@ from typing import Any, Literal, Self
 import torch
 from torch import Tensor
 
-from bbpyro import data, priors, training
-from bbpyro.layers import MIN_START
+from bbpyro import data, families, priors, training
+from bbpyro.families.beta_bernoulli import MIN_START
+from bbpyro.families.spelled import Family, as_family
 from bbpyro.model import WEIGHT_GUIDES
 from bbpyro.priors.spelled import is_path, parse
 from bbpyro.runs.networks import OF_FEW_DATA, RECIPES, check_name
@@ -36,6 +37,9 @@ class Settings:
     with the shape of one input and the number of classes."""
     augmentation: Literal["none", "crop-flip"] = "none"
     """crop-flip shifts each training image [C, H, W] by up to 4 pixels and mirrors half of them."""
+    family: str = "BetaBernoulli"
+    """Family of the masks: BetaBernoulli, or one that has no π and so no prior: SBP, VIB(gamma), L0(penalty),
+    ConcreteDropout, GeneralizedDropout(alpha, beta) or module:name; or by gate, as in {'fc*': SBP, '*': L0}."""
     weight_prior: str | None = None
     """Prior on the weights W: Normal(scale), Laplace(scale), StudentT(df, scale), HorseshoeLike(scale) or module:name;
     by default the Gaussian that an L2 of 1e-4 on the mean loss is."""
@@ -44,7 +48,8 @@ class Settings:
     temperature: float = 0.1
     """Temperature τ of the relaxed Bernoulli masks."""
     threshold: float = 1e-3
-    """A unit is kept when E[π] exceeds this, and twice what the prior expects if that is below a quarter."""
+    """A unit is kept when E[π] exceeds this, and twice what the prior expects if that is below a quarter. Other
+    families have rules of their own."""
     initial_keep_probability: float | None = None
     """E[π] where SVI starts; by default the source's, 0.24, through which a network as deep as vgg16 learns nothing."""
     epochs: int = 60
@@ -124,6 +129,7 @@ class Settings:
         if not 0 <= self.threshold < 1:
             raise ValueError(f"threshold is {self.threshold}, wanted a keep probability in [0, 1)")
         self.make_weight_prior()
+        self.make_family()
 
     @property
     def scored_on(self) -> str:
@@ -153,6 +159,13 @@ class Settings:
             return priors.as_weight_prior(self.weight_prior) if self.weight_prior else None
         except ValueError as error:
             raise ValueError(f"weight_prior: {error}") from None
+
+    def make_family(self) -> dict[str, Family]:
+        """The families of masks, by gate."""
+        try:
+            return as_family(self.family)
+        except ValueError as error:
+            raise ValueError(f"family: {error}") from None
 
     def to_json(self) -> dict[str, Any]:
         """The settings as JSON holds them."""
@@ -189,7 +202,8 @@ class TrainConfig(Settings):
 
     def canonical(self) -> Self:
         """The same settings in one spelling, of use from any working directory."""
-        return dataclasses.replace(self.with_absolute_paths(), prior=priors.spell(self.prior))
+        prior, family = priors.spell(self.prior), families.spell(self.family)
+        return dataclasses.replace(self.with_absolute_paths(), prior=prior, family=family)
 
     def validate(self) -> None:
         """Raise a ValueError that names the first setting out of range."""
@@ -203,6 +217,7 @@ class TrainConfig(Settings):
         """What is imported from modules of the user's: the setting that says so, and its `module:name`."""
         priors_on_pi = re.findall(r"['\"]([\w.]+:[\w.]+)['\"]", self.prior) or [self.prior]
         named = [*(("prior", path) for path in priors_on_pi), ("weight_prior", self.weight_prior or "")]
+        named += [("family", path) for path in re.findall(r"['\"]([\w.]+:[\w.]+)['\"]", self.family) or [self.family]]
         return [(setting, path) for setting, path in [*named, ("network", self.network)] if is_path(path)]
 
     def check_modules(self) -> None:
@@ -248,7 +263,11 @@ def recipe(network: str, given: Mapping[str, Any] | None = None) -> TrainConfig:
         ValueError: there is no such network.
     """
     check_name(network)
-    return TrainConfig(**{"network": network, **(RECIPES.get(network) or _of_few_data(given or {}))})
+    given = given or {}
+    own = RECIPES.get(network) or _of_few_data(given)
+    if given.get("family", Settings.family) != Settings.family:
+        own = {name: value for name, value in own.items() if name != "initial_keep_probability"}
+    return TrainConfig(**{"network": network, **own})
 
 
 def _of_few_data(given: Mapping[str, Any]) -> dict[str, Any]:

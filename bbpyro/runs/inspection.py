@@ -119,12 +119,11 @@ def inspect(
 
 
 def _figures(idata: Any, are_images: bool) -> dict[str, Figure]:
-    figures = {
-        "intervals": plots.intervals(idata),
-        "prior_posterior": plots.prior_posterior(idata),
-        "threshold_sweep": plots.threshold_sweep(idata),
-        "reliability": plots.reliability(idata),
-    }
+    figures = {"intervals": plots.intervals(idata), "reliability": plots.reliability(idata)}
+    if any(posterior.has_pi(idata, gate) for gate in posterior.gates(idata)):
+        figures["prior_posterior"] = plots.prior_posterior(idata)
+    if "threshold_sweep" in idata:
+        figures["threshold_sweep"] = plots.threshold_sweep(idata)
     for gate in posterior.gates(idata):
         figures[f"forest_{gate.removesuffix('.gate')}"] = plots.forest(idata, gate)
     if are_images:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from bbpyro import networks
 from bbpyro.checks import in_eval_mode
-from bbpyro.layers import BetaBernoulliDropout
+from bbpyro.families import Gate
 from bbpyro.priors.spelled import is_path, parse
 
 # From the shape of one input and the number of classes.
@@ -87,7 +87,7 @@ def make(name: str, shape: Sequence[int], num_classes: int) -> nn.Module:
 
 def check_output(name: str, net: nn.Module, x: Tensor, num_classes: int) -> None:
     """Raise a ValueError unless a network of the user's own makes a number a class of the data x `[N, ...]`."""
-    if any(isinstance(module, BetaBernoulliDropout) for module in net.modules()):
+    if any(isinstance(module, Gate) for module in net.modules()):
         raise ValueError(f"network: {name!r} has gates already; wanted it without, as bbpyro puts them in")
     shape = ", ".join(map(str, ("N", *x.shape[1:])))
     try:

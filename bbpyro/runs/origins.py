@@ -39,7 +39,12 @@ def plain_network(config: TrainConfig, dataset: data.Dataset) -> nn.Module:
 def gated_network(config: TrainConfig, plain: nn.Module, dataset: data.Dataset) -> BetaBernoulliNetwork:
     """The run's network with gates, its weights those of the plain one."""
     return BetaBernoulliNetwork(
-        insert_dropout(plain, config.threshold, initial_keep_probability=config.initial_keep_probability),
+        insert_dropout(
+            plain,
+            None if config.threshold == TrainConfig.threshold else config.threshold,
+            family=config.make_family(),
+            initial_keep_probability=config.initial_keep_probability,
+        ),
         Categorical(),
         num_data=len(dataset.x),
         prior=config.make_prior(),

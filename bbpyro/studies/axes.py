@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from bbpyro import priors, runs
+from bbpyro import families, priors, runs
 from bbpyro.priors.spelled import is_path
 from bbpyro.studies import task
 
@@ -117,6 +117,8 @@ def canonical(name: str, value: Any) -> Any:
             raise ValueError(f"weight_prior: {error}") from None
     if name == "prior":
         return priors.spell(value)
+    if name == "family":
+        return families.spell(value)
     return getattr(runs.TrainConfig(**{name: value}).with_absolute_paths(), name)
 
 

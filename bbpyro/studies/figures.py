@@ -51,7 +51,9 @@ def draw(
         sides = {gate: posterior.side(restarts[names[0]], gate) for gate, _ in gates}
         of_these = {name: histories[name] for name in names}
         figures[f"kept_epochs{number}"] = plots.kept_epochs(of_these, dict(gates), sides)
-        figures[f"priors_posteriors{number}"] = plots.priors_posteriors({name: restarts[name] for name in names})
+        with_pi = {name: restarts[name] for name in names if posterior.has_pi(restarts[name])}
+        if with_pi:
+            figures[f"priors_posteriors{number}"] = plots.priors_posteriors(with_pi)
     if shared := shared_data(runs, data, keys):
         of_same = {name: group[[data[run] == shared[0] for run in group["run"]]] for name, group in settings.items()}
         loos = {name: posterior.loo(_restarts(folder, group)) for name, group in of_same.items()}

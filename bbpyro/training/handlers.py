@@ -10,6 +10,7 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
 from bbpyro import nests, processes
+from bbpyro.distributions import Masks
 from bbpyro.layers import device_of
 from bbpyro.likelihoods import Likelihood, is_classification
 from bbpyro.nests import Nest
@@ -29,7 +30,7 @@ class SingleOptimizer(PyroOptim):
 
 
 class KLWarmup(Messenger):
-    """An effect handler that weighs log p(π) and log q(π), and so the KL between them.
+    """An effect handler that weighs log p(π) and log q(π), and so the KL; of other families what their masks cost.
 
     Args:
         starts: gate -> the weight its KL begins with; other gates' weigh 1.
@@ -39,15 +40,16 @@ class KLWarmup(Messenger):
 
     def __init__(self, starts: Mapping[str, float]) -> None:
         super().__init__()
-        self.starts = {f"{gate}.pi": start for gate, start in starts.items()}
+        self.starts = dict(starts)
 
     def weight(self, gate: str) -> float:
         """Of a gate's KL, just now."""
-        return self.starts.get(f"{gate}.pi", 1.0) * (1 - self.share) + self.share
+        return self.starts.get(gate, 1.0) * (1 - self.share) + self.share
 
     def _pyro_sample(self, msg: Any) -> None:
-        if self.share != 1.0 and msg["name"] in self.starts:
-            msg["scale"] = msg["scale"] * self.weight(msg["name"].removesuffix(".pi"))
+        gate = msg["name"].rpartition(".")[0]
+        if self.share != 1.0 and gate in self.starts and not isinstance(msg["fn"], Masks):  # whose p and q are one
+            msg["scale"] = msg["scale"] * self.weight(gate)
 
 
 class Scorecard(Messenger):

@@ -173,7 +173,7 @@ def fit(
     check_choice("precision", precision, PRECISIONS)
     if budget.is_of_few_data and resume_from is None:
         for gate in bnn.gates.values():
-            gate.begin_uniform()
+            gate.begin_with_few_data()
 
     trained = of_network(bnn, x, y, learning_rate, gate_learning_rate)
     warmup, score, together = KLWarmup(starts), Scorecard(), parallel.Together(trained.stored.values())
@@ -218,7 +218,9 @@ def fit(
         history = epochs.run(trainee, trained, report, state)
         verdict = judge.verdict(state.start)
     if verdict and processes.is_first():
-        remedy = _remedy(of_data(len(y), batch_size), num_epochs, max(starts.values(), default=0.0), held_out is None)
+        heaviest = max(starts.values(), default=0.0)
+        family = next((type(gate).__name__ for gate in bnn.gates_by_family[1].values()), None)
+        remedy = _remedy(of_data(len(y), batch_size), num_epochs, heaviest, held_out is None, family)
         warnings.warn(f"{verdict}. {remedy}", FitWarning, stacklevel=3)
     return history
 
@@ -298,7 +300,9 @@ def elbo(bnn: BetaBernoulliNetwork, x: Nest, y: Tensor, batch_size: int = 1000) 
     return -score.take()["train_nll"] - kl / bnn.num_data
 
 
-def _remedy(by_default: Budget, num_epochs: int, kl_start: float, is_of_training: bool) -> str:
+def _remedy(
+    by_default: Budget, num_epochs: int, kl_start: float, is_of_training: bool, family: str | None = None
+) -> str:
     """What may help where a network ends worse than it began.
 
     Args:
@@ -306,9 +310,12 @@ def _remedy(by_default: Budget, num_epochs: int, kl_start: float, is_of_training
         num_epochs: what it did.
         kl_start: the largest weight that a gate's KL began with.
         is_of_training: whether it was judged by the data of training.
+        family: of its masks, where that is another than Beta-Bernoulli dropout.
     """
     if kl_start > 1:
         what = "a smaller kl_start"
+    elif family:
+        what = f"a family of masks that costs less than {family} does here, or a smaller network"
     elif by_default.is_of_few_data and num_epochs < by_default.epochs:
         what = f"to leave num_epochs out: so few data take {by_default.epochs:,}, and gates that begin at E[π] = 0.5"
     else:

@@ -108,7 +108,7 @@ class Judge:
         Of gates that were trained before, those of the mean mask, if that is better.
         """
         gates = self._bnn.gates.items()
-        ones = {f"{name}.z": torch.ones_like(gate.unconstrained_concentration1) for name, gate in gates}
+        ones = {f"{name}.z": torch.ones_like(gate.like) for name, gate in gates}
         found = min((self._score(masks)[0] for masks in (ones, {})), key=lambda scores: scores.nll.mean().item())
         return {"nll": found.nll, "miss": found.miss, "kept": self._kept()}
 

@@ -25,11 +25,13 @@ from torch.func import functional_call
 from bbpyro import nests, parameters
 from bbpyro.checks import in_eval_mode
 from bbpyro.distributions import is_part, placed_like, units_of
-from bbpyro.layers import MIN_CONCENTRATION, BetaBernoulliDropout, device_of, kumaraswamy
+from bbpyro.families import Gate
+from bbpyro.families.beta_bernoulli import MIN_CONCENTRATION, BetaBernoulliDropout, kumaraswamy
+from bbpyro.layers import device_of
 from bbpyro.model import BetaBernoulliNetwork, kl_of
 from bbpyro.nests import Nest
+from bbpyro.smaller import Reading, decide
 from bbpyro.training.epochs import Learner, Trainee, TrainingState
-from bbpyro.training.leaving import Reading, decide
 from bbpyro.training.smaller import Smaller, has_priors_of_its_own
 
 PATIENCE = 3  # epochs on end for which a unit is idle before it is shed
@@ -79,7 +81,9 @@ class Shedding(Trainee):
         self._given = _given(bnn)
         is_plain = type(bnn) is BetaBernoulliNetwork and not isinstance(bnn.weight_prior, nn.Module)
         is_plain = is_plain and not _hooked(bnn)  # what a hook makes of a gradient is for all of it
-        self._may_shed = [n for n, gate in bnn.gates.items() if is_plain and _are_separable(bnn, n, gate)]
+        gates, others = bnn.gates_by_family
+        separable = [*(name for name, gate in gates.items() if _are_separable(bnn, name, gate)), *others]
+        self._may_shed = [name for name in bnn.gates if is_plain and name in separable]
         self._floors: dict[str, Tensor] = {}
         self._shed: dict[str, Tensor] = {}
         self._smaller: Smaller | None = None
@@ -153,8 +157,10 @@ class Shedding(Trainee):
             idle = {name: units & (gain[name] <= TOLERANCE) for name, units in idle.items()}
         return idle
 
-    def _excess(self, name: str, gate: BetaBernoulliDropout) -> Tensor:
+    def _excess(self, name: str, gate: Gate) -> Tensor:
         """By how much the KL of each unit is above the least that it can be; nats, `[K]`."""
+        if not isinstance(gate, BetaBernoulliDropout):
+            return gate.kl(self._bnn.num_data)
         p = self._bnn._prior(name, gate)
         if name not in self._floors:
             self._floors[name] = lowest_kl(gate.family or kumaraswamy, p, gate.unconstrained_concentration1)
@@ -183,7 +189,7 @@ class Shedding(Trainee):
         return {name.removesuffix(".z"): bnn.num_data / nests.num_rows(data) * s for name, s in slopes.items()}
 
 
-def _open_mask(gate: BetaBernoulliDropout) -> Tensor:
+def _open_mask(gate: Gate) -> Tensor:
     """The mean mask; of a gate that lets nothing through, 1, for behind it no unit would seem of use."""
     mask = gate.mean_mask().detach()
     return mask if bool((mask > 0).any()) else torch.ones_like(mask)

@@ -1,6 +1,5 @@
 """A smaller network to train in place of another: without units that are out, and what it learns is the other's."""
 
-import copy
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -10,13 +9,11 @@ from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor, nn
 from torch.distributions import constraints
 
-from bbpyro.distributions import placed_like, units_of
-from bbpyro.layers import gates_of
+from bbpyro.distributions import placed_like
 from bbpyro.model import BetaBernoulliNetwork
 from bbpyro.nests import FAILURES
-from bbpyro.priors import Prior
-from bbpyro.priors.placed import PlacedPriors
-from bbpyro.structure import Removal, sliced, without
+from bbpyro.smaller import named_tensors, part_of
+from bbpyro.structure import Removal, sliced
 
 _SETTINGS = ("num_data", "temperature", "name")  # of a network, that may be assigned anew
 
@@ -29,7 +26,7 @@ class Smaller:
     Args:
         whole: the other.
         optimizer: of its parameters, whose state goes along.
-        removal: what is to go, as :func:`bbpyro.training.leaving.decide` says.
+        removal: what is to go, as :func:`bbpyro.smaller.decide` says.
 
     Attributes:
         bnn: the smaller network. Its likelihood, and priors that are modules, are the other's own.
@@ -38,12 +35,9 @@ class Smaller:
 
     def __init__(self, whole: BetaBernoulliNetwork, optimizer: torch.optim.Optimizer, removal: Removal) -> None:
         self._whole, self._whole_optimizer = whole, optimizer
-        masks = {gate: removal.kept[f"{gate}.z"][0] for gate in whole.gates if f"{gate}.z" in removal.kept}
-        kept = {name: dims for name, dims in removal.kept.items() if name.removesuffix(".z") not in masks}
-        removal = Removal(kept, removal.grouped, {})
-        self._places = _places(whole, removal)
+        part = part_of(whole, removal)
+        self._places, self.bnn = part.places, part.bnn
         _put_to_rest(whole, optimizer, self._places)
-        self.bnn = _without(whole, removal, {gate: torch.from_numpy(i) for gate, i in masks.items()}, self._places)
         small = dict(self.bnn.named_parameters())
         self._counterpart = {id(p): small.get(name, p) for name, p in whole.named_parameters()}
         self.optimizer = self._make_optimizer()
@@ -63,8 +57,8 @@ class Smaller:
     @torch.no_grad()
     def take(self) -> None:
         """Be what the other network is now, which may have been changed since it was given back."""
-        whole = dict(_tensors(self._whole))
-        for name, small in _tensors(self.bnn):
+        whole = dict(named_tensors(self._whole))
+        for name, small in named_tensors(self.bnn):
             if name in whole and small is not whole[name]:
                 small.copy_(self._part(name, whole[name]))
                 if isinstance(small, nn.Parameter):
@@ -75,8 +69,8 @@ class Smaller:
     @torch.no_grad()
     def give_back(self) -> None:
         """Have the other network, and its optimizer, be what this one and its optimizer are."""
-        whole = dict(_tensors(self._whole))
-        for name, small in _tensors(self.bnn):
+        whole = dict(named_tensors(self._whole))
+        for name, small in named_tensors(self.bnn):
             if name in whole and small is not whole[name]:
                 self._put(name, whole[name], small)
         for name, p, small in self._trained():
@@ -106,23 +100,6 @@ class Smaller:
         whole.copy_(small)
 
 
-def _tensors(bnn: BetaBernoulliNetwork) -> Iterator[tuple[str, Tensor]]:
-    yield from bnn.named_parameters()
-    yield from bnn.named_buffers()
-
-
-def _places(whole: BetaBernoulliNetwork, removal: Removal) -> dict[str, Tensor]:
-    """Where in a tensor of the whole network, flattened, each number of the smaller one's is; by the tensor's name."""
-    places: dict[str, Tensor] = {}
-    for name, tensor in _tensors(whole):
-        own = name.removeprefix("net.")
-        if own != name and (own in removal.kept or own in removal.grouped):
-            numbers = torch.arange(tensor.numel(), device=tensor.device).view(tensor.shape)
-            places[name] = sliced(numbers, own, removal)
-            places[f"unconstrained_scales.{own.replace('.', '/')}"] = places[name]
-    return places
-
-
 @torch.no_grad()
 def has_priors_of_its_own(whole: BetaBernoulliNetwork, removal: Removal) -> bool:
     """Whether the weight prior says of what stays of each weight what it says of that in the whole weight."""
@@ -143,50 +120,6 @@ def has_priors_of_its_own(whole: BetaBernoulliNetwork, removal: Removal) -> bool
         if not torch.allclose(found[0], found[1], rtol=1e-4, atol=1e-2):
             return False
     return True
-
-
-def _without(
-    whole: BetaBernoulliNetwork, removal: Removal, units: Mapping[str, Tensor], places: Mapping[str, Tensor]
-) -> BetaBernoulliNetwork:
-    """The network without what goes, of the same model and guide; `units` are those of the gates that stay."""
-    small = copy.copy(whole)
-    for name in ("_parameters", "_buffers", "_modules"):
-        vars(small)[name] = dict(vars(whole)[name])
-    net = without(whole.net, removal)
-    for name, gate in gates_of(net).items():
-        gate.family = whole.gates[name].family
-    scales = {
-        name: nn.Parameter(p.detach().flatten()[places[full]] if full in places else p.detach().clone())
-        for name, p in whole.unconstrained_scales.items()
-        for full in [f"unconstrained_scales.{name}"]
-    }
-    vars(small)["_modules"] |= {"net": net, "unconstrained_scales": nn.ParameterDict(scales)}
-    vars(small)["_modules"].pop("prior", None)  # where it is in the mapping
-    vars(small)["prior"] = {name: _prior_of(whole, name, units.get(name)) for name in whole.gates}
-    vars(small)["_placed"] = PlacedPriors()
-    return small
-
-
-class _OfUnits:
-    """A prior of some of a gate's units."""
-
-    def __init__(self, prior: Prior, part: TorchDistribution) -> None:
-        self._part = part
-        if hasattr(prior, "guide"):
-            self.guide = prior.guide
-
-    def __call__(self, num_units: int) -> TorchDistribution:
-        return self._part
-
-
-def _prior_of(whole: BetaBernoulliNetwork, name: str, units: Tensor | None) -> Prior:
-    prior, gate = whole._prior_on(name), whole.gates[name]
-    if units is None:
-        return prior
-    part = units_of(whole._prior(name, gate), units.to(gate.unconstrained_concentration1.device))
-    if part is None:
-        raise ValueError(f"prior: that of {name!r} cannot be had of some of its units")
-    return _OfUnits(prior, part)
 
 
 @torch.no_grad()

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bbpyro.layers import PARAMETERS, gates_of
+from bbpyro.layers import gates_of
 from bbpyro.nests import FAILURES, Nest, call, map_tensors, tensors_of
 from bbpyro.structure import Removal, follow_few, largest_removal, without
 
@@ -131,16 +131,16 @@ def _with_masks(net: nn.Module, shed: Mapping[str, Tensor]) -> nn.Module:
     for name, gate in gates_of(copied).items():
         z = 0.5 + torch.rand(gate.num_features, generator=generator, device="cpu", dtype=torch.float64)
         out = shed.get(name)
-        gate.z = (z if out is None else z.masked_fill(out.cpu(), 0.0)).to(gate.unconstrained_concentration1.device)
+        gate.z = (z if out is None else z.masked_fill(out.cpu(), 0.0)).to(gate.like.device)
     return copied
 
 
 def _with_gates(removal: Removal, net: nn.Module) -> Removal:
     """Also without the parameters of q(π) of the units that go, which have no part in what a network computes."""
     kept = dict(removal.kept)
-    for gate in gates_of(net):
-        if f"{gate}.z" in kept:
-            kept |= {f"{gate}.{name}": kept[f"{gate}.z"] for name in PARAMETERS}
+    for name, gate in gates_of(net).items():
+        if f"{name}.z" in kept:
+            kept |= {f"{name}.{parameter}": kept[f"{name}.z"] for parameter in gate.unit_parameters}
     return Removal(kept, removal.grouped, removal.shifts)
 
 
