@@ -369,6 +369,10 @@ def test_what_is_no_family_is_refused(family, message):
 
 def test_what_is_of_beta_bernoulli_dropout_alone_is_refused():
     net = nn.Linear(3, 2)
+    with pytest.raises(ValueError, match="threshold is of E.π., and the gate '0.gate' goes by the signal-to"):
+        bbpyro.compact(gated("SBP"), threshold=0.1)
+    with pytest.raises(ValueError, match="NUTS is of Beta-Bernoulli dropout alone, and has no masks of '0.gate' .SBP."):
+        bbpyro.mcmc.nuts(gated("SBP"), torch.randn(20, 4), torch.randint(2, (20,)), num_samples=4)
     with pytest.raises(ValueError, match="threshold is of Beta-Bernoulli dropout, and no gate is of that"):
         bbpyro.insert_dropout(net, 0.01, family="SBP")
     with pytest.raises(ValueError, match="initial_keep_probability is of Beta-Bernoulli dropout"):
@@ -484,5 +488,5 @@ def test_a_datum_keeps_the_units_it_needs_and_starts_from_a_trained_network():
     gate, hidden = second.gates["2.gate"], second.net[:2](x)
     masks = gate.mean_mask() * gate.phi(hidden)
     assert (masks > gate.threshold).float().mean() <= (gate.mean_mask() > 0).float().mean()
-    with pytest.raises(bbpyro.compaction.UnsupportedModuleError):
+    with pytest.raises(bbpyro.compaction.UnsupportedModuleError, match="0.gate: the masks of Dependent.* each datum"):
         bbpyro.compact(second, x[:2])

@@ -16,6 +16,7 @@ from bbpyro.compaction.report import Compaction, built_shapes, kept_indices, rep
 from bbpyro.compaction.selection import SelectUnits, select_inputs
 from bbpyro.denormals import zero_denormal
 from bbpyro.exclusive import one_at_a_time
+from bbpyro.families import BetaBernoulliDropout
 from bbpyro.layers import called_gates, gates_of
 from bbpyro.model import BetaBernoulliNetwork
 from bbpyro.nests import FAILURES, Nest, call, map_tensors, reason_of, tensors_of
@@ -113,8 +114,15 @@ def _shape(example: Nest) -> Nest:
 def _masked(net: nn.Module, threshold: float | None) -> nn.Module:
     """A copy whose gates multiply by their mean mask, whatever the precision from here on."""
     masked = copy.deepcopy(net).eval()
-    for gate in gates_of(masked).values():
-        gate.threshold = gate.threshold if threshold is None else threshold
+    for name, gate in gates_of(masked).items():
+        if gate.depends_on_data:
+            raise UnsupportedModuleError(
+                f"{name}: the masks of {type(gate).__name__} are others for each datum, so no weight can hold them"
+            )
+        if threshold is not None:
+            if not isinstance(gate, BetaBernoulliDropout):
+                raise ValueError(f"threshold is of E[π], and the gate {name!r} goes by the {gate.measure_label}")
+            gate.threshold = threshold
         gate.z = gate.mean_mask()
     plainly_parametrized(masked)
     return masked

@@ -32,6 +32,7 @@ class DependentBetaBernoulli(BetaBernoulliDropout):
     """
 
     unit_parameters = (*BetaBernoulliDropout.unit_parameters, "gamma", "eta", "log_kappa")
+    depends_on_data = True
     gamma: nn.Parameter
     eta: nn.Parameter
     log_kappa: nn.Parameter

@@ -19,6 +19,7 @@ class Gate(nn.Module):
         unit_parameters: the names of its parameters that have a number for each unit.
         latent: what the paper calls the variable of a unit that has a posterior, such as theta.
         measure_name: what it calls the measure, as a name; `measure_label` is that in words, for a figure.
+        depends_on_data: whether what stands for z at prediction is another for each datum.
 
     Shapes: input and output `[N, ..., K]`, of channels `[N, K, ...]`; z, where bound, `[N, K]`: one mask a datum,
     shared by the other dimensions.
@@ -33,6 +34,7 @@ class Gate(nn.Module):
     latent: ClassVar[str]
     measure_name: ClassVar[str]
     measure_label: ClassVar[str]
+    depends_on_data: ClassVar[bool] = False
 
     def __init__(self, threshold: float, dim: int = -1) -> None:
         super().__init__()
