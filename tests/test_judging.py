@@ -10,8 +10,7 @@ from torch import nn
 import bbpyro
 from bbpyro.training import FitWarning
 from bbpyro.training.budget import MANY, Budget, of_data
-from bbpyro.training.inference import _remedy
-from bbpyro.training.judging import Judge
+from bbpyro.training.judging import Judge, remedy
 
 N = 600
 torch.manual_seed(0)
@@ -353,8 +352,8 @@ def test_what_may_help_is_what_was_not_done(network, options, said):
     _, warned = rushed(network, **options)
     told = str(warned[0].message)
     assert said in told and ("By held_out=" in told) == ("held_out" not in options)
-    assert _remedy(MANY, 60, 0.0, False).endswith("a longer kl_warmup_epochs, or a smaller network")
-    assert _remedy(of_data(600, 100), 1400, 0.0, False) == _remedy(MANY, 60, 0.0, False)
+    assert remedy(MANY, 60, 0.0, False).endswith("a longer kl_warmup_epochs, or a smaller network")
+    assert remedy(of_data(600, 100), 1400, 0.0, False) == remedy(MANY, 60, 0.0, False)
 
 
 def test_fit_does_not_warn_where_all_is_well(network):

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 class Gate(nn.Module):
     """Multiplies each of its units by a mask: by z where one is bound, by the mean mask anywhere else.
 
-    A family of masks is a subclass. It holds the parameters of its guide, and says by what measure a unit is in or out
-    and what the mean mask is. A gate samples nothing: inside :class:`bbpyro.BetaBernoulliNetwork` z is bound for each
-    call, and a trained network is usable as it stands.
+    A family of masks is a subclass. It holds the parameters of its guide, samples its sites where the network's model
+    and guide ask for them, and says by what measure a unit is in or out and what the mean mask is. Inside
+    :class:`bbpyro.BetaBernoulliNetwork` z is bound for each call; a trained network is usable as it stands.
 
     Attributes:
         threshold: a unit is kept where its measure is above it.

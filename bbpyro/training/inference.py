@@ -33,7 +33,7 @@ from bbpyro.likelihoods import Categorical, Likelihood
 from bbpyro.model import BetaBernoulliNetwork
 from bbpyro.nests import Nest
 from bbpyro.training import parallel
-from bbpyro.training.budget import MANY, Budget, of_data
+from bbpyro.training.budget import MANY, of_data
 from bbpyro.training.epochs import (
     Epochs,
     Learner,
@@ -52,7 +52,7 @@ from bbpyro.training.handlers import (
     held_out_score,
     mixed_precision,
 )
-from bbpyro.training.judging import FitWarning, Judge
+from bbpyro.training.judging import FitWarning, Judge, remedy
 from bbpyro.training.lean_elbo import LeanTraceELBO
 from bbpyro.training.shedding import Shedding
 from bbpyro.training.trained import left_as_it_was, of_network, of_plain_network
@@ -220,8 +220,8 @@ def fit(
     if verdict and processes.is_first():
         heaviest = max(starts.values(), default=0.0)
         family = next((type(gate).__name__ for gate in bnn.gates_by_family[1].values()), None)
-        remedy = _remedy(of_data(len(y), batch_size), num_epochs, heaviest, held_out is None, family)
-        warnings.warn(f"{verdict}. {remedy}", FitWarning, stacklevel=3)
+        what_may_help = remedy(of_data(len(y), batch_size), num_epochs, heaviest, held_out is None, family)
+        warnings.warn(f"{verdict}. {what_may_help}", FitWarning, stacklevel=3)
     return history
 
 
@@ -298,30 +298,6 @@ def elbo(bnn: BetaBernoulliNetwork, x: Nest, y: Tensor, batch_size: int = 1000) 
             poutine.replay(bnn.model, trace=poutine.trace(bnn.guide).get_trace(*data))(*data)
     kl = sum(kl.item() for kl in bnn.kl().values()) + bnn.weights_kl().item()
     return -score.take()["train_nll"] - kl / bnn.num_data
-
-
-def _remedy(
-    by_default: Budget, num_epochs: int, kl_start: float, is_of_training: bool, family: str | None = None
-) -> str:
-    """What may help where a network ends worse than it began.
-
-    Args:
-        by_default: what fit() does with as many data.
-        num_epochs: what it did.
-        kl_start: the largest weight that a gate's KL began with.
-        is_of_training: whether it was judged by the data of training.
-        family: of its masks, where that is another than Beta-Bernoulli dropout.
-    """
-    if kl_start > 1:
-        what = "a smaller kl_start"
-    elif family:
-        what = f"a family of masks that costs less than {family} does here, or a smaller network"
-    elif by_default.is_of_few_data and num_epochs < by_default.epochs:
-        what = f"to leave num_epochs out: so few data take {by_default.epochs:,}, and gates that begin at E[π] = 0.5"
-    else:
-        what = "insert_dropout(net, initial_keep_probability=0.95), a longer kl_warmup_epochs, or a smaller network"
-    judged = ". By held_out=(x, y) it is judged on data of their own" if is_of_training else ""
-    return f"What may help: {what}{judged}"
 
 
 def kl_starts(

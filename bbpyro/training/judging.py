@@ -33,6 +33,7 @@ from bbpyro.denormals import flushed
 from bbpyro.layers import device_of
 from bbpyro.model import BetaBernoulliNetwork
 from bbpyro.nests import Nest
+from bbpyro.training.budget import Budget
 
 NUM_JUDGED = 2000
 WORSE = 1.05  # times the loss
@@ -228,3 +229,27 @@ def _is_above(values: Tensor, least: float) -> bool:
 
 def _flat(values: Tensor) -> Tensor:
     return values.reshape(len(values), -1)
+
+
+def remedy(
+    by_default: Budget, num_epochs: int, kl_start: float, is_of_training: bool, family: str | None = None
+) -> str:
+    """What may help where a network ends worse than it began.
+
+    Args:
+        by_default: what fit() does with as many data.
+        num_epochs: what it did.
+        kl_start: the largest weight that a gate's KL began with.
+        is_of_training: whether it was judged by the data of training.
+        family: of its masks, where that is another than Beta-Bernoulli dropout.
+    """
+    if kl_start > 1:
+        what = "a smaller kl_start"
+    elif family:
+        what = f"a family of masks that costs less than {family} does here, or a smaller network"
+    elif by_default.is_of_few_data and num_epochs < by_default.epochs:
+        what = f"to leave num_epochs out: so few data take {by_default.epochs:,}, and gates that begin at E[π] = 0.5"
+    else:
+        what = "insert_dropout(net, initial_keep_probability=0.95), a longer kl_warmup_epochs, or a smaller network"
+    judged = ". By held_out=(x, y) it is judged on data of their own" if is_of_training else ""
+    return f"What may help: {what}{judged}"
