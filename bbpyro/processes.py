@@ -4,7 +4,7 @@ import contextlib
 import os
 import signal
 from collections.abc import Iterator
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -16,6 +16,7 @@ _dist: Any = dist  # whose types leave its stores out
 
 _VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # that torchrun, or another launcher, sets
 _job: Any = None  # a store: what the processes tell each other beside training; it outlives a restart
+_ends = False  # whether this one is on its way out, and may be told so again
 
 
 class LostProcessError(RuntimeError):
@@ -88,13 +89,18 @@ def gather(value: T) -> list[T]:
 
 @contextlib.contextmanager
 def noticing_losses() -> Iterator[None]:
-    """Raise a LostProcessError where torch says, in one of many ways, that another process does not answer."""
+    """Raise a LostProcessError where torch says, in one of many ways, that another process does not answer.
+
+    From then on this one is on its way out, and torchrun's SIGTERM, which follows, does not stop it in what it says.
+    """
+    global _ends
     try:
         yield
     except RuntimeError as error:
         text = str(error)
         if size() == 1 or not (isinstance(error, dist.DistError) or "gloo" in text.lower() or "nccl" in text.lower()):
             raise
+        _ends = True
         reason = (text.splitlines() or [""])[0].split(". ")[0].removeprefix("[").split("] ", 1)[-1]
         raise LostProcessError(f"another of the {size()} processes has ended, or does not answer ({reason})") from error
 
@@ -109,11 +115,11 @@ def joined() -> Iterator[None]:
     Raises:
         LostProcessError: they do not find each other.
     """
-    global _job
+    global _job, _ends
     if not all(name in os.environ for name in _VARIABLES):
         yield
         return
-    _job = _join()
+    _job, _ends = _join(), False
     before = signal.signal(signal.SIGTERM, _stop)
     try:
         yield
@@ -145,8 +151,11 @@ def _backend() -> str:
     return "cpu:gloo,cuda:nccl" if has_own else "gloo"
 
 
-def _stop(number: int, frame: Any) -> NoReturn:
-    raise Stopped("stopped, as when another process has ended")
+def _stop(number: int, frame: Any) -> None:
+    global _ends
+    if not _ends:
+        _ends = True
+        raise Stopped("stopped, as when another process has ended")
 
 
 def _restarts() -> int:

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -294,6 +295,46 @@ def test_processes_that_were_given_different_data_are_told(results: list[dict[st
 def test_a_part_of_one_datum_is_refused_where_a_batch_norm_is(results: list[dict[str, Any]]) -> None:
     for result in results:
         assert "of 19 data that leaves a minibatch of one for one of 2 processes" in result["single datum"]
+
+
+LAST_WORDS = """
+import os, signal, sys
+from bbpyro import processes
+with processes.joined():
+    if processes.rank() == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    try:
+        if sys.argv[1] == "is told to end":
+            os.kill(os.getpid(), signal.SIGTERM)
+        while True:
+            processes.gather("here")
+    except (processes.LostProcessError, processes.Stopped) as error:
+        os.kill(os.getpid(), signal.SIGTERM)  # as torchrun does with those that are left, at any time
+        print(error, flush=True)
+        os._exit(1)
+"""
+
+
+@pytest.mark.parametrize(
+    ("how", "wanted"),
+    [
+        ("finds the other gone", "another of the 2 processes has ended"),
+        ("is told to end", "stopped, as when another process has ended"),
+    ],
+)
+def test_a_process_that_is_on_its_way_out_is_not_stopped_in_what_it_says(how: str, wanted: str) -> None:
+    with socket.create_server(("localhost", 0)) as server:
+        port = server.getsockname()[1]
+    address = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
+    command = [sys.executable, "-c", LAST_WORDS, how]
+    with contextlib.ExitStack() as stack:
+        first, _ = (
+            stack.enter_context(subprocess.Popen(command, env=address | {"RANK": rank}, stdout=subprocess.PIPE))
+            for rank in "01"
+        )
+        out, _ = first.communicate(timeout=100)
+    assert first.returncode == 1
+    assert out.decode().startswith(wanted)
 
 
 # --- the command, as torchrun starts it -------------------------------------------------------------------------
