@@ -2,11 +2,13 @@
 
     python benchmarks/front.py runs/front-fashion-mnist --output docs/front/fashion-mnist
     python benchmarks/front.py runs/front-lenet-500-300 --rivals docs/front/rivals.csv --output docs/front/lenet-500-300
+    python benchmarks/front.py docs/front/lenet-500-300.csv --rivals docs/front/rivals.csv --output docs/front/new
 
 Writes OUTPUT.png and OUTPUT.md: a row a setting of the study, and of what benchmarks/pruning_methods.py --test wrote,
 with the epochs that a network took, the minutes of its fastest seed, for others may have shared the machine, mean and
 range over the seeds, and the units kept; and a row a published network. MACs x: the dense network's
-multiply-accumulates over those that are left. Nothing is trained here.
+multiply-accumulates over those that are left. OUTPUT.csv has the study's rows, from which both can be made again, with
+other rivals, where the study is no more. Nothing is trained here.
 """
 
 import argparse
@@ -27,7 +29,9 @@ from bbpyro.plots.studies import setting as setting_name
 
 OURS = "Beta-Bernoulli dropout"
 RIVALS_NETWORK = "lenet-500-300"
-COLUMNS = ["method", "setting", "epochs", "minutes", "error", "nll", "kept", "macs_x", "parameters_x"]
+MEASURES = {"error": ".2f", "nll": ".4f", "macs_x": ".1f", "parameters_x": ".1f"}
+RANGES = [f"{name}{of}" for name in MEASURES for of in ("", "_low", "_high")]
+COLUMNS = ["network", "dataset", "scored_on", "method", "setting", "epochs", "minutes", "kept", *RANGES]
 TITLES = ["method", "setting", "epochs", "minutes", "error, %", "NLL", "kept", "MACs x", "parameters x"]
 TICKS = [tick * 10**power for power in range(5) for tick in (1, 1.5, 2, 3, 5, 7)]
 
@@ -54,7 +58,7 @@ def of_study(study: studies.Study) -> pd.DataFrame:
     )
 
 
-def of_rivals(path: Path, dataset: str, total: Sequence[int]) -> pd.DataFrame:
+def of_rivals(path: Path, dataset: str) -> pd.DataFrame:
     """The rows of benchmarks/pruning_methods.py that were scored on this test set; a ValueError without any."""
     try:
         rows = pd.read_csv(path, dtype={"setting": str, "kept": str})
@@ -65,7 +69,7 @@ def of_rivals(path: Path, dataset: str, total: Sequence[int]) -> pd.DataFrame:
         raise ValueError(
             f"rivals: {path} has no row of {dataset}'s test set; benchmarks/pruning_methods.py --test adds some"
         )
-    dense = sum(a * b + b for a, b in zip(total, [*total[1:], 10], strict=True))
+    dense = published.parameters(published.NETWORKS[RIVALS_NETWORK][0].kept)
     return pd.DataFrame(
         {
             **{name: rows[name] for name in ("method", "setting", "minutes", "nll", "macs_x")},
@@ -77,25 +81,33 @@ def of_rivals(path: Path, dataset: str, total: Sequence[int]) -> pd.DataFrame:
     )
 
 
-def table(rows: pd.DataFrame) -> str:
-    """The table in Markdown: of each setting the mean over the seeds, and the range; by size within a method."""
-    lines = [TITLES, ["---"] * len(TITLES)]
-    of_settings = [part for _, of_method in rows.groupby("method", sort=False) for part in _by_size(of_method)]
-    for (method, setting), group in of_settings:
+def settings(rows: pd.DataFrame) -> pd.DataFrame:
+    """A row a setting, by size within a method: the mean over its seeds, the least and the most."""
+    found = []
+    for (method, setting), group in rows.groupby(["method", "setting"], sort=False):
         kept = "-".join(f"{sum(units) / len(group):.0f}" for units in zip(*group["kept"], strict=True))
-        numbers = [
-            f"{group[name].mean():{form}} ({group[name].min():{form}} - {group[name].max():{form}})"
-            for name, form in (("error", ".2f"), ("nll", ".4f"), ("macs_x", ".1f"), ("parameters_x", ".1f"))
-        ]
-        minutes = f"{group['minutes'].min():.1f}"
-        lines.append([method, setting, group["epochs"].iloc[0], minutes, *numbers[:2], kept, *numbers[2:]])
+        row = {"method": method, "setting": setting, "epochs": group["epochs"].iloc[0], "kept": kept}
+        for name in MEASURES:
+            of = group[name]
+            row |= {name: of.mean(), f"{name}_low": of.min(), f"{name}_high": of.max()}
+        found.append({**row, "minutes": group["minutes"].min()})
+    methods = list(rows["method"].unique())
+    return pd.DataFrame(found).sort_values(
+        ["method", "macs_x"], key=lambda column: column.map(methods.index) if column.name == "method" else column
+    )
+
+
+def table(of_settings: pd.DataFrame) -> str:
+    """The table in Markdown."""
+    lines = [TITLES, ["---"] * len(TITLES)]
+    for _, row in of_settings.iterrows():
+        error, nll, *sizes = (
+            f"{row[name]:{form}} ({row[f'{name}_low']:{form}} - {row[f'{name}_high']:{form}})"
+            for name, form in MEASURES.items()
+        )
+        minutes = f"{row['minutes']:.1f}"
+        lines.append([row["method"], row["setting"], row["epochs"], minutes, error, nll, row["kept"], *sizes])
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
-
-
-def _by_size(rows: pd.DataFrame) -> list[tuple[tuple[str, str], pd.DataFrame]]:
-    """The rows of each setting of a method, the largest network first."""
-    groups: list[Any] = list(rows.groupby(["method", "setting"], sort=False))
-    return sorted(groups, key=lambda group: group[1]["macs_x"].mean())
 
 
 def published_rows(network: str) -> str:
@@ -109,8 +121,8 @@ def published_rows(network: str) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def draw(rows: pd.DataFrame, behind: Mapping[str, Sequence[tuple[float, float]]], scored_on: str) -> Figure:
-    """The curves, each through the means of its settings; a ring a seed, a name our settings and published points."""
+def draw(of_settings: pd.DataFrame, behind: Mapping[str, Sequence[tuple[float, float]]], scored_on: str) -> Figure:
+    """The curves through the means of the settings, bars for the seeds; ours and published points by name."""
     figure = Figure(figsize=(9, 5.2), layout="constrained")
     axis = figure.subplots()
     names: list[tuple[str, Any]] = []
@@ -118,14 +130,14 @@ def draw(rows: pd.DataFrame, behind: Mapping[str, Sequence[tuple[float, float]]]
         for error, macs_x in points:
             axis.plot(macs_x, error, "s", color="grey", fillstyle="none", markersize=5)
             names.append((method, (macs_x, error)))
-    for i, (method, group) in enumerate(rows.groupby("method", sort=False)):
+    for i, (method, group) in enumerate(of_settings.groupby("method", sort=False)):
         color, is_ours = plots.COLORS[i % len(plots.COLORS)], method == OURS
-        means = group.groupby("setting", sort=False)[["macs_x", "error"]].mean().sort_values("macs_x")
-        axis.plot(group["macs_x"], group["error"], "o", color=color, fillstyle="none", markersize=4, alpha=0.7)
         style: dict[str, Any] = {"linewidth": 2.2 if is_ours else 1.2, "markersize": 7 if is_ours else 5}
-        axis.plot(means["macs_x"], means["error"], "o-", color=color, label=method, **style)
+        axis.plot(group["macs_x"], group["error"], "o-", color=color, label=method, **style)
+        bars: dict[str, Any] = {f"{way}err": _beside(group, name) for way, name in (("x", "macs_x"), ("y", "error"))}
+        axis.errorbar(group["macs_x"], group["error"], **bars, fmt="none", color=color, elinewidth=1, alpha=0.6)
         if is_ours:
-            names += [(str(setting), tuple(point)) for setting, point in means.iterrows()]
+            names += [(str(row["setting"]), (row["macs_x"], row["error"])) for _, row in group.iterrows()]
     if behind:
         axis.plot([], [], "s", color="grey", fillstyle="none", label="published")
     axis.set_xscale("log")
@@ -134,17 +146,30 @@ def draw(rows: pd.DataFrame, behind: Mapping[str, Sequence[tuple[float, float]]]
     axis.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}x"))
     axis.set_xlabel("multiply-accumulates: the dense network's over those left")
     axis.set_ylabel(f"error on {scored_on} data, %")
-    axis.set_title("lower right is better; a point the mean of its seeds, a ring a seed", fontsize=10)
+    axis.set_title("lower right is better; a point the mean of its seeds, bars from the least to the most", fontsize=10)
     axis.legend(frameon=False)
     name_points(figure, axis, names)
     return figure
 
 
-def read(folder: Path, rivals: Path | None) -> tuple[studies.Study, pd.DataFrame, tuple[str, str]]:
-    """The study, a row a run that ended, of rivals too, and the network and data set that all are of.
+def _beside(group: pd.DataFrame, name: str) -> list[Any]:
+    """How far the seeds go to both sides of their mean; not below zero where a mean is rounded."""
+    return [(group[name] - group[f"{name}_low"]).clip(0), (group[f"{name}_high"] - group[name]).clip(0)]
+
+
+def kept_study(path: Path) -> pd.DataFrame:
+    """The OUTPUT.csv that was written of a study; a ValueError where it is none."""
+    try:
+        return pd.read_csv(path, dtype={name: str for name in ("setting", "epochs", "kept")})[COLUMNS]
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(f"{path} is no table of this script ({error})") from None
+
+
+def finished_study(folder: Path) -> tuple[pd.DataFrame, list[str]]:
+    """The settings of a study of one network and data set, and what there is to say of its runs.
 
     Raises:
-        ValueError: there is none, or they are of several, or not of the rivals'.
+        ValueError: there is none, none of its runs is of use, or they are of several networks or data sets.
     """
     study = studies.load(folder)
     if not study.results:
@@ -152,45 +177,44 @@ def read(folder: Path, rivals: Path | None) -> tuple[studies.Study, pd.DataFrame
     made_of = {(each.config.network, each.config.dataset) for each in study.config.candidates()}
     if len(made_of) > 1:
         raise ValueError(f"{folder}: its runs are of several networks or data sets, and a front is of one")
-    network, dataset = made_of.pop()
-    if rivals and network != RIVALS_NETWORK:
-        raise ValueError(f"rivals: they are of {RIVALS_NETWORK}, and {folder} is of {network}")
-    parts = [of_study(study)]
-    if parts[0].empty:
+    (network, dataset), runs = made_of.pop(), of_study(study)
+    if runs.empty:
         raise ValueError(f"{folder}: in each of its runs {MARKS['emptied'][1]}")
-    if rivals:
-        parts.append(of_rivals(rivals, dataset, list(study.total.values())))
-    return study, pd.concat(parts, ignore_index=True), (network, dataset)
+    scored_on = " and ".join(study.runs["scored_on"].dropna().unique())
+    found = settings(runs).assign(network=network, dataset=dataset, scored_on=scored_on)
+    missing, emptied = len(study.config.tasks()) - len(study.results), len(study.results) - len(runs)
+    notes = [f"{missing} runs are missing; they are trained by: bbpyro compare --resume {folder}"] if missing else []
+    return found, notes + ([f"{emptied} runs are left out: {MARKS['emptied'][1]}"] if emptied else [])
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Write the figure and the table."""
+    """Write the figure and the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("study", type=Path, help="a folder of bbpyro compare")
+    parser.add_argument("study", type=Path, help="a folder of bbpyro compare, or the OUTPUT.csv that was made of one")
     parser.add_argument("--rivals", type=Path, help="a csv of benchmarks/pruning_methods.py --test")
-    parser.add_argument("--output", type=Path, required=True, help="where to write, without .png and .md")
+    parser.add_argument("--output", type=Path, required=True, help="where to write, without .png, .md and .csv")
     chosen = parser.parse_args(arguments)
     try:
-        study, rows, made_of = read(chosen.study, chosen.rivals)
+        ours, notes = (kept_study(chosen.study), []) if chosen.study.is_file() else finished_study(chosen.study)
+        network, dataset, scored_on = ours.iloc[0][["network", "dataset", "scored_on"]]
+        if chosen.rivals and network != RIVALS_NETWORK:
+            raise ValueError(f"rivals: they are of {RIVALS_NETWORK}, and {chosen.study} is of {network}")
+        rivals = [settings(of_rivals(chosen.rivals, dataset))] if chosen.rivals else []
     except ValueError as error:
         parser.error(str(error))
-    behind = published.behind(*made_of)
-    scored_on = " and ".join(study.runs["scored_on"].dropna().unique())
-    title = f"# {made_of[0]} on {made_of[1]}: error on {scored_on} data, mean and range of the seeds\n\n"
-    text = title + table(rows) + (published_rows(made_of[0]) if behind else "")
-    to = str(chosen.output).removesuffix(".png").removesuffix(".md")
+    rows, behind = pd.concat([ours, *rivals], ignore_index=True), published.behind(network, dataset)
+    title = f"# {network} on {dataset}: error on {scored_on} data, mean and range of the seeds\n\n"
+    text = title + table(rows) + (published_rows(network) if behind else "")
+    to = str(chosen.output).removesuffix(".png").removesuffix(".md").removesuffix(".csv")
     try:
         Path(to).parent.mkdir(parents=True, exist_ok=True)
         plots.save(draw(rows, behind, scored_on), Path(f"{to}.png"))
         checkpoint.write_atomic(Path(f"{to}.md"), text.encode())
+        checkpoint.write_atomic(Path(f"{to}.csv"), ours[COLUMNS].to_csv(index=False, float_format="%.5g").encode())
     except OSError as error:
         parser.error(f"output: {error}")
     wide_console().print(text, markup=False, highlight=False)
-    missing, emptied = len(study.config.tasks()) - len(study.results), len(study.results) - sum(rows["method"] == OURS)
-    if missing:
-        print(f"{missing} runs are missing; they are trained by: bbpyro compare --resume {chosen.study}")
-    if emptied:
-        print(f"{emptied} runs are left out: {MARKS['emptied'][1]}")
+    print("\n".join(notes), end="\n" if notes else "")
 
 
 if __name__ == "__main__":

@@ -226,12 +226,17 @@ def test_a_front_has_a_row_a_setting_a_rival_and_a_published_network(
         and (tmp_path / "v1.5.png").exists()
         and "missing" not in capsys.readouterr().out
     )
+    again = [str(output.with_suffix(".csv")), "--rivals", str(tmp_path / "rivals.csv"), "--output", str(tmp_path / "2")]
+    script.main(again)  # without the study
+    assert (tmp_path / "2.md").read_text() == output.with_suffix(".md").read_text()
+    assert (tmp_path / "2.csv").read_text() == output.with_suffix(".csv").read_text()
     (tmp_path / "none").mkdir()
     (tmp_path / "validated.csv").write_text(f"{columns}\n{other}\n")
     (tmp_path / "empty.csv").write_text("")
     (tmp_path / "of.csv").write_text("a,b\n1,2\n")
     for flags, told in [
         ([tmp_path / "none"], "none"),
+        ([tmp_path / "rivals.csv"], "is no table of this script"),
         ([study.folder, "--rivals", tmp_path / "validated.csv"], "has no row of"),
         ([study.folder, "--rivals", tmp_path / "empty.csv"], "is no table of benchmarks/pruning_methods.py"),
         ([study.folder, "--rivals", tmp_path / "of.csv"], "is no table of benchmarks/pruning_methods.py"),
