@@ -10,7 +10,7 @@ from bbpyro.model import BetaBernoulliNetwork
 from bbpyro.posterior import to_arviz
 from bbpyro.prediction import evaluate, predict, predictive_draws, score, uncertainty
 from bbpyro.studies import compare
-from bbpyro.training import fit, pretrain
+from bbpyro.training import fit, fit_best, pretrain
 from bbpyro.version import __version__
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "evaluate",
     "families",
     "fit",
+    "fit_best",
     "insert_dropout",
     "likelihoods",
     "load_compact",

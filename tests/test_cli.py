@@ -532,6 +532,7 @@ ALL_SETTINGS = {
     "initial_keep_probability": 0.75,
     "epochs": 7,
     "pretrain_epochs": 0,
+    "starts": 1,
     "pretrained": "net.safetensors",
     "batch_size": 64,
     "learning_rate": 3e-05,
@@ -626,7 +627,7 @@ def test_few_data_bring_settings_too_unless_the_epochs_are_said(cli: Cli, npz: P
 
     few = {
         **{"epochs": 4000, "pretrain_epochs": 250, "kl_warmup_epochs": 200},  # of two steps each
-        **{"gate_learning_rate": 0.03, "initial_keep_probability": 0.5},
+        **{"gate_learning_rate": 0.03, "initial_keep_probability": 0.5, "starts": 2},
     }
     Path("settings.toml").write_text("epochs = 7\n")
     for command in ("train", "compare"):
@@ -655,7 +656,7 @@ def test_few_data_bring_settings_too_unless_the_epochs_are_said(cli: Cli, npz: P
 
 USUAL = {
     **{"epochs": 60, "pretrain_epochs": 10, "kl_warmup_epochs": 0},
-    **{"gate_learning_rate": 0.01, "initial_keep_probability": None},
+    **{"gate_learning_rate": 0.01, "initial_keep_probability": None, "starts": 1},
 }
 
 

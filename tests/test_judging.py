@@ -392,8 +392,8 @@ def test_a_resumed_fit_knows_where_it_began(network, done):
 
 def test_few_data_are_trained_on_for_as_many_steps_and_their_kl_is_warmed_up():
     assert of_data(60_000, 100) == of_data(13_301, 100) == MANY
-    assert of_data(13_300, 100) == Budget(61, 0.5, 4, 0.03, 10)
-    assert of_data(1000, 100) == Budget(800, 0.5, 40, 0.03, 50)
+    assert of_data(13_300, 100) == Budget(61, 0.5, 4, 0.03, 10, starts=2)
+    assert of_data(1000, 100) == Budget(800, 0.5, 40, 0.03, 50, starts=2)
     assert of_data(130, 100).epochs == 4000  # two steps an epoch
     assert MANY.pretrain_epochs == 10
 

@@ -107,6 +107,7 @@ VALUES: dict[str, list[Any]] = {
     "initial_keep_probability": ["none", 0.5],
     "epochs": [3, 4],
     "pretrain_epochs": [0, 1],
+    "starts": [1, 2],
     "pretrained": ["none", "net.safetensors"],
     "batch_size": [10, 20],
     "learning_rate": [1e-3, 1e-4],
@@ -134,8 +135,8 @@ def words(value: Any) -> str:
 @pytest.mark.parametrize("name", VALUES)
 def test_every_setting_of_a_run_can_vary(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     values = VALUES[name]
-    size = {"validation_size": 10} if name == "validation_fold" else {}
-    chosen = config(seeds=1, vary={name: values}, **size)
+    beside: dict[str, dict[str, Any]] = {"validation_fold": {"validation_size": 10}, "starts": {"pretrain_epochs": 5}}
+    chosen = config(seeds=1, vary={name: values}, **beside.get(name, {}))
     chosen.validate()
     found = [run.to_json()[name] for run in chosen.tasks().values()]
     wanted = [None if value == "none" and name != "augmentation" else value for value in values]
@@ -145,7 +146,9 @@ def test_every_setting_of_a_run_can_vary(name: str, capsys: pytest.CaptureFixtur
     assert len(set(chosen.tasks())) == 2
     assert StudyConfig.from_json(json.loads(json.dumps(chosen.to_json()))).tasks() == chosen.tasks()
     flags = ["--vary", name.replace("_", "-"), *map(words, values)]
-    flags += ["--validation-size", "10"] if size else []
+    flags += [
+        word for key, value in beside.get(name, {}).items() for word in (f"--{key.replace('_', '-')}", str(value))
+    ]
     main(["compare", *flags, "--print-config"])
     text = capsys.readouterr().out
     assert f"[vary]\n{name} = " in text and f"\n{name} = " not in text.split("[vary]")[0]
@@ -245,7 +248,7 @@ def test_a_study_whose_data_vary_says_that_no_setting_follows_their_number(npz: 
         return notes
 
     alone = [
-        f"alone, {name} would be trained with --network mlp-64-64 {FEW} --pretrain-epochs 500; "
+        f"alone, {name} would be trained with --network mlp-64-64 {FEW} --pretrain-epochs 500 --starts 2; "
         for name in ("bars.npz", "o.npz")
     ]
     advice = "has one setting for all: give these, or points with their own"

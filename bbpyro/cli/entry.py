@@ -179,11 +179,10 @@ def _train_and_score(folder: Path, num_samples: int, console: Console) -> None:
     print_summary(console, summary, run.dataset.note)
     _print_note(console, run.dataset.scale_note)
     training, gib = summary["training_seconds"], summary["peak_memory_mib"] / 1024
-    print_line(
-        console,
-        f"\n{summary['epochs']} epochs in {_duration(training)}, scores and figures in {_duration(scoring)}: "
-        f"{_duration(training + scoring)} in all, at most {gib:.2f} GiB of memory",
-    )
+    epochs = f"{summary['epochs']} epochs"
+    done = f"{len(run.starts)} starts, the kept one of {epochs}," if run.starts else epochs
+    took = f"{_duration(training)}, scores and figures in {_duration(scoring)}: {_duration(training + scoring)} in all"
+    print_line(console, f"\n{done} in {took}, at most {gib:.2f} GiB of memory")
     shed = sum(run.svi_history[-1].get("shed", {}).values())
     if shed:
         first, last = (run.svi_history[i]["seconds"] for i in (0, -1))

@@ -27,11 +27,14 @@ class EpochPrinter:
     """
 
     def __init__(self, console: Console) -> None:
-        self.console, self.phase, self.by_layer = console, "", True
+        self.console, self.phase, self.start, self.by_layer = console, "", "", True
         self.emptied: set[str] = set()  # gates of which it is told that no unit is left
 
     def __call__(self, record: dict[str, Any], num_epochs: int, scored_on: str) -> None:
         """Print an epoch's record."""
+        if record.get("start", "") != self.start:
+            self.start, self.emptied = record["start"], set()
+            print_line(self.console, f"\n{self.start}")
         if record["phase"] != self.phase:
             self.phase = record["phase"]
             self._print_header(record, num_epochs, scored_on)
@@ -160,6 +163,13 @@ def print_summary(console: Console, summary: dict[str, Any], note: str) -> None:
         print_line(console, f"inputs kept: {', '.join(features)}")
     if not all(summary["kept"].values()):
         print_text(console, f"{_EMPTIED}: {MARKS['emptied'][1]}")
+    if summary.get("starts"):
+        least, *others = sorted(summary["starts"], key=lambda start: start["loss"])
+        rest = "".join(f", {start['loss']:.4f} of {start['pretrain_epochs']:,}" for start in others)
+        best = (
+            f"{least['loss']:.4f} of the start with {least['pretrain_epochs']:,} epochs of pretraining, which is kept"
+        )
+        print_line(console, f"-ELBO/N: {best}{rest}")
     if note:
         print_line(console, f"note: {note}")
 

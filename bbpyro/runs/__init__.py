@@ -6,7 +6,7 @@ from bbpyro.runs.limits import check_num_samples
 from bbpyro.runs.lock import hold
 from bbpyro.runs.networks import NETWORKS
 from bbpyro.runs.origins import check_same, check_settings, describe, load_data, plain_network
-from bbpyro.runs.run import ARTEFACTS, Run, check, create, default_folder, load, read_config, train
+from bbpyro.runs.run import ARTEFACTS, STARTS, Run, check, create, default_folder, load, read_config, train
 from bbpyro.runs.saved import CHECKPOINT
 from bbpyro.runs.scores import collapse, score, summarize, write_figures
 from bbpyro.runs.shrinking import BATCH_SIZES, Shrunk, shrink
@@ -17,6 +17,7 @@ __all__ = [
     "CHECKPOINT",
     "NETWORKS",
     "POSTERIOR",
+    "STARTS",
     "Inspection",
     "Run",
     "Settings",

@@ -23,6 +23,9 @@ from bbpyro.training.budget import of_data
 AUGMENTATIONS: dict[str, Callable[[Tensor], Tensor] | None] = {"none": None, "crop-flip": data.crop_and_flip}
 
 
+_START_SHARE = 5  # of the epochs of pretraining: each start has these so many times less than the one before
+
+
 @dataclass(frozen=True)
 class Settings:
     """What decides the numbers of a run, but for its prior and its seed."""
@@ -57,6 +60,9 @@ class Settings:
     pretrain_epochs: int = 10
     """Epochs of the same network without gates, before SVI; 0 for none. Of few data, where --epochs is left out too, as
     many as make 500 steps."""
+    starts: int = 1
+    """Trainings, of which the one with the highest ELBO is kept: the first begins after pretrain-epochs, each further
+    after a fifth of those of the one before. Of few data, where --epochs is left out too, 2."""
     pretrained: Path | None = None
     """A safetensors state dict of the network without gates to start from, instead of pretraining."""
     batch_size: int = 100
@@ -107,6 +113,7 @@ class Settings:
             "epochs": 1,
             "batch_size": 1,
             "pretrain_epochs": 0,
+            "starts": 1,
             "kl_warmup_epochs": 0,
             "validation_size": 0,
             "validation_fold": 0,
@@ -123,6 +130,13 @@ class Settings:
             raise ValueError(
                 f"validation_fold is {self.validation_fold}, but validation_size 0 holds nothing out; give it a size"
             )
+        if self.starts > 1 and self.pretrained:
+            raise ValueError(f"starts is {self.starts}, but pretrained weights are one start; leave one of them out")
+        if self.starts > self._most_starts():
+            raise ValueError(
+                f"starts is {self.starts}, but of {self.pretrain_epochs} epochs of pretraining there are at most "
+                f"{self._most_starts()}, each with a fifth of the one before"
+            )
         p = self.initial_keep_probability
         if p is not None and not MIN_START <= p <= 1 - MIN_START:
             raise ValueError(f"initial_keep_probability is {p}, wanted a number from {MIN_START} to {1 - MIN_START}")
@@ -130,6 +144,9 @@ class Settings:
             raise ValueError(f"threshold is {self.threshold}, wanted a keep probability in [0, 1)")
         self.make_weight_prior()
         self.make_family()
+
+    def _most_starts(self) -> int:
+        return 1 + sum(self.pretrain_epochs >= _START_SHARE**i for i in range(1, 10))
 
     @property
     def scored_on(self) -> str:
@@ -199,6 +216,13 @@ class TrainConfig(Settings):
     in {'fc1.*': Jeffreys, '*': Beta(1e-4, 1)}."""
     seed: int = 0
     """Seed of the initial weights, the order of the data and all noise."""
+
+    def trainings(self) -> list[Self]:
+        """Those that a run of these settings is made of: itself, or one for each of its starts."""
+        if self.starts == 1:
+            return [self]
+        epochs = [self.pretrain_epochs // _START_SHARE**i for i in range(self.starts)]
+        return [dataclasses.replace(self, starts=1, pretrain_epochs=each) for each in epochs]
 
     def canonical(self) -> Self:
         """The same settings in one spelling, of use from any working directory."""
@@ -272,8 +296,12 @@ def recipe(network: str, given: Mapping[str, Any] | None = None) -> TrainConfig:
 
 def _of_few_data(given: Mapping[str, Any]) -> dict[str, Any]:
     """What `pretrain` and `fit` do of themselves where a .npz file has few data; nothing where epochs are asked for."""
-    dataset, points = str(given.get("dataset", "")), (given.get("points") or {}).values()
-    if not dataset.endswith(".npz") or any("epochs" in each for each in (given, given.get("vary") or {}, *points)):
+    dataset, varied, points = (
+        str(given.get("dataset", "")),
+        given.get("vary") or {},
+        (given.get("points") or {}).values(),
+    )
+    if not dataset.endswith(".npz") or any("epochs" in each for each in (given, varied, *points)):
         return {}
     batch_size, held_out = (given.get(name, getattr(Settings, name)) for name in ("batch_size", "validation_size"))
     in_file = data.num_training_data(Path(dataset))
@@ -283,6 +311,8 @@ def _of_few_data(given: Mapping[str, Any]) -> dict[str, Any]:
     if min(num_data, batch_size) < 1 or not (budget := of_data(num_data, batch_size)).is_of_few_data:
         return {}
     of_few = dataclasses.asdict(budget) | ({"kl_warmup_epochs": 0} if given.get("kl_start") else {})
+    if any(name in each for name in ("pretrain_epochs", "pretrained") for each in (given, varied, *points)):
+        of_few["starts"] = 1  # which begins as is asked for
     return of_few | ({} if "network" in given else {"network": OF_FEW_DATA})
 
 

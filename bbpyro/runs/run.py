@@ -36,6 +36,7 @@ from bbpyro.runs.origins import (
 from bbpyro.runs.saved import CHECKPOINT, METRICS, Pace, Saved, state_dict_of
 from bbpyro.version import __version__
 
+STARTS = "starts"  # the folder, in that of a run of several starts, of a run for each
 ARTEFACTS = (COMPACT, "compact.pt2", "compact.onnx", "compact-int8.onnx")  # of a compacted run
 
 
@@ -54,6 +55,17 @@ class Run:
     def svi_history(self) -> list[dict[str, Any]]:
         """The records of the epochs with gates, without those of pretraining."""
         return [record for record in self.history if record["phase"] == "SVI"]
+
+    @property
+    def starts(self) -> list[dict[str, Any]]:
+        """Of a run of several starts each one's pretrain_epochs, loss (-ELBO/N at its end) and seconds."""
+        return self.history[-1].get("starts", []) if self.history else []
+
+    @property
+    def training_seconds(self) -> float:
+        """Of all epochs, those of other starts among them."""
+        of_starts = [start["seconds"] for start in self.starts]
+        return sum(of_starts or (record["seconds"] for record in self.history))
 
     @property
     def is_complete(self) -> bool:
@@ -176,6 +188,8 @@ def train(folder: Path, console: Console | None = None, on_epoch: OnEpoch | None
 def _train(folder: Path, console: Console | None, on_epoch: OnEpoch | None) -> Run:
     config, dataset = _open(folder)
     saved = processes.broadcast(_begin(folder, config) if processes.is_first() else None)
+    if config.starts > 1 and saved is None:
+        saved = _best_of_starts(folder, config, console, on_epoch)
     plain = plain_network(config, dataset).to(config.torch_device())
     settings: dict[str, Any] = {
         "batch_size": config.batch_size,
@@ -244,6 +258,42 @@ def _train(folder: Path, console: Console | None, on_epoch: OnEpoch | None) -> R
     judge = training.Judge(bnn.eval(), dataset.x, dataset.y, settings["held_out"], config.batch_size)
     warning = judge.verdict(began or (saved.start if saved else {}))
     return Run(folder, config, dataset, bnn, [*pretraining, *history], warning)
+
+
+def _best_of_starts(folder: Path, config: TrainConfig, console: Console | None, on_epoch: OnEpoch | None) -> Saved:
+    """Train each start, as a run of its own in starts/, and give `folder` what the one with the highest ELBO has."""
+    trainings = config.trainings()
+    for i, one in enumerate(trainings, 1):
+        own = folder / STARTS / str(i)
+        if processes.is_first() and not own.exists():
+            create(own, one)
+        processes.broadcast(None)  # from now on it is there
+        train(own, console, on_epoch and _naming(f"start {i} of {len(trainings)}", on_epoch))
+    kept: Any = _keep_best(folder, config) if processes.is_first() else None
+    best: Saved = processes.broadcast(kept)
+    return best
+
+
+def _naming(start: str, on_epoch: OnEpoch) -> OnEpoch:
+    return lambda record, num_epochs, scored_on: on_epoch({"start": start, **record}, num_epochs, scored_on)
+
+
+def _keep_best(folder: Path, config: TrainConfig) -> Saved:
+    read = (Saved.read(folder / STARTS / str(i), one) for i, one in enumerate(config.trainings(), 1))
+    ends = [end for end in read if end]
+    best = min(ends, key=lambda end: training.final_loss(end.records("SVI")))
+    best = dataclasses.replace(best, start=training.best_start([end.start for end in ends]))
+    best.history[-1]["starts"] = [
+        {
+            "pretrain_epochs": len(end.records("pretraining")),
+            "loss": training.final_loss(end.records("SVI")),
+            "seconds": sum(record["seconds"] for record in end.history),
+        }
+        for end in ends
+    ]
+    best.write(folder, config)
+    best.write_metrics(folder)
+    return best
 
 
 def _begin(folder: Path, config: TrainConfig) -> Saved | None:

@@ -119,7 +119,8 @@ def summarize(run: Run, num_samples: int = 100, console: Console | None = None) 
     summary = {
         **scores,
         "epochs": len(run.history),
-        "training_seconds": sum(record["seconds"] for record in run.history),
+        "training_seconds": run.training_seconds,
+        "starts": run.starts,
         "peak_memory_mib": _peak_memory_mib(),
         "config": run.config.to_json(),
         "versions": {

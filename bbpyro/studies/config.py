@@ -31,8 +31,9 @@ class Candidate:
 
     @property
     def budget(self) -> str:
-        """The epochs of pretraining and of SVI: "10 + 60"."""
-        return f"{0 if self.config.pretrained else self.config.pretrain_epochs} + {self.config.epochs}"
+        """The epochs of pretraining and of SVI: "10 + 60"; of several starts "50 + 800, 10 + 800"."""
+        each = self.config.trainings()
+        return ", ".join(f"{0 if one.pretrained else one.pretrain_epochs} + {one.epochs}" for one in each)
 
 
 @dataclass(frozen=True)

@@ -55,7 +55,8 @@ class _Watch:
     def __init__(self, folder: Path, tasks: dict[str, runs.TrainConfig], bar: Progress) -> None:
         self.folder, self.bar = folder, bar
         self.epochs = {
-            name: config.epochs + (0 if config.pretrained else config.pretrain_epochs) for name, config in tasks.items()
+            name: sum(each.epochs + (0 if each.pretrained else each.pretrain_epochs) for each in config.trainings())
+            for name, config in tasks.items()
         }
         self.lines: dict[str, Any] = {}
         self.told = {name for name in tasks if self._is_done(name)}
@@ -83,7 +84,14 @@ class _Watch:
         return (self.folder / "runs" / name / task.RESULT).is_file()
 
     def _epochs_done(self, name: str) -> int:
-        try:
-            return (self.folder / "runs" / name / "metrics.jsonl").read_bytes().count(b"\n")
-        except OSError:
-            return 0
+        run = self.folder / "runs" / name
+        return sum(_num_lines(path / "metrics.jsonl") for path in (run / runs.STARTS).glob("*")) or _num_lines(
+            run / "metrics.jsonl"
+        )
+
+
+def _num_lines(path: Path) -> int:
+    try:
+        return path.read_bytes().count(b"\n")
+    except OSError:
+        return 0

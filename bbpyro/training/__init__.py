@@ -5,6 +5,7 @@ from bbpyro.training.handlers import PRECISIONS, KLWarmup, Scorecard, SingleOpti
 from bbpyro.training.inference import ELBOS, SCHEDULES, cosine, elbo, fit, kl_starts, pretrain, steps
 from bbpyro.training.judging import FitWarning, Judge
 from bbpyro.training.lean_elbo import LeanTraceELBO
+from bbpyro.training.starts import best_start, final_loss, fit_best
 
 __all__ = [
     "ELBOS",
@@ -18,9 +19,12 @@ __all__ = [
     "Scorecard",
     "SingleOptimizer",
     "TrainingState",
+    "best_start",
     "cosine",
     "elbo",
+    "final_loss",
     "fit",
+    "fit_best",
     "kl_starts",
     "pretrain",
     "steps",

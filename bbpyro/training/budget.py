@@ -9,7 +9,9 @@ much it may be worth later. So that it is not given up before, a training of few
 - has its KL warmed up, over a twentieth of it: by more, a network of many inputs learns the data by heart, and keeps
   them all;
 - moves its gates three times as fast: at 0.01, 8,000 steps left 15 of 20 inputs of friedman1-10000 in, most on their
-  way out; at 0.03 the five that matter (docs/feature_selection.md).
+  way out; at 0.03 the five that matter (docs/feature_selection.md);
+- is one of two, from a long and a short pretraining, of which the ELBO chooses (:mod:`bbpyro.training.starts`). The
+  command does so; in Python it is :func:`bbpyro.fit_best`.
 """
 
 import math
@@ -28,6 +30,7 @@ class Budget:
         kl_warmup_epochs: over which the weight of the KL goes from 0 to 1.
         gate_learning_rate: Adam's, for a and b of the gates.
         pretrain_epochs: of the plain network, before SVI; at least as many as make 500 steps.
+        starts: how many trainings, each with a fifth of the pretraining of the one before.
     """
 
     epochs: int = 60
@@ -35,6 +38,7 @@ class Budget:
     kl_warmup_epochs: int = 0
     gate_learning_rate: float = 0.01
     pretrain_epochs: int = 10
+    starts: int = 1
 
     @property
     def is_of_few_data(self) -> bool:
@@ -52,4 +56,4 @@ def of_data(num_data: int, batch_size: int) -> Budget:
     if epochs <= MANY.epochs:
         return MANY
     pretrain_epochs = max(MANY.pretrain_epochs, math.ceil(_MIN_STEPS_OF_PRETRAINING / steps_an_epoch))
-    return Budget(epochs, 0.5, math.ceil(epochs / 20), 0.03, pretrain_epochs)
+    return Budget(epochs, 0.5, math.ceil(epochs / 20), 0.03, pretrain_epochs, starts=2)

@@ -1,0 +1,176 @@
+"""Several starts of one training: the one with the highest ELBO is kept, in Python and in a run."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import bbpyro
+from bbpyro import checkpoint, runs
+from bbpyro.training import FitWarning, best_start, final_loss
+
+X = torch.randn(80, 3, generator=torch.Generator().manual_seed(0))
+Y = (X[:, 0] > 0).long()
+SHORT: dict[str, Any] = {"num_epochs": 4, "batch_size": 20, "seed": 0, "progress": False}
+
+
+def start(keep_probability: float, pretrain_epochs: int = 40) -> bbpyro.BetaBernoulliNetwork:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2))
+    bbpyro.pretrain(net, X, Y, num_epochs=pretrain_epochs, batch_size=20, seed=0, progress=False)
+    gated = bbpyro.insert_dropout(net, initial_keep_probability=keep_probability)
+    return bbpyro.BetaBernoulliNetwork(gated, num_data=len(X), prior="Uniform")
+
+
+def test_of_several_starts_the_one_with_the_highest_elbo_is_kept() -> None:
+    by_itself = [bbpyro.fit(start(0.9, epochs), X, Y, **SHORT) for epochs in (1, 40, 2)]
+    losses = [final_loss(history) for history in by_itself]
+    assert losses[1] == min(losses) < sorted(losses)[1]
+    made, told = [], []
+
+    def starts() -> Iterator[bbpyro.BetaBernoulliNetwork]:
+        for epochs in (1, 40, 2):
+            assert len(told) == 4 * len(made)  # each is made when the one before is done
+            made.append(start(0.9, epochs))
+            yield made[-1]
+
+    bnn, history = bbpyro.fit_best(starts(), X, Y, **SHORT, on_epoch=told.append)
+    assert bnn is made[1]
+    assert [record["loss"] for record in history] == [record["loss"] for record in by_itself[1]]
+
+
+def test_the_loss_at_the_end_is_the_mean_of_the_last_twentieth_of_the_epochs() -> None:
+    records = [{"loss": float(loss)} for loss in range(50)]
+    assert final_loss(records) == 48.0  # of 47, 48 and 49
+    assert final_loss(records[:1]) == 0.0
+
+
+def test_what_is_kept_is_judged_against_the_best_of_all_starts() -> None:
+    """A network that was hardly pretrained has nothing to lose, but the one beside it, whose gates are shut, has."""
+    held_out = torch.randn(400, 3, generator=torch.Generator().manual_seed(1))
+    settings = {**SHORT, "held_out": (held_out, (held_out[:, 0] > 0).long()), "learning_rate": 1e-30}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        bbpyro.fit_best([start(0.9, 1)], X, Y, **settings)
+    hardly, shut = start(0.9, 1), start(0.002, 40)
+    with pytest.warns(FitWarning, match="at the start") as caught:
+        kept, _ = bbpyro.fit_best([hardly, shut], X, Y, **settings)
+    assert kept is hardly and len(caught) == 1
+    scores = [{"nll": torch.tensor([0.2, 0.4])}, {"nll": torch.tensor([0.1, 0.3])}]
+    assert best_start(scores) == scores[1]
+
+
+def test_without_a_network_there_is_no_start() -> None:
+    with pytest.raises(ValueError, match="bnns is empty, wanted a network for each start"):
+        bbpyro.fit_best([], X, Y)
+
+
+# --- a run ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> runs.TrainConfig:
+    path = tmp_path_factory.mktemp("data") / "bars.npz"
+    bars = bbpyro.data.bars(num_train=150, num_test=50)
+    np.savez(path, **{name: getattr(bars, name).numpy() for name in ("x", "y", "x_test", "y_test")})
+    return runs.TrainConfig(
+        dataset=str(path), network="mlp-64-64", epochs=12, pretrain_epochs=10, starts=2, batch_size=15
+    )
+
+
+def records(folder: Path) -> list[dict[str, Any]]:
+    found = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    for record in found:
+        for of in (record, *record.get("starts", ())):
+            of.pop("seconds")
+    return found
+
+
+def tensors(folder: Path) -> dict[str, bytes]:
+    return {name: t.numpy().tobytes() for name, t in checkpoint.load(folder / runs.CHECKPOINT)[0].items()}
+
+
+@pytest.fixture(scope="module")
+def trained(config: runs.TrainConfig, tmp_path_factory: pytest.TempPathFactory) -> runs.Run:
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    runs.create(folder, config)
+    return runs.train(folder)
+
+
+def test_a_run_of_starts_is_that_of_its_best(trained: runs.Run, config: runs.TrainConfig) -> None:
+    assert [start["pretrain_epochs"] for start in trained.starts] == [10, 2]
+    own = [runs.load(trained.folder / "starts" / name) for name in "12"]
+    losses = [final_loss(run.svi_history) for run in own]
+    assert [start["loss"] for start in trained.starts] == losses
+    best = own[int(np.argmin(losses))]
+    for run in (trained, runs.load(trained.folder)):
+        assert run.is_complete and run.config == config and run.starts == trained.starts
+        assert all(torch.equal(t, run.bnn.state_dict()[name]) for name, t in best.bnn.state_dict().items())
+    assert [record["epoch"] for record in trained.history] == [record["epoch"] for record in best.history]
+    assert trained.training_seconds == pytest.approx(sum(run.training_seconds for run in own))
+    assert runs.summarize(trained, num_samples=2)["starts"] == trained.starts
+
+
+def test_a_run_of_starts_that_was_killed_in_each_ends_with_the_numbers_of_one_never_interrupted(
+    trained: runs.Run, config: runs.TrainConfig, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    runs.create(folder, config)
+    command = [sys.executable, "-m", "bbpyro", "train", "--resume", str(folder), "--num-samples", "2"]
+    for number in "12":
+        metrics, give_up = folder / "starts" / number / "metrics.jsonl", time.monotonic() + 200
+        process = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE)
+        while not metrics.exists() or len(metrics.read_text().splitlines()) < 5:
+            assert process.poll() is None and time.monotonic() < give_up
+            time.sleep(0.005)
+        process.kill()
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL
+        assert not (folder / runs.CHECKPOINT).exists()
+    out = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE, text=True).stdout
+    assert records(folder) == records(trained.folder)
+    assert tensors(folder) == tensors(trained.folder)
+    least, other = sorted(trained.starts, key=lambda start: start["loss"])
+    assert (
+        f"-ELBO/N: {least['loss']:.4f} of the start with {least['pretrain_epochs']} epochs of pretraining, which is "
+        f"kept, {other['loss']:.4f} of {other['pretrain_epochs']}\n" in out
+    )
+    assert "\nstart 2 of 2\n" in out and "\nstart 1 of 2\n" not in out  # that was over
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"starts": 0}, "starts is 0, wanted at least 1"),
+        ({"starts": 3}, "starts is 3, but of 10 epochs of pretraining there are at most 2, each with a fifth"),
+        ({"pretrain_epochs": 0}, "starts is 2, but of 0 epochs of pretraining there are at most 1"),
+        ({"pretrained": Path("w.safetensors")}, "starts is 2, but pretrained weights are one start"),
+    ],
+)
+def test_starts_that_cannot_be_are_refused(
+    config: runs.TrainConfig, changed: dict[str, Any], told: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=told):
+        dataclasses.replace(config, **changed).validate()
+
+
+def test_of_few_data_there_are_two_starts_unless_it_is_said_where_to_begin(config: runs.TrainConfig) -> None:
+    def starts(**given: Any) -> int:
+        return runs.recipe("mlp-64-64", {"dataset": config.dataset, **given}).starts
+
+    assert starts() == starts(seeds=2, batch_size=20) == 2
+    assert starts(epochs=60) == starts(pretrain_epochs=0) == starts(pretrained="w.safetensors") == 1
+    assert starts(vary={"pretrain_epochs": [1, 2]}) == starts(points={"a": {"pretrain_epochs": 1}}) == 1
+    assert runs.recipe("lenet-500-300").starts == 1
