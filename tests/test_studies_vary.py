@@ -176,6 +176,26 @@ def test_a_point_with_a_prior_of_its_own_is_there_once_whatever_the_studys_prior
     assert list(chosen.tasks()) == ["uniform/a/seed-0", "beta-0.0001-1/b/seed-0", "jeffreys/a/seed-0"]
 
 
+def test_a_family_without_keep_probabilities_is_there_once_whatever_the_studys_priors() -> None:
+    chosen = config(prior=["Jeffreys", "Uniform"], vary={"family": ["BetaBernoulli", "VIB", "SBP"]}, seeds=1)
+    assert [(dict(each.shown), each.folder) for each in chosen.candidates()] == [
+        ({"prior": "Jeffreys()", "family": "BetaBernoulli"}, "jeffreys/family=betabernoulli"),
+        ({"prior": "none", "family": "VIB"}, "no-prior/family=vib"),
+        ({"prior": "none", "family": "SBP"}, "no-prior/family=sbp"),
+        ({"prior": "Uniform()", "family": "BetaBernoulli"}, "uniform/family=betabernoulli"),
+    ]
+    chosen.validate()
+    assert chosen.keys == ["prior", "family"]
+    alone = config(family="VIB", seeds=2)
+    alone.validate()
+    assert list(alone.tasks()) == ["no-prior/seed-0", "no-prior/seed-1"]
+    mapped = config(prior=["Jeffreys", "Uniform"], family="{'fc1*': VIB, '*': BetaBernoulli}")
+    assert [each.shown["prior"] for each in mapped.candidates()] == ["Jeffreys()", "Uniform()"]
+    for families in ({"family": "VIB"}, {"vary": {"family": ["VIB", "SBP"]}}):
+        with pytest.raises(ValueError, match="prior: no family of masks of this study has a π"):
+            config(prior=["Jeffreys"], **families).validate()
+
+
 def test_a_point_with_the_prior_of_the_study_is_trained_once() -> None:
     twice = {"a": {"gate_learning_rate": 0.05}, "c": {"gate_learning_rate": 0.05, "prior": "Beta(1e-4,1)"}}
     told = "points: a and c have the same settings; leave one of them out"

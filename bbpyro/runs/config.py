@@ -184,6 +184,11 @@ class Settings:
         except ValueError as error:
             raise ValueError(f"family: {error}") from None
 
+    @property
+    def has_pi(self) -> bool:
+        """Whether any gate has keep probabilities π, which a prior is of."""
+        return any(isinstance(make(1), families.BetaBernoulliDropout) for make in self.make_family().values())
+
     def to_json(self) -> dict[str, Any]:
         """The settings as JSON holds them."""
         settings = {k: str(v) if isinstance(v, Path) else v for k, v in dataclasses.asdict(self).items()}

@@ -13,6 +13,7 @@ from bbpyro.studies.axes import FOLD, slug
 
 _MOST = 10_000  # seeds, and products of values
 _LONGEST = 200  # bytes in the name of a folder; many file systems take 255
+NO_PRIOR = "none"  # what stands for the prior of masks that have no π
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,8 @@ class Candidate:
 class StudyConfig(runs.Settings):
     """Everything that decides the numbers of a study: the product of its priors, points and varied settings.
 
-    What is in `vary` or in a point takes the place of the setting that all runs share.
+    What is in `vary` or in a point takes the place of the setting that all runs share. A family of masks without π is
+    there once, whatever the study's priors.
     """
 
     prior: tuple[str, ...] = ("Beta(0.0001, 1)", "IndianBuffet(5)", "FixedRate(0.5)")
@@ -87,6 +89,8 @@ class StudyConfig(runs.Settings):
         if not self.prior:
             raise ValueError("prior: there is none to compare; name at least one")
         self._check_axes()
+        if not any(each.config.has_pi for each in self._typed()) and self.prior not in _UNSAID:
+            raise ValueError("prior: no family of masks of this study has a π, and so none has a prior; leave it out")
         for prior in (*self.prior, *(own["prior"] for own in self.points.values() if "prior" in own)):
             runs.TrainConfig(prior=prior).make_prior()  # which names the setting
         found: dict[runs.TrainConfig, Candidate] = {}
@@ -147,11 +151,16 @@ class StudyConfig(runs.Settings):
         for each in self._typed():
             config = each.config.canonical()
             # A point has a folder of its own below that of its prior, which stays where priors are added.
-            is_own = "prior" in self.points.get(each.shown.get("point", ""), {})
-            of_prior = slug(config.prior) if is_own else slugs[each.config.prior]
+            is_own = "prior" in self._own(each)
+            of_prior = slug(config.prior) if is_own else slugs[each.config.prior] if config.has_pi else "no-prior"
             folder = "/".join(filter(None, [of_prior, each.folder]))
-            found.append(Candidate(folder, {"prior": config.prior, **each.shown}, config))
+            shown = config.prior if config.has_pi or is_own else NO_PRIOR
+            found.append(Candidate(folder, {"prior": shown, **each.shown}, config))
         return found
+
+    def _own(self, candidate: Candidate) -> Mapping[str, Any]:
+        """The settings of its point."""
+        return self.points.get(candidate.shown.get("point", ""), {})
 
     def _typed(self) -> list[Candidate]:
         """What is compared, with priors as they were typed, which are not in the names of the folders yet."""
@@ -163,10 +172,12 @@ class StudyConfig(runs.Settings):
         for i, prior in enumerate(self.prior):
             for values in itertools.product(*columns):
                 own = {name: value for each in values for name, value in each.settings.items()}
-                if i and "prior" in own:  # it is there once, whatever the study's priors
-                    continue
                 shown = {name: value.shown for name, value in zip(names, values, strict=True)}
                 config = runs.TrainConfig(**{**self._shared(), "prior": prior, **own})
+                if i and ("prior" in own or not config.has_pi):  # it is there once, whatever the study's priors
+                    continue
+                if "prior" not in own and not config.has_pi:
+                    config = dataclasses.replace(config, prior=runs.TrainConfig.prior)
                 found.append(Candidate(",".join(value.slug for value in values), shown, config))
         return found
 
@@ -244,6 +255,9 @@ class StudyConfig(runs.Settings):
         rest = {k: v for k, v in settings.items() if k not in ("vary", "points")}
         made = super().from_json({**rest, "prior": (named,) if isinstance(named, str) else named})
         return dataclasses.replace(made, vary=vary, points=points)
+
+
+_UNSAID = (StudyConfig.prior, StudyConfig.prior[:1])  # what a study has where nobody says
 
 
 def _differs(name: str, wanted: str, was: str) -> ValueError:
