@@ -490,3 +490,43 @@ def test_a_datum_keeps_the_units_it_needs_and_starts_from_a_trained_network():
     assert (masks > gate.threshold).float().mean() <= (gate.mean_mask() > 0).float().mean()
     with pytest.raises(bbpyro.compaction.UnsupportedModuleError, match="0.gate: the masks of Dependent.* each datum"):
         bbpyro.compact(second, x[:2])
+
+
+@pytest.mark.parametrize("dim", [-1, 1])
+def test_the_units_a_datum_keeps_are_those_that_come_through_its_gate(dim):
+    torch.manual_seed(0)
+    gate = families.DependentBetaBernoulli(5, threshold=0.2, dim=dim).eval()
+    with torch.no_grad():
+        gate.unconstrained_concentration1.copy_(torch.tensor([-5.0, -1.0, 0.0, 1.0, 3.0]))
+        gate.eta.copy_(torch.linspace(-1, 1, 5))
+    x = torch.rand(40, 5) if dim == -1 else torch.rand(40, 5, 3, 2)
+    came_through = gate(x) > 0
+    came_through = came_through if dim == -1 else came_through.flatten(2).all(-1)
+    assert torch.equal(gate.kept_for(x), came_through)
+    assert 0 < came_through.sum() < came_through.numel()
+    alike = gate.for_all_data()
+    assert type(alike) is families.BetaBernoulliDropout and alike.dim == dim
+    assert torch.equal(alike.mean_mask(), gate.mean_mask())
+    assert families.VIB(5).for_all_data().kept_for(x).shape == (40, 5)
+
+
+def test_a_study_has_what_a_datum_keeps_beside_what_can_be_stored(npz, tmp_path):
+    study = bbpyro.compare(
+        seeds=1, dataset=str(npz), epochs=3, pretrain_epochs=1, gate_learning_rate=0.1, folder=tmp_path / "study",
+        vary={"family": ["BetaBernoulli", "DependentBetaBernoulli"]}, progress=False,
+    )  # fmt: skip
+    assert not study.failures
+    first, second = study.results.values()
+    assert first["active"] == {} and second["active"].keys() == second["kept"].keys()
+    run = runs.load(tmp_path / "study" / "runs" / list(study.results)[1])
+    x = run.dataset.x_test.flatten(1)
+    assert second["active"]["fc1.gate"] == pytest.approx(run.bnn.gates["fc1.gate"].kept_for(x).sum(1).float().mean())
+    assert second["macs_left"] == pytest.approx(  # of 64-500-300 units, without those that are out for all data
+        sum(a * b for a, b in zip(second["kept"].values(), [*list(second["kept"].values())[1:], 4], strict=True))
+        / (64 * 500 + 500 * 300 + 300 * 4)
+    )
+    table = (tmp_path / "study" / "table.md").read_text()
+    assert "| kept of 64-500-300 | kept by a datum | MACs left |" in table
+    assert f"| {'-'.join(f'{count:.0f}' for count in second['active'].values())} |" in table
+    summary = runs.summarize(run, num_samples=2)
+    assert summary["active"] == pytest.approx(second["active"])

@@ -155,9 +155,11 @@ def print_summary(console: Console, summary: dict[str, Any], note: str) -> None:
         total = summary["total"][name]
         layer = posterior.layer(name) + ("" if kept else f" {_EMPTIED}")
         units.append([layer, str(kept), str(total), f"{kept / total:.2%}", summary["side"][name]])
+        units[-1] += [f"{summary['active'].get(name, kept):.1f}"] if summary.get("active") else []
     console.print()
     title = f"units kept on {_sides(summary['side'].values())}"
-    print_table(console, title, ["layer", "units kept", "of", "percent", "gate on"], units)
+    by_datum = ["by a datum"] if summary.get("active") else []
+    print_table(console, title, ["layer", "units kept", "of", "percent", "gate on", *by_datum], units)
     features = summary.get("kept_features", [])
     if 0 < len(features) <= _MOST_NAMED:
         print_line(console, f"inputs kept: {', '.join(features)}")
@@ -292,10 +294,10 @@ def print_study(console: Console, study: studies.Study) -> None:
     names = studies.tables.settings_header(table)
     costs = f"{what}, {studies.tables.label('kept', list(study.total.values()))} units"
     for title, scores in ((f"{what}, {scored_on} data", studies.tables.PREDICTIONS), (costs, studies.tables.COSTS)):
-        rows = []
+        scores, rows = studies.tables.scores_of(table, scores), []
         for key, row in table.iterrows():
             cells = [studies.tables.cell(row, score) for score in scores] if row["runs"] else [("", "")] * len(scores)
-            shown = [mean + (f"\n{_in_lines(span)}" if row["runs"] > 1 else "") for mean, span in cells]
+            shown = [mean + (f"\n{_in_lines(span)}" if row["runs"] > 1 and mean else "") for mean, span in cells]
             first, *others = studies.tables.settings_cells(key, row)
             first += studies.tables.sign(row) + ("" if each else f"\n{_counted(row)}")
             rows.append([first, *others, *shown])

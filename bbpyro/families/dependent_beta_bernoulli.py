@@ -92,6 +92,18 @@ class DependentBetaBernoulli(BetaBernoulliDropout):
         shifted = F.batch_norm(x, self.mean, self.variance, self.gamma, beta, is_training, 0.1)
         return shifted.clamp(_LEAST, 1 - _LEAST)
 
+    def kept_for(self, x: Tensor) -> Tensor:
+        """Which units are kept for each datum, `[N, K]`: where E[π] φ(x) is above the threshold."""
+        return self.mean_mask() * self.phi(x) > self.threshold
+
+    def for_all_data(self) -> BetaBernoulliDropout:
+        """The gate of Beta-Bernoulli dropout with this q(π)."""
+        gate = BetaBernoulliDropout(self.num_features, self.own_threshold, dim=self.dim).to(self.like)
+        gate.family, gate.threshold = self.family, self.threshold
+        for name in BetaBernoulliDropout.unit_parameters:
+            getattr(gate, name).data.copy_(getattr(self, name).data)
+        return gate
+
     def forward(self, x: Tensor) -> Tensor:
         """`x` times both masks where they are bound, times E[π] φ(x) elsewhere."""
         phi = self.phi(x)

@@ -120,6 +120,14 @@ class Gate(nn.Module):
         """Which units are kept, a boolean `[K]`."""
         return self.measure() > self.threshold
 
+    def kept_for(self, x: Tensor) -> Tensor:
+        """Which units are kept for each datum of the gate's input, `[N, K]`; here those that are for all."""
+        return self.kept().expand(len(x), -1)
+
+    def for_all_data(self) -> "Gate":
+        """The gate with masks alike for all data: this one, or what stands for it where they depend on the datum."""
+        return self
+
     def forward(self, x: Tensor) -> Tensor:
         """`x` times z where z is bound, times the mean mask elsewhere."""
         if x.dim() < 2 - (self.dim == -1) or x.shape[self.dim] != self.num_features:

@@ -1,6 +1,7 @@
 """What a trained run is worth: its scores, its summary, its figures."""
 
 import contextlib
+import functools
 import platform
 import resource
 import sys
@@ -16,6 +17,7 @@ from rich.console import Console
 from bbpyro import checkpoint, plots, posterior
 from bbpyro.checkpoint import CheckpointError
 from bbpyro.checks import in_eval_mode
+from bbpyro.layers import device_of
 from bbpyro.prediction import evaluate
 from bbpyro.runs.limits import check_num_samples
 from bbpyro.runs.origins import load_pretrained, plain_network
@@ -53,10 +55,28 @@ def score(run: Run, num_samples: int = 100, console: Console | None = None) -> d
         "plain_error": _plain_error(run),
         "majority_error": int((y != run.dataset.y.mode().values).sum()) / len(y),
         "kept": {name: int(gate.kept().sum()) for name, gate in run.bnn.gates.items()},
+        "active": _active(run),
         "kept_features": posterior.kept_features(run.bnn, x, run.dataset.feature_names),
         "total": {name: gate.num_features for name, gate in run.bnn.gates.items()},
         "side": {name: posterior.side_of(gate) for name, gate in run.bnn.gates.items()},
     }
+
+
+@torch.no_grad()
+def _active(run: Run) -> dict[str, float]:
+    """Of gates whose masks depend on the datum, how many units of theirs a held-out datum has, on average."""
+    counts: dict[str, float] = {}
+    gates = {name: gate for name, gate in run.bnn.gates.items() if gate.depends_on_data}
+
+    def count(name: str, gate: Any, args: tuple[Any, ...], output: Any) -> None:
+        counts[name] = counts.get(name, 0.0) + gate.kept_for(args[0]).sum().item()
+
+    with contextlib.ExitStack() as hooks, in_eval_mode(run.bnn):
+        for name, gate in gates.items():
+            hooks.callback(gate.register_forward_hook(functools.partial(count, name)).remove)
+        for batch in run.dataset.x_test.split(1000) if gates else ():
+            run.bnn(batch.to(device_of(run.bnn)))
+    return {name: total / len(run.dataset.x_test) for name, total in counts.items()}
 
 
 def _rounded(found: Any, num_data: int) -> dict[str, float]:

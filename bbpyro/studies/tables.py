@@ -14,7 +14,8 @@ from bbpyro.studies import axes
 from bbpyro.studies.axes import FOLD
 from bbpyro.studies.config import StudyConfig
 
-# What is compared, in the order of the columns, and how a number of it is written; "kept" has one for each layer.
+# What is compared, in the order of the columns, and how a number of it is written; the first two of the costs have one
+# for each layer.
 PREDICTIONS = {
     "error": ("error", "{:.2%}"),
     "nll": ("NLL", "{:.4f}"),
@@ -25,6 +26,7 @@ PREDICTIONS = {
 }
 COSTS = {
     "kept": ("kept", "{:.0f}"),
+    "active": ("kept by a datum", "{:.0f}"),  # of masks that depend on the datum
     "macs_left": ("MACs left", "{:.1%}"),
     "parameters_left": ("parameters left", "{:.1%}"),
     "seconds": ("training, s", "{:.0f}"),
@@ -58,8 +60,12 @@ def by_run(config: StudyConfig, results: Mapping[str, Mapping[str, Any]], reason
             if name in results:
                 result = results[name]
                 scalars = {k: v for k, v in result.items() if not isinstance(v, Mapping)}
-                kept = {f"kept {gate.removesuffix('.gate')}": count for gate, count in result["kept"].items()}
-                rows.append({**row, **kept, **scalars})
+                units = {
+                    f"{of} {gate.removesuffix('.gate')}": count
+                    for of in ("kept", "active")
+                    for gate, count in result.get(of, {}).items()
+                }
+                rows.append({**row, **units, **scalars})
             elif name in reasons:
                 rows.append({**row, "failed": reasons[name]})
     return pd.DataFrame(rows)
@@ -74,7 +80,8 @@ def by_setting(runs: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
     """
     rows, index = [], []
     for key, group in runs.groupby(list(keys), sort=False) if len(runs) else ():
-        columns = [c for c in runs.columns if (c in SCORES or c.startswith("kept ")) and group[c].notna().any()]
+        scored = [c for c in runs.columns if c in SCORES or c.startswith(("kept ", "active "))]
+        columns = [c for c in scored if group[c].notna().any()]
         done = group.dropna(subset=columns) if columns else group.iloc[:0]
         row: dict[str, Any] = {"budget": group["budget"].iloc[0]} if "budget" in runs else {}
         row |= {"runs": len(done), "failed": len(group) - len(done)}
@@ -109,6 +116,8 @@ def cell(row: Any, score: str) -> tuple[str, str]:
     names = [str(name).removesuffix(" mean") for name in row.index if str(name).endswith(" mean")]
     names = [name for name in names if name == score or name.startswith(f"{score} ")]
     names = [name for name in names if pd.notna(row[f"{name} mean"])]  # layers that another network has
+    if not names:
+        return "", ""
     mean, lowest, highest = (
         "-".join(form.format(row[f"{name} {which}"]) for name in names) for which in ("mean", "lowest", "highest")
     )
@@ -137,6 +146,12 @@ def notes(runs: pd.DataFrame) -> list[str]:
     return lines
 
 
+def scores_of(table: pd.DataFrame, scores: Mapping[str, tuple[str, str]] = SCORES) -> dict[str, tuple[str, str]]:
+    """Those that a table has a column for: what only some families of masks have, where there is one of them."""
+    has_active = any(str(column).startswith("active ") for column in table.columns)
+    return {name: how for name, how in scores.items() if name != "active" or has_active}
+
+
 def label(score: str, total: Sequence[int]) -> str:
     """What the column of a score is called; `total` are the units of each layer, none where networks differ."""
     return f"kept of {'-'.join(map(str, total))}" if score == "kept" and total else SCORES[score][0]
@@ -149,11 +164,12 @@ def note(runs: pd.DataFrame) -> str:
 
 def to_markdown(table: pd.DataFrame, runs: pd.DataFrame, total: Sequence[int], told: Sequence[str] = ()) -> str:
     """The table of settings in Markdown, with `told`, and the runs that failed, below it."""
-    lines = [[*settings_header(table), "runs", *(label(score, total) for score in SCORES)]]
+    scores = scores_of(table)
+    lines = [[*settings_header(table), "runs", *(label(score, total) for score in scores)]]
     lines.append(["---"] * len(lines[0]))
     for key, row in table.iterrows():
-        cells = [cell(row, score) for score in SCORES] if row["runs"] else [("", "")] * len(SCORES)
-        shown = [f"{mean} ({span})" if row["runs"] > 1 else mean for mean, span in cells]
+        cells = [cell(row, score) for score in scores] if row["runs"] else [("", "")] * len(scores)
+        shown = [f"{mean} ({span})" if row["runs"] > 1 and mean else mean for mean, span in cells]
         first, *others = map(_escaped, settings_cells(key, row))
         first = f"`{first}`" if table.index.names[0] == "prior" else first
         lines.append([f"{first}{sign(row)}", *others, f"{row['runs']:.0f}", *shown])

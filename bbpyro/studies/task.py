@@ -1,6 +1,7 @@
 """One run of a study, in whatever process it may be: trained from where it stopped, scored, and kept."""
 
 import contextlib
+import copy
 import dataclasses
 import json
 import os
@@ -157,6 +158,7 @@ def _result(run: runs.Run) -> dict[str, Any]:
         "plain_error": summary["plain_error"],
         "majority_error": summary["majority_error"],
         "kept": summary["kept"],
+        "active": summary["active"],
         "total": summary["total"],
         **sizes,
         "elbo": elbo,
@@ -171,10 +173,18 @@ def _result(run: runs.Run) -> dict[str, Any]:
 
 
 def _sizes(run: runs.Run) -> dict[str, float]:
-    """What the compacted network of a run costs, and as a share of the plain one; the run's is on the CPU then."""
+    """What the compacted network of a run costs, and as a share of the plain one; the run's is on the CPU then.
+
+    Masks that depend on the datum count by what can go for all data.
+    """
     example = run.dataset.x_test[:2]
     before = measure(runs.plain_network(run.config, run.dataset), example)
-    after = measure(compact(run.bnn.cpu(), example), example)
+    bnn = run.bnn.cpu()
+    if any(gate.depends_on_data for gate in bnn.gates.values()):
+        bnn = copy.deepcopy(bnn)
+        for name, gate in bnn.gates.items():
+            bnn.net.set_submodule(name, gate.for_all_data())
+    after = measure(compact(bnn, example), example)
     return {
         "macs": after.macs,
         "macs_left": after.macs / before.macs,
