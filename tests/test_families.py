@@ -521,9 +521,12 @@ def test_a_study_has_what_a_datum_keeps_beside_what_can_be_stored(npz, tmp_path)
     run = runs.load(tmp_path / "study" / "runs" / list(study.results)[1])
     x = run.dataset.x_test.flatten(1)
     assert second["active"]["fc1.gate"] == pytest.approx(run.bnn.gates["fc1.gate"].kept_for(x).sum(1).float().mean())
-    assert second["macs_left"] == pytest.approx(  # of 64-500-300 units, without those that are out for all data
-        sum(a * b for a, b in zip(second["kept"].values(), [*list(second["kept"].values())[1:], 4], strict=True))
-        / (64 * 500 + 500 * 300 + 300 * 4)
+    assert (
+        second["macs_left"]
+        == pytest.approx(  # of 64-500-300 units, without those that are out for all data
+            sum(a * b for a, b in zip(second["kept"].values(), [*list(second["kept"].values())[1:], 4], strict=True))
+            / (64 * 500 + 500 * 300 + 300 * 4)
+        )
     )
     table = (tmp_path / "study" / "table.md").read_text()
     assert "| kept of 64-500-300 | kept by a datum | MACs left |" in table

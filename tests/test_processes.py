@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pyro
 import pyro.distributions as dist
@@ -26,6 +27,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import bbpyro
 from bbpyro import processes, runs
+from bbpyro.training import shedding
 
 PROCESSES = 2
 
@@ -120,7 +122,8 @@ def numbers(
         bnn.net.get_submodule(name.removesuffix(".gate")).weight.data[:, :num_out] = 0.0
         gate.unconstrained_concentration1.data[:num_out] = -9.21024  # q(π) is at the prior
         gate.unconstrained_concentration0.data[:num_out] = 0.541325
-    with NoNoise(), Masks() as masks:
+    each_epoch = mock.patch.object(shedding, "_MIN_STEPS", 1)  # after which units are looked at
+    with each_epoch, NoNoise(), Masks() as masks:
         history += bbpyro.fit(bnn, x, y, num_epochs=num_epochs, **shared, **settings)
     stored = {name: value.detach() for name, value in pyro.get_param_store().items()}
     return {**bnn.state_dict(), **stored, "width": torch.tensor(masks.seen[-1].shape[-1])}, history

@@ -17,10 +17,16 @@ from bbpyro.distributions import Beta, BetaMixture, LogitNormal, StickBreaking, 
 from bbpyro.families.beta_bernoulli import kumaraswamy
 from bbpyro.layers import gates_of
 from bbpyro.smaller import decide
+from bbpyro.training import shedding
 from bbpyro.training.shedding import PATIENCE, TOLERANCE, lowest_kl
 from bbpyro.training.smaller import Smaller
 
 OUT = -9.21024  # softplus of it is 1e-4, the prior's concentration1
+
+
+@pytest.fixture(autouse=True)
+def looked_at_after_each_epoch(monkeypatch):
+    monkeypatch.setattr(shedding, "_MIN_STEPS", 1)
 
 
 def network(num_inputs: int = 12, **settings) -> bbpyro.BetaBernoulliNetwork:
@@ -98,6 +104,18 @@ def test_a_density_that_is_another_one_is_no_part():
     kept = torch.tensor([0, 2])
     assert is_part(Beta(whole.concentration1[kept], torch.ones(2)), whole, kept)
     assert not is_part(Beta(whole.concentration1[kept + 1], torch.ones(2)), whole, kept)
+
+
+def test_of_short_epochs_units_are_looked_at_after_as_many_as_make_twenty_steps(monkeypatch):
+    monkeypatch.setattr(shedding, "_MIN_STEPS", 20)
+    torch.manual_seed(0)
+    bnn, (x, y) = network(), some_data()
+    counts = []
+    told = {"on_epoch": lambda state: counts.append(int(state.idle.get("1.gate", torch.zeros(1)).max()))}
+    history = bbpyro.fit(bnn, x, y, num_epochs=9 * 3, batch_size=50, seed=0, progress=False, **told)
+    looks = [*[0] * 6, *[1] * 7, *[2] * 7, *[3] * 7]  # three steps an epoch, so after each seventh
+    assert counts == looks
+    assert [sum(record["shed"].values()) > 0 for record in history] == [epoch > 21 for epoch in range(1, 28)]
 
 
 # --- how low a KL can be --------------------------------------------------------------------------------------------

@@ -49,7 +49,7 @@ class TrainingState:
         history: one record an epoch that is done.
         optimizer: the optimizer's tensors, by name.
         stored: what is trained in Pyro's parameter store alone, such as a `pyro.param` of the likelihood, by name.
-        idle: for how many epochs on end each unit of a gate has been idle, by gate, where training sheds units.
+        idle: at how many looks on end each unit of a gate was idle, by gate, where training sheds units.
         start: how good the network was that training started from, see :mod:`bbpyro.training.judging`.
     """
 

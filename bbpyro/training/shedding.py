@@ -4,7 +4,8 @@ A unit is idle after an epoch where three things hold: its gate has it out, E[π
 prior, with KL[q(π)||p(π)] within half a nat of the least that it can be; and with z = 1 in place of 0, everything else
 as it is, the log-likelihood of all data would change by at most half a nat, to first order. So the ELBO could gain no
 more than a nat, of some thousands, from whatever became of its q(π). A unit that is idle after each of three epochs on
-end is shed: it, and all weights that only it reads or makes, are no longer trained.
+end is shed: it, and all weights that only it reads or makes, are no longer trained. Where epochs have fewer than 20
+steps, it is looked at after as many epochs as make 20, for to look costs as much as some steps do.
 
 In 60 epochs of LeNet-500-300 without shedding, and in 148 of 200, no unit that was out with such a KL ever came back.
 """
@@ -34,7 +35,8 @@ from bbpyro.smaller import Reading, decide
 from bbpyro.training.epochs import Learner, Trainee, TrainingState
 from bbpyro.training.smaller import Smaller, has_priors_of_its_own
 
-PATIENCE = 3  # epochs on end for which a unit is idle before it is shed
+PATIENCE = 3  # looks on end at which a unit is idle before it is shed
+_MIN_STEPS = 20  # from one look to the next
 TOLERANCE = 0.5  # nats, of the KL above its floor, and of what the likelihood could gain
 _NUM_JUDGED = 256  # data by which is judged what the likelihood could gain
 _NUM_EXAMPLES = 8  # by which the network is followed
@@ -72,6 +74,7 @@ class Shedding(Trainee):
         super().__init__(learner(bnn, optimizer, x, None), tell)
         self._bnn, self._optimizer, self._x, self._y = bnn, optimizer, x, y
         self._make_learner, self._batch_size, self._kl_weight = learner, batch_size, kl_weight
+        self._every = math.ceil(_MIN_STEPS / math.ceil(len(y) / batch_size))  # epochs, from one look to the next
         self._learner = self.whole
         self._look()
 
@@ -123,13 +126,15 @@ class Shedding(Trainee):
         return sum(0.0 if part.isnan() else part.item() for part in parts)  # nan: both are infinite
 
     def end(self, learner: Learner, state: TrainingState) -> dict[str, Tensor]:
-        """Have the whole network be what was learnt; returns for how many epochs on end each unit has been idle."""
+        """Have the whole network be what was learnt; returns at how many looks on end each unit was idle."""
         self.close()
         if self._smaller is not None:
             self._smaller.give_back()
             self._bnn.eval()  # as an epoch leaves what it trained
         if not self._may_shed:
             return {}
+        if (len(state.history) + 1) % self._every:
+            return state.idle
         counts = {}
         for name, idle in self._idle_units(state.idle).items():
             before = state.idle.get(name, torch.zeros(len(idle), dtype=torch.int32))
