@@ -492,6 +492,29 @@ def test_a_datum_keeps_the_units_it_needs_and_starts_from_a_trained_network():
         bbpyro.compact(second, x[:2])
 
 
+def test_a_run_of_dependent_dropout_starts_from_one_of_beta_bernoulli_dropout(npz, tmp_path, capsys):
+    shared = ["train", "--dataset", str(npz), "--epochs", "2", "--batch-size", "50", "--num-samples", "2"]
+    first, second = tmp_path / "first", tmp_path / "second"
+    main([*shared, "--pretrain-epochs", "1", "--gate-learning-rate", "0.1", "--run", str(first)])
+    start = ["--family", "DependentBetaBernoulli", "--pretrained", str(first)]
+    still = ["--learning-rate", "1e-30", "--gate-learning-rate", "1e-30"]
+    main([*shared, *start, *still, "--run", str(second)])
+    one, two = (runs.load(folder).bnn for folder in (first, second))
+    for name, gate in two.gates.items():
+        assert isinstance(gate, families.DependentBetaBernoulli)
+        assert torch.equal(gate.keep_probability(), one.gates[name].keep_probability())
+        assert not gate.is_untrained
+    assert torch.equal(two.net.fc2.weight, one.net.fc2.weight)
+    assert runs.load(second).config.pretrained == first
+    capsys.readouterr()
+    for family in ("VIB", "SBP"):
+        with pytest.raises(SystemExit) as stop:
+            main([*shared, "--family", family, "--pretrained", str(first), "--run", str(tmp_path / "third")])
+        assert stop.value.code == 2
+        told = " ".join(capsys.readouterr().err.split())
+        assert f"first has no gate 'fc1.gate' that {family} could start from" in told
+
+
 @pytest.mark.parametrize("dim", [-1, 1])
 def test_the_units_a_datum_keeps_are_those_that_come_through_its_gate(dim):
     torch.manual_seed(0)

@@ -41,8 +41,9 @@ class Settings:
     augmentation: Literal["none", "crop-flip"] = "none"
     """crop-flip shifts each training image [C, H, W] by up to 4 pixels and mirrors half of them."""
     family: str = "BetaBernoulli"
-    """Family of the masks: BetaBernoulli, or one that has no π and so no prior: SBP, VIB(gamma), L0(penalty),
-    ConcreteDropout, GeneralizedDropout(alpha, beta) or module:name; or by gate, as in {'fc*': SBP, '*': L0}."""
+    """Family of the masks: BetaBernoulli; DependentBetaBernoulli; or one that has no π and so no prior: SBP,
+    VIB(gamma), L0(penalty), ConcreteDropout, GeneralizedDropout(alpha, beta) or module:name; or by gate, as in
+    {'fc*': SBP, '*': L0}."""
     weight_prior: str | None = None
     """Prior on the weights W: Normal(scale), Laplace(scale), StudentT(df, scale), HorseshoeLike(scale) or module:name;
     by default the Gaussian that an L2 of 1e-4 on the mean loss is."""
@@ -64,7 +65,8 @@ class Settings:
     """Trainings, of which the one with the highest ELBO is kept: the first begins after pretrain-epochs, each further
     after a fifth of those of the one before. Of few data, where --epochs is left out too, 2."""
     pretrained: Path | None = None
-    """A safetensors state dict of the network without gates to start from, instead of pretraining."""
+    """A safetensors state dict of the network without gates to start from, instead of pretraining; or the folder of a
+    run, from whose gates it starts too: so begins DependentBetaBernoulli where BetaBernoulli ended."""
     batch_size: int = 100
     """Data in a minibatch."""
     learning_rate: float = 1e-3

@@ -4,7 +4,9 @@ import dataclasses
 import hashlib
 import json
 import math
+import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from bbpyro import checkpoint, data, posterior, training
+from bbpyro.checkpoint import CheckpointError
 from bbpyro.checks import check_batch_norm
 from bbpyro.insertion import insert_dropout
 from bbpyro.likelihoods import Categorical
@@ -19,6 +22,7 @@ from bbpyro.model import BetaBernoulliNetwork
 from bbpyro.priors.spelled import is_path
 from bbpyro.runs import limits, networks
 from bbpyro.runs.config import TrainConfig
+from bbpyro.runs.saved import CHECKPOINT
 
 
 def load_data(config: TrainConfig) -> data.Dataset:
@@ -54,11 +58,53 @@ def gated_network(config: TrainConfig, plain: nn.Module, dataset: data.Dataset) 
     )
 
 
-def load_pretrained(path: Path, net: nn.Module) -> dict[str, Tensor]:
-    """The weights to start from; a CheckpointError where they cannot be read, or are of another network."""
-    weights = checkpoint.load_weights(path)
-    checkpoint.check_state_dict(str(path), weights, net.state_dict())
-    return weights
+@dataclass(frozen=True)
+class Pretrained:
+    """What a run starts from: the weights of a plain network, and of a trained run its gates too.
+
+    Args:
+        path: a safetensors file, or the folder of a run.
+    """
+
+    path: Path
+
+    def weights(self, net: nn.Module) -> dict[str, Tensor]:
+        """Those of the plain network; a CheckpointError where they cannot be read, or are of another network."""
+        weights = {name: t for name, t in self._tensors().items() if not (self.is_run and _GATE.search(name))}
+        checkpoint.check_state_dict(str(self.path), weights, net.state_dict())
+        return weights
+
+    def start_gates(self, bnn: BetaBernoulliNetwork) -> None:
+        """Have the gates begin where those of the run ended; a CheckpointError where they have nothing in common."""
+        found = self._tensors() if self.is_run else {}
+        for name, gate in bnn.gates.items() if self.is_run else ():
+            own, prefix = gate.state_dict(), f"{name}."
+            taken = {key.removeprefix(prefix): t for key, t in found.items() if key.startswith(prefix)}
+            if not taken or any(key not in own or t.shape != own[key].shape for key, t in taken.items()):
+                raise CheckpointError(f"{self.path} has no gate {name!r} that {type(gate).__name__} could start from")
+            gate.load_state_dict(taken, strict=False)
+
+    @property
+    def is_run(self) -> bool:
+        """Whether it is the folder of a run."""
+        return self.path.is_dir()
+
+    def digest(self) -> str:
+        """Of the bytes of its file."""
+        return hashlib.sha256(checkpoint.read_bytes(self._file)).hexdigest()
+
+    @property
+    def _file(self) -> Path:
+        return self.path / CHECKPOINT if self.is_run else self.path
+
+    def _tensors(self) -> dict[str, Tensor]:
+        found = checkpoint.load_weights(self._file)
+        if not self.is_run:
+            return found
+        return {name.removeprefix("network."): t for name, t in found.items() if name.startswith("network.")}
+
+
+_GATE = re.compile(r"(^|\.)gate\.")  # in the names of a gate's tensors
 
 
 def check_settings(config: TrainConfig, dataset: data.Dataset | None = None, jobs: int = 1) -> data.Dataset:
@@ -83,9 +129,11 @@ def check_settings(config: TrainConfig, dataset: data.Dataset | None = None, job
     if is_path(config.network):
         networks.check_output(config.network, plain, dataset.x[:2], dataset.num_classes)
     if config.pretrained is not None:
-        load_pretrained(config.pretrained, plain)
+        Pretrained(config.pretrained).weights(plain)
     check_batch_norm(plain, len(dataset.x), config.batch_size)
     bnn = gated_network(config, plain, dataset)
+    if config.pretrained is not None:
+        Pretrained(config.pretrained).start_gates(bnn)
     training.kl_starts(bnn, config.kl_warmup_epochs, config.kl_weights())
     shape = list(dataset.x.shape[1:])
     if config.augmentation != "none" and (len(shape) != 3 or min(shape[1:]) < 8):
@@ -111,7 +159,7 @@ def describe(config: TrainConfig, dataset: data.Dataset) -> dict[str, Any]:
         if settings != {"network"}:
             described["model"] = posterior.describe_model(gated_network(config, plain, dataset))
     if config.pretrained is not None:
-        described["pretrained"] = hashlib.sha256(checkpoint.read_bytes(config.pretrained)).hexdigest()
+        described["pretrained"] = Pretrained(config.pretrained).digest()
     return dict(json.loads(json.dumps(described)))
 
 

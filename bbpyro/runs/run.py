@@ -25,12 +25,12 @@ from bbpyro.runs.config import AUGMENTATIONS, TrainConfig, as_written
 from bbpyro.runs.limits import num_cores
 from bbpyro.runs.lock import hold
 from bbpyro.runs.origins import (
+    Pretrained,
     check_same,
     check_settings,
     describe,
     gated_network,
     load_data,
-    load_pretrained,
     plain_network,
 )
 from bbpyro.runs.saved import CHECKPOINT, METRICS, Pace, Saved, state_dict_of
@@ -220,8 +220,9 @@ def _train(folder: Path, console: Console | None, on_epoch: OnEpoch | None) -> R
 
     began: dict[str, Tensor] = {}
     pretraining = saved.records("pretraining") if saved else []
-    if config.pretrained and saved is None:
-        plain.load_state_dict(load_pretrained(config.pretrained, plain))
+    pretrained = Pretrained(config.pretrained) if config.pretrained and saved is None else None
+    if pretrained:
+        plain.load_state_dict(pretrained.weights(plain))
     elif config.pretrain_epochs and not config.pretrained and (saved is None or saved.phase == "pretraining"):
         if saved:
             saved.load_into(plain, folder)
@@ -236,6 +237,8 @@ def _train(folder: Path, console: Console | None, on_epoch: OnEpoch | None) -> R
         )
         saved = None
     bnn = gated_network(config, plain, dataset)
+    if pretrained:
+        pretrained.start_gates(bnn)
     if saved:
         saved.load_into(bnn, folder)
     with warnings.catch_warnings():

@@ -20,7 +20,7 @@ from bbpyro.checks import in_eval_mode
 from bbpyro.layers import device_of
 from bbpyro.prediction import evaluate
 from bbpyro.runs.limits import check_num_samples
-from bbpyro.runs.origins import load_pretrained, plain_network
+from bbpyro.runs.origins import Pretrained, plain_network
 from bbpyro.runs.run import Run
 from bbpyro.version import __version__
 
@@ -94,11 +94,11 @@ def _plain_error(run: Run) -> float | None:
     before = [record for record in run.history if record["phase"] == "pretraining"]
     if before:
         return round((1 - before[-1]["held_out_accuracy"]) * len(y)) / len(y)
-    if run.config.pretrained is None:
+    if run.config.pretrained is None or run.config.pretrained.is_dir():  # a run has no plain network
         return None
     plain = plain_network(run.config, run.dataset)
     try:
-        plain.load_state_dict(load_pretrained(run.config.pretrained, plain))
+        plain.load_state_dict(Pretrained(run.config.pretrained).weights(plain))
     except CheckpointError:
         return None
     with torch.no_grad(), in_eval_mode(plain):
