@@ -40,14 +40,14 @@ def of_study(study: studies.Study) -> pd.DataFrame:
     """A row a run that ended with units in every layer, in the columns of this table."""
     runs = study.runs.dropna(subset="error")
     runs = runs[~runs.apply(lambda run: "emptied" in faults(run), axis=1)]
-    budgets = {name: each.budget for each in study.config.candidates() for name in study.config.runs_of(each)}
+    made_of = {name: each for each in study.config.candidates() for name in study.config.runs_of(each)}
     keys = [key for key in study.config.keys if key in runs]
     kept = [column for column in runs if column.startswith("kept ")]
     return pd.DataFrame(
         {
-            "method": OURS,
+            "method": runs["run"].map(lambda name: _method(made_of[name].config.family)),
             "setting": [setting_name(keys, tuple(row)) for row in runs[keys].itertuples(index=False)],
-            "epochs": runs["run"].map(budgets),
+            "epochs": runs["run"].map(lambda name: made_of[name].budget),
             "minutes": runs["seconds"] / 60,
             "error": 100 * runs["error"],
             "nll": runs["nll"],
@@ -56,6 +56,12 @@ def of_study(study: studies.Study) -> pd.DataFrame:
             "parameters_x": 1 / runs["parameters_left"],
         }
     )
+
+
+def _method(family: str) -> str:
+    """What a family of masks is called here: SBP, VIB without its gamma, or, where gates have several, all of it."""
+    name = family if family.startswith("{") else family.partition("(")[0]
+    return OURS if name == "BetaBernoulli" else name
 
 
 def of_rivals(path: Path, dataset: str) -> pd.DataFrame:

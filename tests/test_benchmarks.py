@@ -195,7 +195,7 @@ def test_a_front_has_a_row_a_setting_a_rival_and_a_published_network(
     np.savez(dataset, **{name: getattr(bars, name).numpy() for name in ("x", "y", "x_test", "y_test")})
     study = bbpyro.compare(
         ["Beta(1e-4, 1)"], seeds=2, dataset=dataset, epochs=1, pretrain_epochs=1,
-        folder=tmp_path / "study", progress=False,
+        folder=tmp_path / "study", progress=False, points={"ours": {}, "theirs": {"family": "VIB(1e-3)"}},
     )  # fmt: skip
     monkeypatch.setitem(script.published.DATASETS, "lenet-500-300", dataset)
     columns = "method,setting,seed,epochs,scored_on,minutes,error,nll,kept,macs,macs_x,parameters"
@@ -206,9 +206,10 @@ def test_a_front_has_a_row_a_setting_a_rival_and_a_published_network(
     (tmp_path / "rivals.csv").write_text("\n".join([columns, *of_test, other]) + "\n")
     script.main([str(study.folder), "--rivals", str(tmp_path / "rivals.csv"), "--output", str(output)])
     lines = [line.split(" | ") for line in output.with_suffix(".md").read_text().splitlines()]
-    errors = 100 * study.runs["error"]
+    errors = 100 * study.runs[study.runs["point"] == "ours"]["error"]
     assert lines[0] == [f"# lenet-500-300 on {dataset}: error on test data, mean and range of the seeds"]
-    ours, rival, dense, slides, *_ = lines[4:]
+    ours, theirs, rival, dense, slides, *_ = lines[4:]
+    assert theirs[:3] == ["| VIB", "theirs", "1 + 1"]
     assert ours[0] == "| Beta-Bernoulli dropout" and ours[2] == "1 + 1"
     assert ours[4] == f"{errors.mean():.2f} ({errors.min():.2f} - {errors.max():.2f})"
     assert rival[:5] == ["| lasso", "3e-5", "70", "2.0", "1.50 (1.00 - 2.00)"] and rival[6] == "30-20-10"
