@@ -78,7 +78,10 @@ class _LogScale(TorchDistribution):
 
     def _scored(self, log_density: Tensor, x: Tensor, is_inside: Tensor) -> Tensor:
         """The log-density of θ, from that of log θ."""
-        return torch.where(is_inside, log_density - x, -torch.inf).to(self.low.dtype)
+        log_density = log_density - x
+        if not bool(is_inside.all()):
+            log_density = torch.where(is_inside, log_density, -torch.inf)
+        return log_density.to(self.low.dtype)
 
     def _remembering(self, x: Tensor) -> Tensor:
         draw = x.exp().to(self.low.dtype)

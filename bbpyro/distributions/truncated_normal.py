@@ -134,7 +134,8 @@ class _Quantile(torch.autograd.Function):
         sign = torch.where(is_mirrored, -1.0, 1.0).double()
         near, w = torch.where(is_mirrored, high, low), (high - low) / scale
         a = sign * (near - loc) / scale
-        below, above = torch.where(is_mirrored, 1 - q, q), torch.where(is_mirrored, q, 1 - q)
+        signed, plus = sign * q, (1 - sign) / 2  # 1 where it is mirrored; torch.where takes ten times as long
+        below, above = plus + signed, (1 - plus) - signed
         s = _near_quantile(below, above, a.clamp_max(_FAR), w)
         x = loc + sign * scale * s
         by_loc, by_scale = _near_slopes(below, above, a, w, s)
@@ -163,7 +164,7 @@ def _near_quantile(below: Tensor, above: Tensor, a: Tensor, w: Tensor) -> Tensor
     b = a + w
     lower, upper = below * _upper_tail(-b) + above * _upper_tail(-a), above * _upper_tail(a) + below * _upper_tail(b)
     s = torch.special.ndtri(torch.minimum(lower, upper))
-    return torch.where(lower < upper, s, -s).clamp(a, b)
+    return torch.copysign(s, lower - upper).clamp(a, b)
 
 
 def _upper_tail(s: Tensor) -> Tensor:

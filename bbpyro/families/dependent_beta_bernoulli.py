@@ -76,7 +76,7 @@ class DependentBetaBernoulli(BetaBernoulliDropout):
 
     def _noise(self) -> Any:
         zeros = torch.zeros_like(self.eta)
-        return dist.Uniform(zeros, zeros + 1, validate_args=False).to_event(1)
+        return dist.Uniform(zeros, zeros + 1, validate_args=False).to_event(1).mask(False)  # whose density is 1
 
     def kl(self, num_data: int) -> Tensor:
         """KL[q(β) || p(β)], nats `[K]`, beside that of π."""
