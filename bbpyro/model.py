@@ -1,4 +1,4 @@
-"""Beta-Bernoulli dropout: the model, the guide, and every pyro.sample of this library (arXiv 1805.10896).
+"""Beta-Bernoulli dropout: the model and the guide, with every sample of W, π, z and y (arXiv 1805.10896).
 
 W ~ N(0, λI)        π_k ~ Beta(α/K, 1)        z_nk | π_k ~ Bernoulli(π_k)        y_n ~ p(y | f(x_n; z_n ⊗ W))
 
