@@ -12,6 +12,7 @@ other rivals, where the study is no more. Nothing is trained here.
 """
 
 import argparse
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -69,22 +70,23 @@ def of_rivals(path: Path, dataset: str) -> pd.DataFrame:
     try:
         rows = pd.read_csv(path, dtype={"setting": str, "kept": str})
         rows = rows[rows["scored_on"] == f"{dataset}: test"]
-    except (OSError, ValueError, KeyError) as error:
+        if rows.empty:
+            raise ValueError(f"it has no row of {dataset}'s test set; benchmarks/pruning_methods.py --test adds some")
+        dense = published.parameters(published.NETWORKS[RIVALS_NETWORK][0].kept)
+        kept = [tuple(map(int, text.split("-"))) for text in rows["kept"]]
+        if {len(units) for units in kept} != {3}:
+            raise ValueError("kept is not of three layers")
+        return pd.DataFrame(
+            {
+                **{name: rows[name] for name in ("method", "setting", "minutes", "nll", "macs_x")},
+                "epochs": rows["epochs"].astype(str),
+                "error": 100 * rows["error"],
+                "kept": kept,
+                "parameters_x": dense / rows["parameters"],
+            }
+        ).astype(dict.fromkeys(["minutes", *MEASURES], float))
+    except (AttributeError, KeyError, OSError, TypeError, ValueError) as error:
         raise ValueError(f"rivals: {path} is no table of benchmarks/pruning_methods.py ({error})") from None
-    if rows.empty:
-        raise ValueError(
-            f"rivals: {path} has no row of {dataset}'s test set; benchmarks/pruning_methods.py --test adds some"
-        )
-    dense = published.parameters(published.NETWORKS[RIVALS_NETWORK][0].kept)
-    return pd.DataFrame(
-        {
-            **{name: rows[name] for name in ("method", "setting", "minutes", "nll", "macs_x")},
-            "epochs": rows["epochs"].astype(str),
-            "error": 100 * rows["error"],
-            "kept": [tuple(map(int, text.split("-"))) for text in rows["kept"]],
-            "parameters_x": dense / rows["parameters"],
-        }
-    )
 
 
 def settings(rows: pd.DataFrame) -> pd.DataFrame:
@@ -166,7 +168,15 @@ def _beside(group: pd.DataFrame, name: str) -> list[Any]:
 def kept_study(path: Path) -> pd.DataFrame:
     """The OUTPUT.csv that was written of a study; a ValueError where it is none."""
     try:
-        return pd.read_csv(path, dtype={name: str for name in ("setting", "epochs", "kept")})[COLUMNS]
+        texts = dict.fromkeys(["network", "dataset", "scored_on", "method", "setting", "epochs", "kept"], str)
+        found = pd.read_csv(path, dtype=texts | dict.fromkeys(["minutes", *RANGES], float))[COLUMNS]
+        if (
+            found.empty
+            or found.isna().any(axis=None)
+            or len(found[["network", "dataset", "scored_on"]].drop_duplicates()) > 1
+        ):
+            raise ValueError("wanted rows without gaps, of one network, data set and scored_on")
+        return found
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(f"{path} is no table of this script ({error})") from None
 
@@ -179,7 +189,7 @@ def finished_study(folder: Path) -> tuple[pd.DataFrame, list[str]]:
     """
     study = studies.load(folder)
     if not study.results:
-        raise ValueError(f"{folder}: none of its runs has ended yet; go on with bbpyro compare --resume {folder}")
+        raise ValueError(f"{folder}: none of its runs has ended yet; go on with {_resuming(folder)}")
     made_of = {(each.config.network, each.config.dataset) for each in study.config.candidates()}
     if len(made_of) > 1:
         raise ValueError(f"{folder}: its runs are of several networks or data sets, and a front is of one")
@@ -189,8 +199,12 @@ def finished_study(folder: Path) -> tuple[pd.DataFrame, list[str]]:
     scored_on = " and ".join(study.runs["scored_on"].dropna().unique())
     found = settings(runs).assign(network=network, dataset=dataset, scored_on=scored_on)
     missing, emptied = len(study.config.tasks()) - len(study.results), len(study.results) - len(runs)
-    notes = [f"{missing} runs are missing; they are trained by: bbpyro compare --resume {folder}"] if missing else []
-    return found, notes + ([f"{emptied} runs are left out: {MARKS['emptied'][1]}"] if emptied else [])
+    notes = [f"missing runs: {missing}; to train them: {_resuming(folder)}"] if missing else []
+    return found, notes + ([f"runs left out: {emptied}, for {MARKS['emptied'][1]}"] if emptied else [])
+
+
+def _resuming(folder: Path) -> str:
+    return f"bbpyro compare --resume {shlex.quote(str(folder))}"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -203,6 +217,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         ours, notes = (kept_study(chosen.study), []) if chosen.study.is_file() else finished_study(chosen.study)
         network, dataset, scored_on = ours.iloc[0][["network", "dataset", "scored_on"]]
+        if chosen.rivals and scored_on != "test":
+            raise ValueError(f"rivals: they are scored on test data, and {chosen.study} on {scored_on} data")
         if chosen.rivals and network != RIVALS_NETWORK:
             raise ValueError(f"rivals: they are of {RIVALS_NETWORK}, and {chosen.study} is of {network}")
         rivals = [settings(of_rivals(chosen.rivals, dataset))] if chosen.rivals else []
@@ -216,7 +232,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         Path(to).parent.mkdir(parents=True, exist_ok=True)
         plots.save(draw(rows, behind, scored_on), Path(f"{to}.png"))
         checkpoint.write_atomic(Path(f"{to}.md"), text.encode())
-        checkpoint.write_atomic(Path(f"{to}.csv"), ours[COLUMNS].to_csv(index=False, float_format="%.5g").encode())
+        checkpoint.write_atomic(Path(f"{to}.csv"), ours[COLUMNS].to_csv(index=False, float_format="%.7g").encode())
     except OSError as error:
         parser.error(f"output: {error}")
     wide_console().print(text, markup=False, highlight=False)

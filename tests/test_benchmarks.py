@@ -232,12 +232,26 @@ def test_a_front_has_a_row_a_setting_a_rival_and_a_published_network(
     assert (tmp_path / "2.md").read_text() == output.with_suffix(".md").read_text()
     assert (tmp_path / "2.csv").read_text() == output.with_suffix(".csv").read_text()
     (tmp_path / "none").mkdir()
+    own = pd.read_csv(output.with_suffix(".csv"))
+    own[:0].to_csv(tmp_path / "header.csv", index=False)
+    own.assign(error=np.nan).to_csv(tmp_path / "gaps.csv", index=False)
+    own.assign(macs_x="abc").to_csv(tmp_path / "words.csv", index=False)
+    own.assign(scored_on="validation").to_csv(tmp_path / "held-out.csv", index=False)
+    rows = pd.read_csv(tmp_path / "rivals.csv")
+    rows.assign(kept="").to_csv(tmp_path / "no-units.csv", index=False)
+    rows.assign(error="a").to_csv(tmp_path / "no-error.csv", index=False)
+    rows.assign(kept=["30-20-10", "30-20", "1-2-3"]).to_csv(tmp_path / "others.csv", index=False)
     (tmp_path / "validated.csv").write_text(f"{columns}\n{other}\n")
     (tmp_path / "empty.csv").write_text("")
     (tmp_path / "of.csv").write_text("a,b\n1,2\n")
     for flags, told in [
         ([tmp_path / "none"], "none"),
-        ([tmp_path / "rivals.csv"], "is no table of this script"),
+        *[([tmp_path / f"{name}.csv"], "is no table of this script") for name in ("rivals", "header", "gaps", "words")],
+        ([tmp_path / "held-out.csv", "--rivals", tmp_path / "rivals.csv"], "rivals: they are scored on test data, and"),
+        *[
+            ([study.folder, "--rivals", tmp_path / f"{name}.csv"], "is no table of benchmarks/pruning_methods.py")
+            for name in ("no-units", "no-error", "others")
+        ],
         ([study.folder, "--rivals", tmp_path / "validated.csv"], "has no row of"),
         ([study.folder, "--rivals", tmp_path / "empty.csv"], "is no table of benchmarks/pruning_methods.py"),
         ([study.folder, "--rivals", tmp_path / "of.csv"], "is no table of benchmarks/pruning_methods.py"),

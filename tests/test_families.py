@@ -1,6 +1,8 @@
 """Families of masks: their ELBO, what they keep and drop, and what else knows them only as gates."""
 
 import math
+import shutil
+from pathlib import Path
 
 import pyro
 import pyro.distributions as dist
@@ -512,7 +514,73 @@ def test_a_run_of_dependent_dropout_starts_from_one_of_beta_bernoulli_dropout(np
             main([*shared, "--family", family, "--pretrained", str(first), "--run", str(tmp_path / "third")])
         assert stop.value.code == 2
         told = " ".join(capsys.readouterr().err.split())
-        assert f"first has no gate 'fc1.gate' that {family} could start from" in told
+        assert f"first has a gate 'fc1.gate' that {family} cannot start from" in told
+
+
+@pytest.fixture(scope="module")
+def first(npz, tmp_path_factory):
+    """A run of Beta-Bernoulli dropout on all data."""
+    folder = tmp_path_factory.mktemp("runs") / "first"
+    runs.create(folder, runs.TrainConfig(dataset=str(npz), epochs=1, pretrain_epochs=1, weights="normal"))
+    runs.train(folder)
+    return folder
+
+
+def test_a_run_is_not_replaced_by_one_that_starts_from_it(npz, first, capsys):
+    for inside in (first, first / "checkpoint.safetensors"):
+        with pytest.raises(SystemExit):
+            main(["train", "--dataset", str(npz), "--run", str(first), "--force", "--pretrained", str(inside)])
+        assert "is in the run folder" in " ".join(capsys.readouterr().err.split())
+    assert runs.load(first).is_complete
+
+
+def test_a_run_of_gaussian_weights_is_a_start_too(npz, first, tmp_path):
+    config = runs.TrainConfig(dataset=str(npz), epochs=1, weights="normal", pretrained=first, learning_rate=1e-30)
+    runs.create(tmp_path / "run", config)
+    run = runs.train(tmp_path / "run")
+    assert torch.equal(run.bnn.net.fc1.weight, runs.load(first).bnn.net.fc1.weight)
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"validation_size": 20}, "first was trained on data that this run holds out; train it with the same --valid"),
+        ({"initial_keep_probability": 0.9}, "initial_keep_probability is 0.9, but gates begin where those of the run"),
+        ({"pretrained": "."}, "is no run; give a run's folder, or a file"),
+    ],
+)
+def test_what_cannot_start_from_a_run_is_said_before_anything_is_made(npz, first, tmp_path, settings, told):
+    settings = {"pretrained": first, **settings}
+    config = runs.TrainConfig(dataset=str(npz), **{**settings, "pretrained": Path(settings["pretrained"])})
+    with pytest.raises((ValueError, CheckpointError), match=told):
+        runs.create(tmp_path / "run", config)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_layer_of_the_users_own_may_be_called_gate(npz, tmp_path, monkeypatch):
+    (tmp_path / "gating.py").write_text(
+        "from torch import nn\nclass Net(nn.Module):\n    def __init__(self):\n        super().__init__()\n"
+        "        self.gate, self.out = nn.Linear(64, 8), nn.Linear(8, 4)\n"
+        "    def forward(self, x):\n        return self.out(self.gate(x.flatten(1)).relu())\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    shared = {"dataset": str(npz), "network": "gating:Net", "epochs": 1}
+    runs.create(tmp_path / "one", runs.TrainConfig(**shared, pretrain_epochs=1))
+    one = runs.train(tmp_path / "one")
+    runs.create(tmp_path / "two", runs.TrainConfig(**shared, pretrained=tmp_path / "one", learning_rate=1e-30))
+    assert torch.equal(runs.train(tmp_path / "two").bnn.net.gate.weight, one.bnn.net.gate.weight)
+
+
+def test_a_study_that_is_done_wants_its_pretrained_run_no_more(npz, first, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(first, copy)
+    settings = {"dataset": str(npz), "epochs": 1, "vary": {"pretrained": ["none", str(copy)]}, "progress": False}
+    study = bbpyro.compare(seeds=1, folder=tmp_path / "study", **settings)
+    shutil.rmtree(copy)
+    again = bbpyro.compare(seeds=1, folder=tmp_path / "study", **settings)
+    assert again.results.keys() == study.results.keys() and len(again.results) == 2
+    with pytest.raises((ValueError, CheckpointError), match="copy"):
+        bbpyro.compare(seeds=2, folder=tmp_path / "study", **settings)
 
 
 @pytest.mark.parametrize("dim", [-1, 1])

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import os
 import signal
 import subprocess
@@ -19,7 +20,7 @@ from torch import nn
 
 import bbpyro
 from bbpyro import checkpoint, runs
-from bbpyro.training import FitWarning, best_start, final_loss
+from bbpyro.training import FitWarning, NonFiniteLossError, best_start, final_loss
 
 X = torch.randn(80, 3, generator=torch.Generator().manual_seed(0))
 Y = (X[:, 0] > 0).long()
@@ -72,9 +73,34 @@ def test_what_is_kept_is_judged_against_the_best_of_all_starts() -> None:
     assert best_start(scores) == scores[1]
 
 
-def test_without_a_network_there_is_no_start() -> None:
-    with pytest.raises(ValueError, match="bnns is empty, wanted a network for each start"):
-        bbpyro.fit_best([], X, Y)
+def test_a_start_whose_loss_is_nan_is_left_out_unless_all_are() -> None:
+    def broken() -> bbpyro.BetaBernoulliNetwork:
+        bnn = start(0.9, 1)
+        bnn.net[2].weight.data.fill_(math.nan)
+        return bnn
+
+    good = start(0.9)
+    assert bbpyro.fit_best([broken(), good, broken()], X, Y, **SHORT)[0] is good
+    with pytest.raises(NonFiniteLossError):
+        bbpyro.fit_best([broken(), broken()], X, Y, **SHORT)
+
+
+def test_what_are_no_starts_is_said() -> None:
+    bnn = start(0.9, 1)
+    for bnns, kind, told in [
+        ([], ValueError, "bnns is empty, wanted a network for each start"),
+        (bnn, TypeError, "bnns is a BetaBernoulliNetwork, wanted a list or generator of BetaBernoulliNetworks"),
+        (None, TypeError, "bnns is a NoneType, wanted a list"),
+        ([bnn.net], TypeError, "bnns is .*, wanted a BetaBernoulliNetwork"),
+        ([bnn, bnn], ValueError, "bnns: two of the networks share a parameter"),
+        ([bnn, bbpyro.BetaBernoulliNetwork(bnn.net, num_data=len(X))], ValueError, "two of the networks share"),
+    ]:
+        with pytest.raises(kind, match=told):
+            bbpyro.fit_best(bnns, X, Y, **SHORT)
+    states: list[Any] = []
+    bbpyro.fit(bnn, X, Y, on_epoch=states.append, **SHORT)
+    with pytest.raises(ValueError, match="resume_from is the state of one network, and here are several"):
+        bbpyro.fit_best([start(0.9)], X, Y, resume_from=states[0], **SHORT)
 
 
 # --- a run ---------------------------------------------------------------------------------------------------------
@@ -154,8 +180,8 @@ def test_a_run_of_starts_that_was_killed_in_each_ends_with_the_numbers_of_one_ne
     ("changed", "told"),
     [
         ({"starts": 0}, "starts is 0, wanted at least 1"),
-        ({"starts": 3}, "starts is 3, but of 10 epochs of pretraining there are at most 2, each with a fifth"),
-        ({"pretrain_epochs": 0}, "starts is 2, but of 0 epochs of pretraining there are at most 1"),
+        ({"starts": 3}, "starts is 3, but each has a fifth of the epochs .* and of 10 there are at most 2"),
+        ({"pretrain_epochs": 0}, "starts is 2, but .* of 0 there are at most 1"),
         ({"pretrained": Path("w.safetensors")}, "starts is 2, but pretrained weights are one start"),
     ],
 )
@@ -174,3 +200,50 @@ def test_of_few_data_there_are_two_starts_unless_it_is_said_where_to_begin(confi
     assert starts(epochs=60) == starts(pretrain_epochs=0) == starts(pretrained="w.safetensors") == 1
     assert starts(vary={"pretrain_epochs": [1, 2]}) == starts(points={"a": {"pretrain_epochs": 1}}) == 1
     assert runs.recipe("lenet-500-300").starts == 1
+
+
+NETWORKS = """
+import torch
+from torch import nn
+
+class Fragile(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 4))
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x):
+        if self.training:
+            self.calls += 1
+        is_of_short = self.calls < 20 and hasattr(self.body[1], "gate")
+        return self.body(x) * (float("nan") if is_of_short else 1.0)
+"""
+
+
+def test_a_run_keeps_the_start_that_is_finite(
+    config: runs.TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "fragile.py").write_text(NETWORKS)
+    monkeypatch.syspath_prepend(tmp_path)
+    changed = dataclasses.replace(config, network="fragile:Fragile", epochs=2, pretrain_epochs=5, shed=False)
+    folder = tmp_path / "run"
+    runs.create(folder, changed)
+    run = runs.train(folder)
+    assert run.is_complete
+    assert run.starts[0]["loss"] is not None and run.starts[1] == {"pretrain_epochs": 1, "loss": None, "seconds": 0.0}
+
+
+def test_what_a_killed_process_left_goes_and_a_damaged_start_says_what_helps(
+    config: runs.TrainConfig, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    runs.create(folder, dataclasses.replace(config, epochs=1))
+    with pytest.raises(checkpoint.CheckpointError, match="its starts are runs of their own, in .*starts. Where nobody"):
+        runs.load(folder)
+    (folder / "starts" / ".1-abc").mkdir(parents=True)
+    (folder / "starts" / "2").mkdir()
+    with pytest.raises(checkpoint.CheckpointError, match="starts/2 is no bbpyro run.*; or remove .*starts/2, and this"):
+        runs.train(folder)
+    assert not (folder / "starts" / ".1-abc").exists()
+    (folder / "starts" / "2").rmdir()
+    assert runs.train(folder).is_complete

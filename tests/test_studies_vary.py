@@ -180,8 +180,8 @@ def test_a_family_without_keep_probabilities_is_there_once_whatever_the_studys_p
     chosen = config(prior=["Jeffreys", "Uniform"], vary={"family": ["BetaBernoulli", "VIB", "SBP"]}, seeds=1)
     assert [(dict(each.shown), each.folder) for each in chosen.candidates()] == [
         ({"prior": "Jeffreys()", "family": "BetaBernoulli"}, "jeffreys/family=betabernoulli"),
-        ({"prior": "none", "family": "VIB"}, "no-prior/family=vib"),
-        ({"prior": "none", "family": "SBP"}, "no-prior/family=sbp"),
+        ({"prior": "no prior", "family": "VIB"}, "no-prior/family=vib"),
+        ({"prior": "no prior", "family": "SBP"}, "no-prior/family=sbp"),
         ({"prior": "Uniform()", "family": "BetaBernoulli"}, "uniform/family=betabernoulli"),
     ]
     chosen.validate()
@@ -193,7 +193,23 @@ def test_a_family_without_keep_probabilities_is_there_once_whatever_the_studys_p
     assert [each.shown["prior"] for each in mapped.candidates()] == ["Jeffreys()", "Uniform()"]
     for families in ({"family": "VIB"}, {"vary": {"family": ["VIB", "SBP"]}}):
         with pytest.raises(ValueError, match="prior: no family of masks of this study has a π"):
-            config(prior=["Jeffreys"], **families).validate()
+            config(prior=["Jeffreys"], **families).check_prior()
+
+
+def test_a_study_of_families_is_extended_by_others_and_by_priors() -> None:
+    with_pi = config(prior=["Jeffreys"], vary={"family": ["BetaBernoulli", "VIB"]}, seeds=1)
+    more = with_pi.extended_by(config(prior=["Jeffreys"], vary={"family": ["SBP"]}, seeds=1))
+    assert [each.shown["family"] for each in more.candidates()] == ["BetaBernoulli", "VIB()", "SBP()"]
+    without = config(vary={"family": ["VIB", "SBP"]}, seeds=1)
+    more = without.extended_by(config(prior=["IndianBuffet(5)"], vary={"family": ["BetaBernoulli"]}, seeds=1))
+    assert [each.shown["prior"] for each in more.candidates()] == ["no prior", "no prior", "IndianBuffet(5)"]
+
+
+def test_a_family_that_is_none_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    for word in ("Nonsense", "L0(-1)"):
+        with pytest.raises(SystemExit):
+            main(["compare", "--vary", "family", "VIB", word])
+        assert "family: " in capsys.readouterr().err
 
 
 def test_a_point_with_the_prior_of_the_study_is_trained_once() -> None:

@@ -166,8 +166,11 @@ def print_summary(console: Console, summary: dict[str, Any], note: str) -> None:
     if not all(summary["kept"].values()):
         print_text(console, f"{_EMPTIED}: {MARKS['emptied'][1]}")
     if summary.get("starts"):
-        least, *others = sorted(summary["starts"], key=lambda start: start["loss"])
-        rest = "".join(f", {start['loss']:.4f} of {start['pretrain_epochs']:,}" for start in others)
+        least, *others = sorted(
+            summary["starts"], key=lambda start: math.inf if start["loss"] is None else start["loss"]
+        )
+        losses = (f"{'nan' if start['loss'] is None else format(start['loss'], '.4f')}" for start in others)
+        rest = "".join(f", {loss} of {start['pretrain_epochs']:,}" for loss, start in zip(losses, others, strict=True))
         best = (
             f"{least['loss']:.4f} of the start with {least['pretrain_epochs']:,} epochs of pretraining, which is kept"
         )

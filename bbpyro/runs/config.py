@@ -62,8 +62,9 @@ class Settings:
     """Epochs of the same network without gates, before SVI; 0 for none. Of few data, where --epochs is left out too, as
     many as make 500 steps."""
     starts: int = 1
-    """Trainings, of which the one with the highest ELBO is kept: the first begins after pretrain-epochs, each further
-    after a fifth of those of the one before. Of few data, where --epochs is left out too, 2."""
+    """Trainings, of which the one with the highest ELBO is kept: each begins after a fifth of the epochs of pretraining
+    of the one before. Of a .npz file of few data 2, unless it is said where to begin, by --epochs, --pretrain-epochs or
+    --pretrained."""
     pretrained: Path | None = None
     """A safetensors state dict of the network without gates to start from, instead of pretraining; or the folder of a
     run, from whose gates it starts too: so begins DependentBetaBernoulli where BetaBernoulli ended."""
@@ -133,11 +134,13 @@ class Settings:
                 f"validation_fold is {self.validation_fold}, but validation_size 0 holds nothing out; give it a size"
             )
         if self.starts > 1 and self.pretrained:
-            raise ValueError(f"starts is {self.starts}, but pretrained weights are one start; leave one of them out")
+            raise ValueError(
+                f"starts is {self.starts}, but pretrained weights are one start; leave them out, or give --starts 1"
+            )
         if self.starts > self._most_starts():
             raise ValueError(
-                f"starts is {self.starts}, but of {self.pretrain_epochs} epochs of pretraining there are at most "
-                f"{self._most_starts()}, each with a fifth of the one before"
+                f"starts is {self.starts}, but each has a fifth of the epochs of pretraining of the one before, and of "
+                f"{self.pretrain_epochs} there are at most {self._most_starts()}"
             )
         p = self.initial_keep_probability
         if p is not None and not MIN_START <= p <= 1 - MIN_START:
@@ -296,7 +299,8 @@ def recipe(network: str, given: Mapping[str, Any] | None = None) -> TrainConfig:
     check_name(network)
     given = given or {}
     own = RECIPES.get(network) or _of_few_data(given)
-    if given.get("family", Settings.family) != Settings.family:
+    starts_from_run = Path(given.get("pretrained") or "none").is_dir()  # and its gates where those of the run ended
+    if given.get("family", Settings.family) != Settings.family or starts_from_run:
         own = {name: value for name, value in own.items() if name != "initial_keep_probability"}
     return TrainConfig(**{"network": network, **own})
 

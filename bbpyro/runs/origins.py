@@ -4,7 +4,6 @@ import dataclasses
 import hashlib
 import json
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,8 @@ from bbpyro.priors.spelled import is_path
 from bbpyro.runs import limits, networks
 from bbpyro.runs.config import TrainConfig
 from bbpyro.runs.saved import CHECKPOINT
+
+CONFIG = "config.json"
 
 
 def load_data(config: TrainConfig) -> data.Dataset:
@@ -68,10 +69,29 @@ class Pretrained:
 
     path: Path
 
+    def check(self, config: TrainConfig) -> None:
+        """Raise a ValueError where a run of these settings cannot start from it, whatever is in it."""
+        if not self.is_run:
+            return
+        if config.initial_keep_probability is not None:
+            raise ValueError(
+                f"initial_keep_probability is {config.initial_keep_probability}, but gates begin where those of the "
+                f"run {self.path} ended; leave it out"
+            )
+        held_out = ("validation_size", "validation_fold")
+        settings = self._settings()
+        differ = [name for name in held_out if settings.get(name, 0) != getattr(config, name)]
+        if config.validation_size and settings.get("dataset") == config.with_absolute_paths().dataset and differ:
+            raise ValueError(
+                f"pretrained: {self.path} was trained on data that this run holds out; train it with the same "
+                "--validation-size and --validation-fold"
+            )
+
     def weights(self, net: nn.Module) -> dict[str, Tensor]:
         """Those of the plain network; a CheckpointError where they cannot be read, or are of another network."""
-        weights = {name: t for name, t in self._tensors().items() if not (self.is_run and _GATE.search(name))}
-        checkpoint.check_state_dict(str(self.path), weights, net.state_dict())
+        wanted = net.state_dict()
+        weights = {name: t for name, t in self._tensors().items() if name in wanted or not self._is_of_gates(name)}
+        checkpoint.check_state_dict(str(self.path), weights, wanted)
         return weights
 
     def start_gates(self, bnn: BetaBernoulliNetwork) -> None:
@@ -80,8 +100,10 @@ class Pretrained:
         for name, gate in bnn.gates.items() if self.is_run else ():
             own, prefix = gate.state_dict(), f"{name}."
             taken = {key.removeprefix(prefix): t for key, t in found.items() if key.startswith(prefix)}
-            if not taken or any(key not in own or t.shape != own[key].shape for key, t in taken.items()):
-                raise CheckpointError(f"{self.path} has no gate {name!r} that {type(gate).__name__} could start from")
+            if not taken:
+                raise CheckpointError(f"{self.path} has no gate {name!r}: it is of another network, or in pretraining")
+            if any(key not in own or t.shape != own[key].shape for key, t in taken.items()):
+                raise CheckpointError(f"{self.path} has a gate {name!r} that {type(gate).__name__} cannot start from")
             gate.load_state_dict(taken, strict=False)
 
     @property
@@ -95,16 +117,27 @@ class Pretrained:
 
     @property
     def _file(self) -> Path:
+        if self.is_run and not (self.path / CONFIG).is_file():
+            raise CheckpointError(f"pretrained: the folder {self.path} is no run; give a run's folder, or a file")
         return self.path / CHECKPOINT if self.is_run else self.path
+
+    def _settings(self) -> dict[str, Any]:
+        """Those of the run, as its file has them."""
+        try:
+            found: dict[str, Any] = json.loads(checkpoint.read_bytes(self._file.with_name(CONFIG)))["config"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(f"{self.path / CONFIG} was altered ({error})") from None
+        return found
+
+    def _is_of_gates(self, name: str) -> bool:
+        """Whether a tensor is a gate's, or of a Gaussian q(W), of which the plain network has none."""
+        return self.is_run and (".gate." in f".{name}" or name.startswith("unconstrained_scales."))
 
     def _tensors(self) -> dict[str, Tensor]:
         found = checkpoint.load_weights(self._file)
         if not self.is_run:
             return found
         return {name.removeprefix("network."): t for name, t in found.items() if name.startswith("network.")}
-
-
-_GATE = re.compile(r"(^|\.)gate\.")  # in the names of a gate's tensors
 
 
 def check_settings(config: TrainConfig, dataset: data.Dataset | None = None, jobs: int = 1) -> data.Dataset:
@@ -129,6 +162,7 @@ def check_settings(config: TrainConfig, dataset: data.Dataset | None = None, job
     if is_path(config.network):
         networks.check_output(config.network, plain, dataset.x[:2], dataset.num_classes)
     if config.pretrained is not None:
+        Pretrained(config.pretrained).check(config)
         Pretrained(config.pretrained).weights(plain)
     check_batch_norm(plain, len(dataset.x), config.batch_size)
     bnn = gated_network(config, plain, dataset)

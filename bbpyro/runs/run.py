@@ -5,6 +5,7 @@ import dataclasses
 import json
 import os
 import shlex
+import shutil
 import tempfile
 import time
 import warnings
@@ -58,7 +59,7 @@ class Run:
 
     @property
     def starts(self) -> list[dict[str, Any]]:
-        """Of a run of several starts each one's pretrain_epochs, loss (-ELBO/N at its end) and seconds."""
+        """Of a run of several starts each one's pretrain_epochs, loss (-ELBO/N at its end, or None) and seconds."""
         return self.history[-1].get("starts", []) if self.history else []
 
     @property
@@ -102,6 +103,8 @@ def create(folder: Path, config: TrainConfig, force: bool = False) -> data.Datas
         raise ValueError(exists)
     if folder.exists() and not (folder / "config.json").is_file():
         raise ValueError(f"run folder {folder} is no run, so it is not replaced, with --force or without")
+    if config.pretrained and config.pretrained.resolve().is_relative_to(folder.resolve()):
+        raise ValueError(f"pretrained: {config.pretrained} is in the run folder {folder}, which this run would replace")
     dataset = check_settings(config)
     config = config.canonical()
     is_there = folder.exists()
@@ -140,9 +143,13 @@ def load(folder: Path) -> Run:
     config, dataset = _open(folder)
     saved = Saved.read(folder, config)
     if saved is None:
-        raise CheckpointError(
-            f"run {folder} has no checkpoint yet; start it again with bbpyro train --resume {shlex.quote(str(folder))}"
-        )
+        go_on = f"with bbpyro train --resume {shlex.quote(str(folder))}"
+        if config.starts > 1:
+            raise CheckpointError(
+                f"run {folder} has not ended yet; its starts are runs of their own, in {folder / STARTS}. Where nobody "
+                f"trains them, go on {go_on}"
+            )
+        raise CheckpointError(f"run {folder} has no checkpoint yet; start it again {go_on}")
     bnn = gated_network(config, plain_network(config, dataset), dataset)
     if saved.phase == "SVI":
         saved.load_into(bnn, folder)
@@ -264,14 +271,27 @@ def _train(folder: Path, console: Console | None, on_epoch: OnEpoch | None) -> R
 
 
 def _best_of_starts(folder: Path, config: TrainConfig, console: Console | None, on_epoch: OnEpoch | None) -> Saved:
-    """Train each start, as a run of its own in starts/, and give `folder` what the one with the highest ELBO has."""
-    trainings = config.trainings()
+    """Train each start, as a run of its own in starts/, and give `folder` what the one with the highest ELBO has.
+
+    A start whose loss becomes nan is left out; a NonFiniteLossError where all are.
+    """
+    trainings, failed = config.trainings(), []
+    if processes.is_first():
+        for unfinished in (folder / STARTS).glob(".*"):  # of a process that was killed while it made one
+            shutil.rmtree(unfinished)
     for i, one in enumerate(trainings, 1):
         own = folder / STARTS / str(i)
         if processes.is_first() and not own.exists():
             create(own, one)
         processes.broadcast(None)  # from now on it is there
-        train(own, console, on_epoch and _naming(f"start {i} of {len(trainings)}", on_epoch))
+        try:
+            train(own, console, on_epoch and _naming(f"start {i} of {len(trainings)}", on_epoch))
+        except training.NonFiniteLossError as error:
+            failed.append(error)
+        except CheckpointError as error:
+            raise CheckpointError(f"{error}; or remove {own}, and this start is trained again") from None
+    if len(failed) == len(trainings):
+        raise failed[0]
     kept: Any = _keep_best(folder, config) if processes.is_first() else None
     best: Saved = processes.broadcast(kept)
     return best
@@ -283,16 +303,17 @@ def _naming(start: str, on_epoch: OnEpoch) -> OnEpoch:
 
 def _keep_best(folder: Path, config: TrainConfig) -> Saved:
     read = (Saved.read(folder / STARTS / str(i), one) for i, one in enumerate(config.trainings(), 1))
-    ends = [end for end in read if end]
-    best = min(ends, key=lambda end: training.final_loss(end.records("SVI")))
-    best = dataclasses.replace(best, start=training.best_start([end.start for end in ends]))
+    ended = {i: end for i, end in enumerate(read) if end and len(end.records("SVI")) == config.epochs}
+    losses = {i: training.final_loss(end.records("SVI")) for i, end in ended.items()}
+    best = ended[min(losses, key=losses.__getitem__)]
+    best = dataclasses.replace(best, start=training.best_start([end.start for end in ended.values()]))
     best.history[-1]["starts"] = [
         {
-            "pretrain_epochs": len(end.records("pretraining")),
-            "loss": training.final_loss(end.records("SVI")),
-            "seconds": sum(record["seconds"] for record in end.history),
+            "pretrain_epochs": one.pretrain_epochs,
+            "loss": losses.get(i),  # None where it became nan
+            "seconds": sum(record["seconds"] for record in ended[i].history) if i in ended else 0.0,
         }
-        for end in ends
+        for i, one in enumerate(config.trainings())
     ]
     best.write(folder, config)
     best.write_metrics(folder)

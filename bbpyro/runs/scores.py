@@ -56,6 +56,7 @@ def score(run: Run, num_samples: int = 100, console: Console | None = None) -> d
         "majority_error": int((y != run.dataset.y.mode().values).sum()) / len(y),
         "kept": {name: int(gate.kept().sum()) for name, gate in run.bnn.gates.items()},
         "active": _active(run),
+        "starts": run.starts,
         "kept_features": posterior.kept_features(run.bnn, x, run.dataset.feature_names),
         "total": {name: gate.num_features for name, gate in run.bnn.gates.items()},
         "side": {name: posterior.side_of(gate) for name, gate in run.bnn.gates.items()},
@@ -140,7 +141,6 @@ def summarize(run: Run, num_samples: int = 100, console: Console | None = None) 
         **scores,
         "epochs": len(run.history),
         "training_seconds": run.training_seconds,
-        "starts": run.starts,
         "peak_memory_mib": _peak_memory_mib(),
         "config": run.config.to_json(),
         "versions": {

@@ -118,7 +118,10 @@ def canonical(name: str, value: Any) -> Any:
     if name == "prior":
         return priors.spell(value)
     if name == "family":
-        return families.spell(value)
+        try:
+            return families.spell(value)
+        except ValueError as error:
+            raise ValueError(f"family: {error}") from None
     return getattr(runs.TrainConfig(**{name: value}).with_absolute_paths(), name)
 
 

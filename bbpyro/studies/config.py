@@ -13,7 +13,7 @@ from bbpyro.studies.axes import FOLD, slug
 
 _MOST = 10_000  # seeds, and products of values
 _LONGEST = 200  # bytes in the name of a folder; many file systems take 255
-NO_PRIOR = "none"  # what stands for the prior of masks that have no π
+NO_PRIOR = "no prior"  # what stands for the prior of masks that have no π
 
 
 @dataclass(frozen=True)
@@ -89,8 +89,6 @@ class StudyConfig(runs.Settings):
         if not self.prior:
             raise ValueError("prior: there is none to compare; name at least one")
         self._check_axes()
-        if not any(each.config.has_pi for each in self._typed()) and self.prior not in _UNSAID:
-            raise ValueError("prior: no family of masks of this study has a π, and so none has a prior; leave it out")
         for prior in (*self.prior, *(own["prior"] for own in self.points.values() if "prior" in own)):
             runs.TrainConfig(prior=prior).make_prior()  # which names the setting
         found: dict[runs.TrainConfig, Candidate] = {}
@@ -103,6 +101,16 @@ class StudyConfig(runs.Settings):
             same = found.setdefault(dataclasses.replace(each.config, weight_prior=weight_prior), typed)
             if same is not typed:
                 raise self._told_same(same, typed)
+
+    @property
+    def has_pi(self) -> bool:
+        """Whether any family of masks in it has keep probabilities π, which its priors are of."""
+        return any(each.config.has_pi for each in self._typed())
+
+    def check_prior(self) -> None:
+        """Raise a ValueError where a prior was asked for that nothing in the study has."""
+        if not self.has_pi and self.prior not in _UNSAID:
+            raise ValueError("prior: no family of masks of this study has a π, and so none has a prior; leave it out")
 
     def _told_same(self, one: Candidate, two: Candidate) -> ValueError:
         """What is wrong where two would be trained alike, each with its prior as it was typed."""
@@ -216,7 +224,7 @@ class StudyConfig(runs.Settings):
         }
         both = dataclasses.replace(
             mine,
-            prior=mine.prior + tuple(prior for prior in theirs.prior if prior not in mine.prior),
+            prior=tuple(dict.fromkeys((*mine.prior, *theirs.prior))) if mine.has_pi else theirs.prior,
             seeds=max(mine.seeds, theirs.seeds),
             vary=vary,
             points={**mine.points, **theirs.points},

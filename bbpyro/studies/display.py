@@ -85,7 +85,7 @@ class _Watch:
 
     def _epochs_done(self, name: str) -> int:
         run = self.folder / "runs" / name
-        return sum(_num_lines(path / "metrics.jsonl") for path in (run / runs.STARTS).glob("*")) or _num_lines(
+        return sum(_num_lines(path / "metrics.jsonl") for path in (run / runs.STARTS).glob("[0-9]*")) or _num_lines(
             run / "metrics.jsonl"
         )
 

@@ -87,6 +87,7 @@ def prepare(
     if is_study(folder):
         was, noted = read(folder)
         config = was.extended_by(config)
+    config.check_prior()
     made_from = _check_origins(folder, config, noted, jobs, note)
     for told in _not_of_their_size(config):
         note(told) if note else warnings.warn(told, stacklevel=3)
@@ -160,6 +161,8 @@ def _check_origins(
     """
     made_from: dict[str, dict[str, Any]] = {}
     tasks = config.tasks()
+    # Those that have begun do without the weights that they began with.
+    begin = {origin(config, n, run) for n, run in tasks.items() if not (folder / "runs" / n / runs.CHECKPOINT).exists()}
     dataset, loaded = None, None
     for name, run in sorted(tasks.items(), key=lambda task: str(data_of(task[1]))):  # each data set is loaded once
         if loaded != data_of(run):
@@ -167,8 +170,11 @@ def _check_origins(
         key = origin(config, name, run)
         if key not in made_from:
             is_new = dataset is None
-            dataset = runs.check_settings(run, dataset, min(jobs, len(tasks)))
-            made_from[key] = runs.describe(run, dataset)
+            wanted = run if key in begin else dataclasses.replace(run, pretrained=None)
+            dataset = runs.check_settings(wanted, dataset, min(jobs, len(tasks)))
+            made_from[key] = runs.describe(wanted, dataset)
+            if wanted is not run and "pretrained" in noted.get(key, {}):
+                made_from[key]["pretrained"] = noted[key]["pretrained"]
             runs.check_same(noted.get(key, {}), made_from[key], f"study {folder}", run)
             if note and is_new and dataset.scale_note:
                 note(dataset.scale_note)

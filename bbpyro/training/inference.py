@@ -218,11 +218,18 @@ def fit(
         history = epochs.run(trainee, trained, report, state)
         verdict = judge.verdict(state.start)
     if verdict and processes.is_first():
-        heaviest = max(starts.values(), default=0.0)
-        family = next((type(gate).__name__ for gate in bnn.gates_by_family[1].values()), None)
-        what_may_help = remedy(of_data(len(y), batch_size), num_epochs, heaviest, held_out is None, family)
+        what_may_help = _what_may_help(bnn, y, batch_size, num_epochs, kl_start, held_out)
         warnings.warn(f"{verdict}. {what_may_help}", FitWarning, stacklevel=3)
     return history
+
+
+def _what_may_help(
+    bnn: BetaBernoulliNetwork, y: Tensor, batch_size: int, num_epochs: int, kl_start: Any, held_out: Any
+) -> str:
+    """What may help where the network ends worse than it began, after so many epochs of a fit with these arguments."""
+    heaviest = max(kl_start.values(), default=0.0) if isinstance(kl_start, Mapping) else kl_start
+    family = next((type(gate).__name__ for gate in bnn.gates_by_family[1].values()), None)
+    return remedy(of_data(len(y), batch_size), num_epochs, heaviest, held_out is None, family)
 
 
 def _num_less(bnn: BetaBernoulliNetwork, trained: Any) -> dict[str, int]:

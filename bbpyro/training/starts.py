@@ -12,13 +12,14 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from bbpyro import processes
+from bbpyro.checks import check_is
 from bbpyro.model import BetaBernoulliNetwork
 from bbpyro.nests import Nest
-from bbpyro.training.epochs import TrainingState
-from bbpyro.training.inference import fit
+from bbpyro.training.epochs import NonFiniteLossError, TrainingState
+from bbpyro.training.inference import _what_may_help, fit
 from bbpyro.training.judging import FitWarning, Judge
 
 
@@ -43,10 +44,18 @@ def fit_best(
         FitWarning says where it ends clearly worse than that.
 
     Raises:
-        ValueError: there is no network; or as :func:`bbpyro.fit`.
+        TypeError: `bnns` is no list or generator of BetaBernoulliNetworks.
+        ValueError: there is no network, two share a parameter, or there is a `resume_from`; or as :func:`bbpyro.fit`.
+        NonFiniteLossError: the loss of all became nan or infinite. A network of which that is so is left out.
     """
+    if not isinstance(bnns, Iterable) or isinstance(bnns, nn.Module):
+        raise TypeError(f"bnns is a {type(bnns).__name__}, wanted a list or generator of BetaBernoulliNetworks")
+    if settings.get("resume_from") is not None:
+        raise ValueError("resume_from is the state of one network, and here are several; bbpyro.fit goes on with it")
     found: list[tuple[float, BetaBernoulliNetwork, list[dict[str, Any]]]] = []
     starts: list[Mapping[str, Tensor]] = []
+    failed: list[NonFiniteLossError] = []
+    seen: set[int] = set()
     on_epoch = settings.pop("on_epoch", None)
 
     def after_epoch(state: TrainingState) -> None:
@@ -54,18 +63,31 @@ def fit_best(
         if on_epoch:
             on_epoch(state)
 
+    kept = []  # for an id is that of one tensor only while it lives
     for bnn in bnns:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FitWarning)
-            history = fit(bnn, x, y, on_epoch=after_epoch, **settings)
+        check_is("bnns", bnn, BetaBernoulliNetwork)
+        if seen & {id(parameter) for parameter in bnn.parameters()}:
+            raise ValueError(
+                "bnns: two of the networks share a parameter; give each a network and likelihood of its own"
+            )
+        kept.append(bnn)
+        seen |= {id(parameter) for parameter in bnn.parameters()}
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", FitWarning)
+                history = fit(bnn, x, y, on_epoch=after_epoch, **settings)
+        except NonFiniteLossError as error:
+            failed.append(error)
+            continue
         found.append((final_loss(history), bnn, history))
     if not found:
-        raise ValueError("bnns is empty, wanted a network for each start")
+        raise failed[0] if failed else ValueError("bnns is empty, wanted a network for each start")
     _, bnn, history = min(found, key=lambda each: each[0])
-    judge = Judge(bnn, x, y, settings.get("held_out"), settings.get("batch_size", 100))
-    verdict = judge.verdict(best_start(starts))
+    batch_size, held_out = settings.get("batch_size", 100), settings.get("held_out")
+    verdict = Judge(bnn, x, y, held_out, batch_size).verdict(best_start(starts[: len(found)]))
     if verdict and processes.is_first():
-        warnings.warn(verdict, FitWarning, stacklevel=2)
+        helps = _what_may_help(bnn, y, batch_size, len(history), settings.get("kl_start", 0.0), held_out)
+        warnings.warn(f"{verdict}. {helps}", FitWarning, stacklevel=2)
     return bnn, history
 
 
