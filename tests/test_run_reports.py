@@ -209,7 +209,7 @@ def test_train_and_compare_end_with_what_is_worse_than_it_began(
     last = printed.out.splitlines()[-1]
     assert last.startswith("warning: the network ends clearly worse than it began: on held-out data NLL ")
     assert "150 data in 1 epochs are 2 steps; what may help: --epochs 4000 --initial-keep-probability 0.5" in last
-    assert last.endswith("--gate-learning-rate 0.03 --pretrain-epochs 250, as without --epochs")
+    assert last.endswith("--gate-learning-rate 0.03 --pretrain-epochs 250 --starts 2, as without --epochs")
     assert "FitWarning" not in printed.err
     main(["compare", "--prior", "Beta(1e-4, 1)", "--seeds", "1", *flags, "--study", str(tmp_path / "study")])
     printed = capsys.readouterr()
