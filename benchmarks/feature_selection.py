@@ -281,6 +281,8 @@ def _targets(table: pd.DataFrame) -> list[str]:
     knows = plain["error"].fillna(plain["loss"]) < 0.9 * plain["chance"]
     large = ours[(ours["num_data"] >= 1000) & knows.reindex(ours.index) & ours["relevant"].notna()]
     lost = large[large["found"] < large["relevant"]]
+    lasso = table[table["method"] == "lasso"].set_index(keys)
+    theirs = [int((of["relevant"] - of["found"]).reindex(large.index).sum()) for of in (gates, lasso)]
     names = ", ".join(f"{name} of seed {seed}" for name, seed in sorted(lost.index))
     worse = ours[ours["loss"] > 1.05 * plain["loss"].reindex(ours.index)]
     silent = worse[worse["warning"].isna()]
@@ -293,7 +295,9 @@ def _targets(table: pd.DataFrame) -> list[str]:
     return [
         f"Relevant inputs lost where N >= 1,000 and the plain network beats chance (its error is below nine tenths of "
         f"it): {int((lost['relevant'] - lost['found']).sum())} of {int(large['relevant'].sum())}, in {len(lost)} of "
-        f"{len(large)} trainings" + (f" ({names})." if names else "."),
+        f"{len(large)} trainings"
+        + (f" ({names})." if names else ".")
+        + f" Of the same, stochastic gates lose {theirs[0]}, the lasso {theirs[1]}.",
         f"Irrelevant inputs kept, all problems and seeds: {kept} by bbpyro, {others} by stochastic gates, of "
         f"{int(ours.loc[chosen, 'irrelevant'].sum())}.",
         f"Held-out loss more than 5% above the plain network's: {len(worse)} of {len(ours)} trainings, "

@@ -96,8 +96,10 @@ class Pretrained:
 
     def start_gates(self, bnn: BetaBernoulliNetwork) -> None:
         """Have the gates begin where those of the run ended; a CheckpointError where they have nothing in common."""
-        found = self._tensors() if self.is_run else {}
-        for name, gate in bnn.gates.items() if self.is_run else ():
+        if not self.is_run:
+            return
+        found = self._tensors()
+        for name, gate in bnn.gates.items():
             own, prefix = gate.state_dict(), f"{name}."
             taken = {key.removeprefix(prefix): t for key, t in found.items() if key.startswith(prefix)}
             if not taken:

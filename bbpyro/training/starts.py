@@ -75,7 +75,7 @@ def fit_best(
         seen |= {id(parameter) for parameter in bnn.parameters()}
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore", FitWarning)
+                warnings.simplefilter("ignore", FitWarning)  # the one that is kept is judged below
                 history = fit(bnn, x, y, on_epoch=after_epoch, **settings)
         except NonFiniteLossError as error:
             failed.append(error)
