@@ -65,16 +65,20 @@ class _LogScale(TorchDistribution):
         """Log θ in [low, high], float64, and whether `value` lies there; one that rounds to an end does."""
         if self._validate_args:
             self._validate_sample(value)
-        low, high = self.low.double(), self.high.double()
+        low, high = self._ends
         remembered = _remembered_log(value)
-        if remembered is not None:
-            x = exact = remembered
-        else:
-            x = value.double().clamp_min(torch.finfo(torch.float64).tiny).log()
+        x = value.double().clamp_min(torch.finfo(torch.float64).tiny).log() if remembered is None else remembered
+        is_inside = (x >= low - 2 * _SLACK) & (x <= high + 2 * _SLACK)
+        if remembered is None:
             exact = torch.where(value > low.exp().to(value.dtype), x, low)
             exact = torch.where(value < high.exp().to(value.dtype), exact, high)
-        is_inside = (x >= low - 2 * _SLACK) & (x <= high + 2 * _SLACK)
-        return x + (exact.clamp(low, high) - x).detach(), is_inside
+            x = x + (exact.clamp(low, high) - x).detach()
+        return x, is_inside
+
+    @property
+    def _ends(self) -> list[Tensor]:
+        """Low and high, float64; of a plate's data, which share a unit's, once."""
+        return [end.double() for end in _without_copies(self.low, self.high)]
 
     def _scored(self, log_density: Tensor, x: Tensor, is_inside: Tensor) -> Tensor:
         """The log-density of θ, from that of log θ."""
@@ -131,7 +135,8 @@ class LogUniform(_LogScale):
     def log_prob(self, value: Tensor) -> Tensor:
         """Log-density of `value`; -inf outside the support, with validation off."""
         x, is_inside = self._log_of(value)
-        return self._scored(-self._width.log(), x, is_inside)
+        low, high = self._ends
+        return self._scored(-(high - low).log(), x, is_inside)
 
     def cdf(self, value: Tensor) -> Tensor:
         """Probability of a draw below `value`."""

@@ -24,6 +24,7 @@ from torch import Tensor
 _NUM_NODES = 64
 _NEGLIGIBLE = 42.0  # e^-42 is 6e-19
 _FAR = 5.0  # standard deviations from the interval to the centre, from where Mills' ratio is used
+_LARGEST = 700.0  # e^700 and e^-700 are normal numbers; denormal ones are slow
 _NUM_STEPS = 3
 _NUM_TERMS = 8
 
@@ -82,7 +83,9 @@ class TruncatedNormal:
 
     def log_density(self, x: Tensor) -> Tensor:
         """Of x in the interval."""
-        return self.log_ratio(x - self.likeliest) - self._mass.log()
+        d, precision = x - self.likeliest, self.scale.square().reciprocal()
+        slope = (self.loc - self.likeliest) * precision
+        return d * torch.addcmul(slope, d, -precision / 2) - self._mass.log()
 
     def entropy(self) -> Tensor:
         """-E[log density], in nats."""
@@ -134,10 +137,10 @@ class _Quantile(torch.autograd.Function):
         sign = torch.where(is_mirrored, -1.0, 1.0).double()
         near, w = torch.where(is_mirrored, high, low), (high - low) / scale
         a = sign * (near - loc) / scale
-        signed, plus = sign * q, (1 - sign) / 2  # 1 where it is mirrored; torch.where takes ten times as long
-        below, above = plus + signed, (1 - plus) - signed
+        plus = (1 - sign) / 2  # 1 where it is mirrored; torch.where takes ten times as long
+        below, above = torch.addcmul(plus, q, sign), torch.addcmul(1 - plus, q, -sign)
         s = _near_quantile(below, above, a.clamp_max(_FAR), w)
-        x = loc + sign * scale * s
+        x = torch.addcmul(loc, sign * scale, s)
         by_loc, by_scale = _near_slopes(below, above, a, w, s)
         if bool((a > _FAR).any()):  # of few units, and each costs ten times as much as another
             far = _where(a > _FAR, x.shape)
@@ -162,9 +165,10 @@ class _Quantile(torch.autograd.Function):
 def _near_quantile(below: Tensor, above: Tensor, a: Tensor, w: Tensor) -> Tensor:
     """s, by the standard Normal's own quantile of the smaller tail."""
     b = a + w
-    lower, upper = below * _upper_tail(-b) + above * _upper_tail(-a), above * _upper_tail(a) + below * _upper_tail(b)
+    mass = _upper_tail(a) - _upper_tail(b)
+    lower, upper = torch.addcmul(_upper_tail(-a), below, mass), torch.addcmul(_upper_tail(b), above, mass)
     s = torch.special.ndtri(torch.minimum(lower, upper))
-    return torch.copysign(s, lower - upper).clamp(a, b)
+    return s.copysign_(lower.sub_(upper)).clamp_(a, b)
 
 
 def _upper_tail(s: Tensor) -> Tensor:
@@ -195,19 +199,18 @@ def _where(is_so: Tensor, shape: torch.Size) -> Any:
     return is_so.expand(shape)
 
 
-def _shares(below: Tensor, above: Tensor, a: Tensor, w: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """S/h(y) and F h(w)/h(y)."""
-    fall = y * (a + y / 2)  # -log h(y)
-    return torch.exp(above.log() + fall), torch.exp(below.log() + fall - w * (a + w / 2))
-
-
 def _near_slopes(below: Tensor, above: Tensor, a: Tensor, w: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
-    near_share, far_share = _shares(below, above, a, w, s - a)
-    return 1 - near_share - far_share, s - a * near_share - (a + w) * far_share
+    b = a + w
+    half = torch.mul(s, s).mul_(0.5)
+    near_share = (half - a.square() / 2).clamp_(-_LARGEST, _LARGEST).exp_().mul_(above)
+    far_share = half.sub_(b.square() / 2).clamp_(-_LARGEST, _LARGEST).exp_().mul_(below)
+    by_scale = torch.addcmul(s, near_share, -a).addcmul_(far_share, -b)
+    return near_share.add_(far_share).neg_().add_(1), by_scale
 
 
 def _far_slopes(below: Tensor, above: Tensor, a: Tensor, w: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    near_share, far_share = _shares(below, above, a, w, y)
+    fall = y * (a + y / 2)  # -log h(y)
+    near_share, far_share = torch.exp(above.log() + fall), torch.exp(below.log() + fall - w * (a + w / 2))
     (mills_s, k_s), (mills_b, k_b), (_, k_a) = (_mills_and_complement(end) for end in (a + y, a + w, a))
     by_loc = y * mills_s + k_s - far_share * (w * mills_b + k_b) - k_a * near_share
     return by_loc, y + a * by_loc - w * far_share
