@@ -2,13 +2,14 @@
 
     python benchmarks/front.py runs/front-fashion-mnist --output docs/front/fashion-mnist
     python benchmarks/front.py runs/front-lenet-500-300 --rivals docs/front/rivals.csv --output docs/front/lenet-500-300
+    python benchmarks/front.py runs/families-lenet-500-300 runs/dependent-lenet-500-300 --output docs/families/new
     python benchmarks/front.py docs/front/lenet-500-300.csv --rivals docs/front/rivals.csv --output docs/front/new
 
-Writes OUTPUT.png and OUTPUT.md: a row a setting of the study, and of what benchmarks/pruning_methods.py --test wrote,
+Writes OUTPUT.png and OUTPUT.md: a row a setting of the studies, and of what benchmarks/pruning_methods.py --test wrote,
 with the epochs that a network took, the minutes of its fastest seed, for others may have shared the machine, mean and
 range over the seeds, and the units kept; and a row a published network. MACs x: the dense network's
-multiply-accumulates over those that are left. OUTPUT.csv has the study's rows, from which both can be made again, with
-other rivals, where the study is no more. Nothing is trained here.
+multiply-accumulates over those that are left. OUTPUT.csv has the studies' rows, from which both can be made again, with
+other rivals, where the studies are no more. Nothing is trained here.
 """
 
 import argparse
@@ -99,8 +100,13 @@ def settings(rows: pd.DataFrame) -> pd.DataFrame:
             of = group[name]
             row |= {name: of.mean(), f"{name}_low": of.min(), f"{name}_high": of.max()}
         found.append({**row, "minutes": group["minutes"].min()})
+    return by_size(pd.DataFrame(found))
+
+
+def by_size(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows of one method after those of another, each by what is left."""
     methods = list(rows["method"].unique())
-    return pd.DataFrame(found).sort_values(
+    return rows.sort_values(
         ["method", "macs_x"], key=lambda column: column.map(methods.index) if column.name == "method" else column
     )
 
@@ -207,20 +213,32 @@ def _resuming(folder: Path) -> str:
     return f"bbpyro compare --resume {shlex.quote(str(folder))}"
 
 
+def all_studies(paths: Sequence[Path]) -> tuple[pd.DataFrame, list[str]]:
+    """The settings of all of them, and what there is to say; a ValueError where they do not go together."""
+    found = [(kept_study(path), []) if path.is_file() else finished_study(path) for path in paths]
+    for path, (rows, _) in zip(paths, found, strict=True):
+        of, first = (" ".join(each.iloc[0][["dataset", "scored_on", "network"]]) for each in (rows, found[0][0]))
+        if of != first:
+            raise ValueError(f"{path} is of {of}, and {paths[0]} of {first}; draw each on its own")
+    rows, notes = zip(*found, strict=True)
+    return by_size(pd.concat(rows, ignore_index=True)), [line for each in notes for line in each]
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Write the figure and the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("study", type=Path, help="a folder of bbpyro compare, or the OUTPUT.csv that was made of one")
+    one = "a folder of bbpyro compare, or the OUTPUT.csv that was made of one"
+    parser.add_argument("study", type=Path, nargs="+", help=f"{one}; of several all rows are drawn")
     parser.add_argument("--rivals", type=Path, help="a csv of benchmarks/pruning_methods.py --test")
     parser.add_argument("--output", type=Path, required=True, help="where to write, without .png, .md and .csv")
     chosen = parser.parse_args(arguments)
     try:
-        ours, notes = (kept_study(chosen.study), []) if chosen.study.is_file() else finished_study(chosen.study)
+        ours, notes = all_studies(chosen.study)
         network, dataset, scored_on = ours.iloc[0][["network", "dataset", "scored_on"]]
         if chosen.rivals and scored_on != "test":
-            raise ValueError(f"rivals: they are scored on test data, and {chosen.study} on {scored_on} data")
+            raise ValueError(f"rivals: they are scored on test data, and {chosen.study[0]} on {scored_on} data")
         if chosen.rivals and network != RIVALS_NETWORK:
-            raise ValueError(f"rivals: they are of {RIVALS_NETWORK}, and {chosen.study} is of {network}")
+            raise ValueError(f"rivals: they are of {RIVALS_NETWORK}, and {chosen.study[0]} is of {network}")
         rivals = [settings(of_rivals(chosen.rivals, dataset))] if chosen.rivals else []
     except ValueError as error:
         parser.error(str(error))

@@ -233,6 +233,11 @@ def test_a_front_has_a_row_a_setting_a_rival_and_a_published_network(
     assert (tmp_path / "2.csv").read_text() == output.with_suffix(".csv").read_text()
     (tmp_path / "none").mkdir()
     own = pd.read_csv(output.with_suffix(".csv"))
+    own[:1].assign(setting="smaller", macs_x=50).to_csv(tmp_path / "smaller.csv", index=False)
+    script.main([*(str(tmp_path / f"{name}.csv") for name in ("smaller", "2")), "--output", str(tmp_path / "both")])
+    both = pd.read_csv(tmp_path / "both.csv")  # of two studies a curve a method, through both
+    assert both["setting"].tolist() == ["ours", "smaller", "theirs"]
+    capsys.readouterr()
     own[:0].to_csv(tmp_path / "header.csv", index=False)
     own.assign(error=np.nan).to_csv(tmp_path / "gaps.csv", index=False)
     own.assign(macs_x="abc").to_csv(tmp_path / "words.csv", index=False)
@@ -247,6 +252,7 @@ def test_a_front_has_a_row_a_setting_a_rival_and_a_published_network(
     for flags, told in [
         ([tmp_path / "none"], "none"),
         *[([tmp_path / f"{name}.csv"], "is no table of this script") for name in ("rivals", "header", "gaps", "words")],
+        ([output.with_suffix(".csv"), tmp_path / "held-out.csv"], "draw each on its own"),
         ([tmp_path / "held-out.csv", "--rivals", tmp_path / "rivals.csv"], "rivals: they are scored on test data, and"),
         *[
             ([study.folder, "--rivals", tmp_path / f"{name}.csv"], "is no table of benchmarks/pruning_methods.py")

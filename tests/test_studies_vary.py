@@ -793,3 +793,21 @@ def test_points_in_one_place_are_all_seen() -> None:
     for color in colors:
         wanted = np.array(matplotlib.colors.to_rgb(color))
         assert (np.abs(picture - wanted).max(-1) < 0.05).sum() > 20
+
+
+def test_each_seed_of_a_study_begins_from_a_run_of_its_own(npz: str, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"progress": False, "dataset": npz, "seeds": 2, "batch_size": 50, "network": "mlp-64-64"}
+    bbpyro.compare([PRIOR], folder=tmp_path / "first", epochs=2, pretrain_epochs=1, **settings)
+    first = tmp_path / "first" / "runs" / "beta-0.0001-1"
+    dependent = {"family": "DependentBetaBernoulli", "pretrained": str(first / "seed-{seed}"), "epochs": 1}
+    study = bbpyro.compare([PRIOR], folder=tmp_path / "second", **settings, **dependent)
+    for seed in range(2):
+        run = runs.load(next((tmp_path / "second" / "runs").rglob(f"seed-{seed}")))
+        assert run.config.pretrained == first / f"seed-{seed}" and run.bnn.gates
+    assert len(study.results) == 2
+    again = bbpyro.compare([PRIOR], folder=tmp_path / "second", **settings, **dependent)
+    assert again.runs["error"].tolist() == study.runs["error"].tolist()
+    with pytest.raises(bbpyro.checkpoint.CheckpointError, match="seed-2"):
+        bbpyro.compare([PRIOR], folder=tmp_path / "second", **{**settings, "seeds": 3}, **dependent)
+    from_folder = runs.recipe("lenet5-caffe", {"pretrained": str(first / "seed-{seed}")})
+    assert from_folder.initial_keep_probability is None

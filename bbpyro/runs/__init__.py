@@ -1,6 +1,6 @@
 """Runs: settings in, a folder with a trained network out."""
 
-from bbpyro.runs.config import Settings, TrainConfig, as_written, recipe
+from bbpyro.runs.config import SEED, Settings, TrainConfig, as_written, recipe
 from bbpyro.runs.inspection import POSTERIOR, Inspection, inspect, leave_one_out
 from bbpyro.runs.limits import check_num_samples
 from bbpyro.runs.lock import hold
@@ -17,6 +17,7 @@ __all__ = [
     "CHECKPOINT",
     "NETWORKS",
     "POSTERIOR",
+    "SEED",
     "STARTS",
     "Inspection",
     "Run",

@@ -23,6 +23,7 @@ from bbpyro.training.budget import of_data
 AUGMENTATIONS: dict[str, Callable[[Tensor], Tensor] | None] = {"none": None, "crop-flip": data.crop_and_flip}
 
 
+SEED = "{seed}"  # in the path that a study's runs begin from
 _START_SHARE = 5  # of the epochs of pretraining: each start has these so many times less than the one before
 
 
@@ -67,7 +68,8 @@ class Settings:
     --pretrained."""
     pretrained: Path | None = None
     """A safetensors state dict of the network without gates to start from, instead of pretraining; or the folder of a
-    run, from whose gates it starts too: so begins DependentBetaBernoulli where BetaBernoulli ended."""
+    run, from whose gates it starts too: so begins DependentBetaBernoulli where BetaBernoulli ended. In a study {seed}
+    in it stands for the seed."""
     batch_size: int = 100
     """Data in a minibatch."""
     learning_rate: float = 1e-3
@@ -227,6 +229,10 @@ class TrainConfig(Settings):
     seed: int = 0
     """Seed of the initial weights, the order of the data and all noise."""
 
+    def of_seed(self, seed: int) -> Self:
+        """These settings from another seed, and from what was pretrained for that seed."""
+        return dataclasses.replace(self, seed=seed, pretrained=_for_seed(self.pretrained, seed))
+
     def trainings(self) -> list[Self]:
         """Those that a run of these settings is made of: itself, or one for each of its starts."""
         if self.starts == 1:
@@ -299,10 +305,15 @@ def recipe(network: str, given: Mapping[str, Any] | None = None) -> TrainConfig:
     check_name(network)
     given = given or {}
     own = RECIPES.get(network) or _of_few_data(given)
-    starts_from_run = Path(given.get("pretrained") or "none").is_dir()  # and its gates where those of the run ended
+    pretrained = _for_seed(given.get("pretrained"), 0)
+    starts_from_run = pretrained is not None and pretrained.is_dir()  # and its gates where those of the run ended
     if given.get("family", Settings.family) != Settings.family or starts_from_run:
         own = {name: value for name, value in own.items() if name != "initial_keep_probability"}
     return TrainConfig(**{"network": network, **own})
+
+
+def _for_seed(pretrained: Path | str | None, seed: int) -> Path | None:
+    return Path(str(pretrained).replace(SEED, str(seed))) if pretrained else None
 
 
 def _of_few_data(given: Mapping[str, Any]) -> dict[str, Any]:

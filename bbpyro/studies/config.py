@@ -107,6 +107,11 @@ class StudyConfig(runs.Settings):
         """Whether any family of masks in it has keep probabilities π, which its priors are of."""
         return any(each.config.has_pi for each in self._typed())
 
+    @property
+    def begins_by_seed(self) -> bool:
+        """Whether runs begin from what was pretrained for their seed."""
+        return runs.SEED in str((self.pretrained, self.vary, self.points))
+
     def check_prior(self) -> None:
         """Raise a ValueError where a prior was asked for that nothing in the study has."""
         if not self.has_pi and self.prior not in _UNSAID:
@@ -145,7 +150,7 @@ class StudyConfig(runs.Settings):
         """Those of one candidate: each fold, from each seed."""
         return {
             f"{candidate.folder}/{f'fold-{fold}-' if FOLD in self.vary else ''}seed-{seed}": dataclasses.replace(
-                candidate.config, validation_fold=fold, seed=seed
+                candidate.config.of_seed(seed), validation_fold=fold
             )
             for fold in self.vary.get(FOLD, [candidate.config.validation_fold])
             for seed in range(self.seeds)
