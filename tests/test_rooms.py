@@ -54,4 +54,4 @@ def test_a_room_imports_from_lower_floors_alone() -> None:
 
 def test_no_room_but_the_model_and_the_families_samples() -> None:
     sampling = {room_of(path) for path in FILES if re.search(r"\bpyro\.sample\(", path.read_text(encoding="utf-8"))}
-    assert sampling == {"model", "families"}
+    assert sampling == {"model", "families", "latent_features"}

@@ -5,6 +5,7 @@ distribution here reads them from it. They are lost by any operation on the draw
 log-odds are those of the rounded value.
 """
 
+from bbpyro.distributions.averaged import AveragedBernoulli, AveragedNormal, drawn_from
 from bbpyro.distributions.bernoulli import Bernoulli
 from bbpyro.distributions.categorical import Categorical
 from bbpyro.distributions.exact_tails import ContinuedTails, with_exact_tails
@@ -22,6 +23,8 @@ from bbpyro.distributions.together import is_part_of_draw, joint_log_prob
 from bbpyro.distributions.weights import Delta, HorseshoeLike, SphericalNormal
 
 __all__ = [
+    "AveragedBernoulli",
+    "AveragedNormal",
     "Bernoulli",
     "Beta",
     "BetaMixture",
@@ -38,6 +41,7 @@ __all__ = [
     "SphericalNormal",
     "StickBreaking",
     "TruncatedLogNormal",
+    "drawn_from",
     "is_tied",
     "log_odds",
     "is_part",

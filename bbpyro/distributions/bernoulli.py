@@ -7,6 +7,7 @@ from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor
 from torch.distributions.utils import lazy_property
 
+from bbpyro.distributions.averaged import averaged_log_prob, drawn_from
 from bbpyro.distributions.masks import OfMasks
 from bbpyro.distributions.remembering import floating, is_tied, log_odds
 
@@ -15,7 +16,8 @@ class Bernoulli(OfMasks, torch.distributions.Bernoulli, TorchDistributionMixin):
     """z ~ Bernoulli(π), 0 or 1: torch's, but it takes a π that remembers its log-odds at those, however near 0 or 1.
 
     The draw of a tied guide (:meth:`bbpyro.RelaxedBernoulli.tied`) is relaxed, and has log-density 0 here as there:
-    the two are one number, subtracted from itself in the ELBO.
+    the two are one number, subtracted from itself in the ELBO. Of a draw of :class:`AveragedBernoulli` the log-density
+    is its average over z.
 
     Args:
         probs: keep probabilities in [0, 1], of any shape, which is the batch shape; or
@@ -60,6 +62,9 @@ class Bernoulli(OfMasks, torch.distributions.Bernoulli, TorchDistributionMixin):
         """
         if is_tied(value):
             return value.new_zeros(()).expand(value.shape)
+        drawn_with = drawn_from(value)
+        if drawn_with is not None:
+            return averaged_log_prob(drawn_with, self.logits)
         relaxed = (value != 0) & (value != 1)
         if bool(relaxed.any()):
             raise ValueError(

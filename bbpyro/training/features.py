@@ -1,0 +1,146 @@
+"""fit_features(): SVI of a LatentFeatureModel, from several starts, of which the one with the highest ELBO is kept.
+
+A start ends in one of many optima: a feature may be two halves that always go together, or the sum of two. Where the
+KL of π and z weighs more at first, few features are in use early, and those that the data want come one by one.
+"""
+
+import contextlib
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from pyro.infer import SVI
+from pyro.poutine.messenger import Messenger
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor
+
+from bbpyro.bars import is_drawn
+from bbpyro.exclusive import one_at_a_time
+from bbpyro.latent_features import LatentFeatureModel
+from bbpyro.training.epochs import NonFiniteLossError
+from bbpyro.training.handlers import SingleOptimizer
+from bbpyro.training.inference import cosine
+from bbpyro.training.lean_elbo import LeanTraceELBO
+
+
+@one_at_a_time
+def fit_features(
+    model: LatentFeatureModel,
+    x: Tensor,
+    *,
+    num_epochs: int = 800,
+    batch_size: int | None = None,
+    learning_rate: float = 0.1,
+    kl_start: float = 5.0,
+    num_starts: int = 3,
+    seed: int | None = None,
+    progress: bool | Console = True,
+) -> list[dict[str, float]]:
+    """Maximise the ELBO of `model` on x, in place, with SVI, Trace_ELBO and Adam.
+
+    Args:
+        model: trained from `num_starts` random starts, see :meth:`LatentFeatureModel.reset_parameters`.
+        x: the data `[N, ...]`; what is nan was not observed.
+        num_epochs: passes over the data, of each start.
+        batch_size: data in a step; by default all, as a model without an encoder wants.
+        learning_rate: Adam's; constant for half of training, then half a cosine to zero.
+        kl_start: what log p and log q of π and z weigh at first, from where it goes to 1 in half of the epochs.
+        num_starts: of which the one with the highest ELBO is kept.
+        seed: of starts, batches and noise; by default drawn from torch's global generator, which is left as it was.
+        progress: a progress bar, or the rich console to draw it on.
+
+    Returns:
+        One record an epoch, of the start that was kept: loss (-ELBO/N, nats) and num_features, those in use.
+
+    Raises:
+        ValueError: a number is out of range, or x does not fit the model.
+        NonFiniteLossError: the loss became nan or infinite.
+    """
+    batch_size = len(x) if batch_size is None else batch_size
+    for name, number in (("num_epochs", num_epochs), ("batch_size", batch_size), ("num_starts", num_starts)):
+        if number < 1:
+            raise ValueError(f"{name} is {number}, wanted at least 1")
+    for name, value in (("learning_rate", learning_rate), ("kl_start", kl_start)):
+        if not 0 < value < math.inf:
+            raise ValueError(f"{name} is {value}, wanted a positive number")
+    _check(model, x, batch_size)
+    seed = int(torch.randint(2**31, ()) if seed is None else seed)
+    best: tuple[float, dict[str, Tensor], list[dict[str, float]]] | None = None
+    with torch.random.fork_rng(), torch.enable_grad(), _bar(progress, num_starts * num_epochs) as advance:
+        for start in range(num_starts):
+            torch.manual_seed(seed + start)
+            model.reset_parameters()
+            history = _one_start(model, x, num_epochs, batch_size, learning_rate, kl_start, advance)
+            last = history[-math.ceil(len(history) / 20) :]
+            loss = sum(record["loss"] for record in last) / len(last)
+            if best is None or loss < best[0]:
+                best = loss, {name: t.clone() for name, t in model.state_dict().items()}, history
+    assert best is not None
+    model.load_state_dict(best[1])
+    return best[2]
+
+
+def _one_start(
+    model: LatentFeatureModel, x: Tensor, num_epochs: int, batch_size: int, rate: float, kl_start: float, advance: Any
+) -> list[dict[str, float]]:
+    optimizer = torch.optim.Adam(model.parameters(), lr=rate, fused=True)
+    svi = SVI(model.model, model.guide, SingleOptimizer(optimizer), LeanTraceELBO())
+    history = []
+    for epoch in range(num_epochs):
+        for group in optimizer.param_groups:
+            group["lr"] = rate * max(cosine(epoch / num_epochs), 1e-3)
+        share = max(0.0, 1 - 2 * epoch / num_epochs)
+        order = torch.arange(len(x)) if batch_size >= len(x) else torch.randperm(len(x))
+        loss = 0.0
+        for step, rows in enumerate(order.split(batch_size)):
+            with _Weighed(1 + (kl_start - 1) * share):
+                loss += svi.step(x if len(rows) == len(x) else x[rows]) * len(rows) / len(x) ** 2
+            if not math.isfinite(loss):
+                raise NonFiniteLossError(epoch + 1, step + 1, "LatentFeatureModel")
+        history.append({"loss": loss, "num_features": float(model.num_used(x))})
+        advance()
+    return history
+
+
+class _Weighed(Messenger):
+    """An effect handler that weighs the densities of π and z."""
+
+    def __init__(self, weight: float) -> None:
+        super().__init__()
+        self.weight = weight
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["name"] in ("pi", "z"):
+            msg["scale"] = msg["scale"] * self.weight
+
+
+def _check(model: LatentFeatureModel, x: Tensor, batch_size: int) -> None:
+    if not isinstance(model, LatentFeatureModel):
+        raise TypeError(f"model is a {type(model).__name__}, wanted a LatentFeatureModel")
+    if not isinstance(x, Tensor):
+        raise TypeError(f"x is a {type(x).__name__}, wanted a tensor")
+    if len(x) != model.num_data:
+        raise ValueError(f"x has {len(x)} data, and the model's num_data is {model.num_data}; make them agree")
+    if model.encoder is None and batch_size < len(x):
+        raise ValueError(
+            f"batch_size is {batch_size}, but without an encoder each of the {len(x)} data has a z of its own, and all "
+            "go into each step; leave it out, or give the model an encoder"
+        )
+    if bool(x.isnan().all()):
+        raise ValueError("x is nan everywhere: nothing was observed")
+    if bool(x.isinf().any()):
+        raise ValueError("x has infinite numbers; what was not observed is nan")
+
+
+@contextlib.contextmanager
+def _bar(progress: bool | Console, total: int) -> Iterator[Any]:
+    if not is_drawn(progress):
+        yield lambda: None
+        return
+    columns = (TextColumn("latent features"), BarColumn(), TimeRemainingColumn())
+    console = progress if isinstance(progress, Console) else None
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("", total=total)
+        yield lambda: bar.advance(task)
