@@ -5,7 +5,7 @@ table a network that was pretrained for long knows much of the noise by heart, a
 came from; one that was pretrained for short may not know yet what is hard to learn, and its gates let go of it. Which
 of the two a table wants, held-out data do not tell beforehand. The ELBO does afterwards: both ends are posteriors of
 one model, of the same data (docs/feature_selection.md). It can be wrong where W is a point, which costs it nothing for
-what it knows by heart: of one table of 24 there, linear-1000 of one seed of three, it preferred the noise.
+what it knows by heart: of one table of 24 there, linear-1000 of one seed of four, it preferred the noise.
 """
 
 import math
