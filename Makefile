@@ -2,12 +2,13 @@
 # make test    runs the whole test suite, the notebooks among it, ruff and mypy
 # make study   trains README's comparison of priors, 18 runs, or goes on with it, and keeps its tables and figures
 # make front   trains the curves of error against size, hours of both cores, or goes on with them, and keeps their tables
+# make families    trains the families of masks side by side, hours of both cores, or goes on with them, and keeps their tables
 # make notebooks   runs the notebooks again and keeps their outputs
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 FRONTS := lenet-500-300 lenet5-caffe fashion-mnist
 
-.PHONY: train test study front notebooks clean
+.PHONY: train test study front families notebooks clean
 .DELETE_ON_ERROR:
 
 train: .venv/installed
@@ -33,6 +34,12 @@ front: .venv/installed-dev
 		$(BIN)/python benchmarks/front.py runs/front-$$name --output docs/front/$$name \
 			$$(test $$name = lenet-500-300 && echo --rivals docs/front/rivals.csv) || exit; \
 	done
+
+families: .venv/installed-dev
+	$(BIN)/bbpyro compare --config docs/families/lenet-500-300.toml --study runs/families-lenet-500-300 --jobs 2
+	$(BIN)/bbpyro compare --config docs/families/lenet-500-300-dependent.toml --study runs/families-dependent --jobs 2
+	$(BIN)/python benchmarks/front.py runs/families-lenet-500-300 runs/families-dependent \
+		--rivals docs/front/rivals.csv --output docs/families/lenet-500-300
 
 notebooks: .venv/installed-dev
 	$(BIN)/python notebooks/execute.py --write notebooks/*.ipynb
