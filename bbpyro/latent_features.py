@@ -181,8 +181,8 @@ class LatentFeatureModel(nn.Module):
         return int((self.z_logits(x) > 0).any(0).sum())
 
     def _data(self, x: Tensor | None) -> Any:
-        if x is not None and (x.dim() < 2 or not x.is_floating_point()):
-            raise ValueError(f"x is {x.dtype} of shape {tuple(x.shape)}, wanted floats [N, D], or [N, ...]")
+        if x is not None:
+            check_floats(x)
         return pyro.plate("data", self.num_data, subsample=x)
 
     def _one(self, W: Tensor) -> Tensor:
@@ -207,6 +207,12 @@ class LatentFeatureModel(nn.Module):
         share = torch.sigmoid(drawn_with)
         variance = (share * torch.sigmoid(-drawn_with)) @ W.square()
         return AveragedNormal(share @ W, given.scale, variance)
+
+
+def check_floats(x: Tensor) -> None:
+    """Raise a ValueError unless x is of floats `[N, D]`, or `[N, ...]`."""
+    if x.dim() < 2 or not x.is_floating_point():
+        raise ValueError(f"x is {x.dtype} of shape {tuple(x.shape)}, wanted floats [N, D], or [N, ...]")
 
 
 def _observed(of_each_number: TorchDistribution, x: Tensor | None) -> Any:

@@ -126,15 +126,16 @@ def test_it_is_plain_pyro(elbo):
     pyro.clear_param_store()
 
 
-def test_the_four_shapes_are_found_and_no_others():
-    x, shapes = images(500, 0.5, 0)
-    model = LatentFeatureModel(12, normal(0.5), num_data=500, num_dims=36, prior="IndianBuffet(2)")
-    history = fit_features(model, x, num_starts=1, seed=0, progress=False)
+@pytest.mark.parametrize("scale", [0.5, 0.05])
+def test_the_four_shapes_are_found_and_no_others(scale):
+    x, shapes = images(500, scale, 0)
+    model = LatentFeatureModel(12, normal(scale), num_data=500, num_dims=36, prior="IndianBuffet(2)")
+    history = fit_features(model, x, num_starts=2, seed=0, progress=False)
     used = (model.z_logits() > 0).any(0)
     cosine = F.normalize(model.loc.detach()[used], dim=1) @ F.normalize(shapes, dim=1).T
     assert model.num_used() == 4 == history[-1]["num_features"]
     assert cosine.max(0).values.min() > 0.95
-    again = LatentFeatureModel(12, normal(0.5), num_data=500, num_dims=36, prior="IndianBuffet(2)")
+    again = LatentFeatureModel(12, normal(scale), num_data=500, num_dims=36, prior="IndianBuffet(2)")
     short = {"num_epochs": 20, "num_starts": 2, "seed": 3, "progress": False}
     assert fit_features(again, x, **short) == fit_features(model, x, **short)
 
@@ -146,7 +147,7 @@ def test_what_is_nan_says_nothing_and_is_filled_in():
     hidden = torch.rand(x.shape) < 0.1
     seen[hidden] = math.nan
     model = LatentFeatureModel(8, normal(0.1), num_data=200, num_dims=36, prior="IndianBuffet(2)")
-    fit_features(model, seen, num_epochs=500, kl_start=50.0, num_starts=1, seed=0, progress=False)
+    fit_features(model, seen, num_epochs=500, num_starts=1, seed=0, progress=False)
     filled = torch.sigmoid(model.logits) @ model.loc
     assert (filled - x)[hidden].square().mean().sqrt() < 0.25  # by the mean image it is 0.5 where a shape may be
     other = seen.clone()

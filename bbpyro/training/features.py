@@ -1,7 +1,9 @@
 """fit_features(): SVI of a LatentFeatureModel, from several starts, of which the one with the highest ELBO is kept.
 
 A start ends in one of many optima: a feature may be two halves that always go together, or the sum of two. Where the
-KL of π and z weighs more at first, few features are in use early, and those that the data want come one by one.
+KL of π and z weighs more at first, no feature pays, and as it falls those that the data want come one by one. That is
+annealing: with Gaussian noise of variance s², a KL that weighs c is one of weight 1 under noise of variance c s², and
+the first feature pays about where c s² is the largest variance of the data in any direction.
 """
 
 import contextlib
@@ -18,11 +20,15 @@ from torch import Tensor
 
 from bbpyro.bars import is_drawn
 from bbpyro.exclusive import one_at_a_time
-from bbpyro.latent_features import LatentFeatureModel
+from bbpyro.latent_features import LatentFeatureModel, check_floats
+from bbpyro.likelihoods import of_each
 from bbpyro.training.epochs import NonFiniteLossError
 from bbpyro.training.handlers import SingleOptimizer
 from bbpyro.training.inference import cosine
 from bbpyro.training.lean_elbo import LeanTraceELBO
+
+_USUAL_START = 5.0
+_SHARE = 0.5  # of the weight at which the first feature pays; of twice as much, features die for good
 
 
 @one_at_a_time
@@ -33,7 +39,7 @@ def fit_features(
     num_epochs: int = 800,
     batch_size: int | None = None,
     learning_rate: float = 0.1,
-    kl_start: float = 5.0,
+    kl_start: float | None = None,
     num_starts: int = 3,
     seed: int | None = None,
     progress: bool | Console = True,
@@ -46,7 +52,9 @@ def fit_features(
         num_epochs: passes over the data, of each start.
         batch_size: data in a step; by default all, as a model without an encoder wants.
         learning_rate: Adam's; constant for half of training, then half a cosine to zero.
-        kl_start: what log p and log q of π and z weigh at first, from where it goes to 1 in half of the epochs.
+        kl_start: what log p and log q of π and z weigh at first, from where it goes to 1 in half of the epochs. By
+            default, of a Normal likelihood without a decoder, half of what the largest variance of x in any direction
+            is more than the noise, over that of the noise; else 5.
         num_starts: of which the one with the highest ELBO is kept.
         seed: of starts, batches and noise; by default drawn from torch's global generator, which is left as it was.
         progress: a progress bar, or the rich console to draw it on.
@@ -63,9 +71,10 @@ def fit_features(
         if number < 1:
             raise ValueError(f"{name} is {number}, wanted at least 1")
     for name, value in (("learning_rate", learning_rate), ("kl_start", kl_start)):
-        if not 0 < value < math.inf:
+        if value is not None and not 0 < value < math.inf:
             raise ValueError(f"{name} is {value}, wanted a positive number")
     _check(model, x, batch_size)
+    kl_start = _first_pays(model, x) if kl_start is None else kl_start
     seed = int(torch.randint(2**31, ()) if seed is None else seed)
     best: tuple[float, dict[str, Tensor], list[dict[str, float]]] | None = None
     with torch.random.fork_rng(), torch.enable_grad(), _bar(progress, num_starts * num_epochs) as advance:
@@ -104,6 +113,18 @@ def _one_start(
     return history
 
 
+@torch.no_grad()
+def _first_pays(model: LatentFeatureModel, x: Tensor) -> float:
+    """Half of the weight of the KL at which the first feature pays, or what is usual where that is not known."""
+    noise = of_each(model.likelihood(torch.zeros_like(x))) if model.decoder is None else None
+    if not isinstance(noise, torch.distributions.Normal):
+        return _USUAL_START
+    mean = x.nanmean(0).nan_to_num()
+    centred = torch.where(x.isnan(), 0.0, x - mean).double()
+    largest = torch.linalg.matrix_norm(centred, 2) ** 2 / len(x)
+    return max(1.0, _SHARE * (largest / noise.variance.mean() - 1).item())
+
+
 class _Weighed(Messenger):
     """An effect handler that weighs the densities of π and z."""
 
@@ -121,6 +142,7 @@ def _check(model: LatentFeatureModel, x: Tensor, batch_size: int) -> None:
         raise TypeError(f"model is a {type(model).__name__}, wanted a LatentFeatureModel")
     if not isinstance(x, Tensor):
         raise TypeError(f"x is a {type(x).__name__}, wanted a tensor")
+    check_floats(x)
     if len(x) != model.num_data:
         raise ValueError(f"x has {len(x)} data, and the model's num_data is {model.num_data}; make them agree")
     if model.encoder is None and batch_size < len(x):
