@@ -508,7 +508,10 @@ def test_a_run_of_dependent_dropout_starts_from_one_of_beta_bernoulli_dropout(np
         assert not gate.is_untrained
     assert torch.equal(two.net.fc2.weight, one.net.fc2.weight)
     assert runs.load(second).config.pretrained == first
-    capsys.readouterr()
+    hint = "DependentBetaBernoulli is to begin where BetaBernoulli ended: --pretrained RUN_FOLDER"
+    assert hint not in " ".join(capsys.readouterr().out.split())
+    main([*shared, *start[:2], "--epochs", "1", "--run", str(tmp_path / "alone")])
+    assert hint in " ".join(capsys.readouterr().out.split())
     for family in ("VIB", "SBP"):
         with pytest.raises(SystemExit) as stop:
             main([*shared, "--family", family, "--pretrained", str(first), "--run", str(tmp_path / "third")])

@@ -218,3 +218,19 @@ def test_a_study_of_a_deep_network_is_no_wider_than_a_page_can_show():
     gates = {f"features.{i}.gate": 64 for i in range(15)}
     histories = {p: [[{"epoch": e, "active": gates} for e in (1, 2)]] for p in PRIORS}
     assert plots.kept_epochs(histories, gates).get_size_inches().max() < 25
+
+
+def test_families_are_no_points_of_one_curve() -> None:
+    rows = [
+        {"prior": prior, "family": family, "error": error, "macs_left": left, "scored_on": "test"}
+        for prior, family, error, left in [
+            ("Beta(0.0001, 1)", "BetaBernoulli", 0.03, 0.2),
+            ("no prior", "L0(10)", 0.04, 0.03),
+            ("no prior", "VIB()", 0.05, 0.7),
+        ]
+    ]
+    (axis,) = plots.error_macs(pd.DataFrame(rows), keys=("prior", "family")).axes
+    rings = [line for line in axis.lines if line.get_marker() == "o"]
+    assert len(rings) == 3 and len({str(ring.get_color()) for ring in rings}) == 3
+    assert all(line.get_linestyle() in ("None", "") for line in rings)
+    assert len(axis.lines) == 3  # and nothing joins them

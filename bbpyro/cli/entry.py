@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from bbpyro import data, processes, runs, studies
+from bbpyro import data, families, processes, runs, studies
 from bbpyro.cli.commands import PARSER, Command, Compact, Compare, Data, DataFetch, DataList, Evaluate, Posterior, Train
 from bbpyro.cli.output import first_alone_prints, forgiving_streams, new_console
 from bbpyro.cli.report import (
@@ -36,6 +36,8 @@ from bbpyro.processes import LostProcessError
 from bbpyro.training import NonFiniteLossError
 from bbpyro.training.budget import of_data
 from bbpyro.version import __version__
+
+_DEPENDENT = families.DependentBetaBernoulli.__name__
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -136,6 +138,10 @@ def _train(command: Train) -> None:
         if processes.is_first() and runs.read_config(folder)[0].canonical() != config.canonical():
             raise ValueError(f"run {folder} was replaced meanwhile, by another process with other settings")
         print_line(console, f"run folder: {folder}")
+        if _DEPENDENT in config.family and config.pretrained is None:
+            _print_note(
+                console, "DependentBetaBernoulli is to begin where BetaBernoulli ended: --pretrained RUN_FOLDER"
+            )
         _train_and_score(folder, command.num_samples, console)
 
 

@@ -24,9 +24,10 @@ class GibbsSampler:
 
     A sweep draws each z_nk given all others, with π and W integrated out: a priori it is 1 with probability
     (c1 + m_k) / (c1 + c0 + N - 1), where m_k of the other data have feature k; and x_n is
-    N(z_n μ, (σ² + z_n Σ z_nᵀ) I), where μ `[K, D]` and Σ `[K, K]` are of W given the other data. (With W fixed, a feature that no datum has is drawn
-    from the prior, fits nothing, and does not come back.) Then it draws W, whose columns are N(P⁻¹ zᵀx / σ², P⁻¹) with
-    P = zᵀz / σ² + I / s²; π_k ~ Beta(c1 + m_k, c0 + N - m_k); and what of x was not observed.
+    N(z_n μ, (σ² + z_n Σ z_nᵀ) I), where μ `[K, D]` and Σ `[K, K]` are of W given the other data. (With W fixed, a
+    feature that no datum has is drawn from the prior, fits nothing, and does not come back.) Then it draws W, whose
+    columns are N(P⁻¹ zᵀx / σ², P⁻¹) with P = zᵀz / σ² + I / s²; π_k ~ Beta(c1 + m_k, c0 + N - m_k); and what of x was
+    not observed.
 
     Args:
         model: of a Beta prior, without a decoder, its likelihood a Normal of one scale; only its priors are read.

@@ -53,9 +53,9 @@ def error_macs(
 ) -> Figure:
     """Error against multiply-accumulates left: each seed a ring, each prior a colour and a size, so that none hides.
 
-    Where another setting varies, its values are the points of a curve, each the mean of its seeds with their range; of
-    several such settings the first. Runs that are no better than the most frequent class, or have a layer without
-    units, are marked.
+    Where a number varies, or points have names, its values are the points of a curve, each the mean of its seeds with
+    their range; of several such settings the first. Families, or other texts, are no points of one curve. Runs
+    that are no better than the most frequent class, or have a layer without units, are marked.
 
     Args:
         runs: `Study.runs`; its columns plain_error and majority_error, where there are any, become lines.
@@ -81,7 +81,7 @@ def error_macs(
         + [80 / n for _, m in behind.values() for n in m]
     )
     runs = runs.assign(macs_left=np.maximum(runs["macs_left"], low / 100))  # a logarithm has no 0
-    along = next((key for key in keys if key != "prior"), None)
+    along = next((key for key in keys if key == "point" or pd.api.types.is_numeric_dtype(runs[key])), None)
     curves = _split(runs, [key for key in keys if key != along])
     rings = _draw_curves(axis, curves, along) if along else _draw_rings(axis, curves)
     values = np.concatenate([line.get_ydata() for line in axis.lines])

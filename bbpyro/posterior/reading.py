@@ -10,6 +10,8 @@ from bbpyro.posterior.container import group, summary
 from bbpyro.posterior.shares import probability_above
 from bbpyro.prediction import CI_PROB
 
+_MOST_NAMED = 30  # inputs, of which each has a row of its own
+
 
 def gates(idata: Any) -> list[str]:
     """The names of the gates, in the network's order."""
@@ -172,8 +174,17 @@ def unit_names(idata: Any, gate: str) -> list[str]:
     """What the units of a gate are called: by the names of the inputs where they are known, else by their numbers."""
     guide = group(idata, "guide")
     units = guide.sizes[f"{gate}_unit"]
-    known = guide.coords[f"{gate}_name"].values if f"{gate}_name" in guide.coords else range(units)
+    known = guide.coords[f"{gate}_name"].values if _are_named(idata, gate) else range(units)
     return [str(name) for name in known]
+
+
+def _are_named(idata: Any, gate: str) -> bool:
+    return f"{gate}_name" in group(idata, "guide").coords
+
+
+def _num_kept(idata: Any, gate: str, chain: int) -> int:
+    threshold = group(idata, "guide")[f"{gate}.threshold"].values[chain]
+    return int((measure(idata, gate, chain) > threshold).sum())
 
 
 def extremes(idata: Any, num_units: int = 5, chain: int | None = None, ci_prob: float = CI_PROB) -> pd.DataFrame:
@@ -181,7 +192,7 @@ def extremes(idata: Any, num_units: int = 5, chain: int | None = None, ci_prob: 
 
     Args:
         idata: what :func:`bbpyro.to_arviz` returned.
-        num_units: how many at either end of each gate.
+        num_units: how many at either end of each gate; where inputs have names, all that are kept, up to 30.
         chain: which; by default each, one after the other.
         ci_prob: of the interval.
 
@@ -201,7 +212,9 @@ def extremes(idata: Any, num_units: int = 5, chain: int | None = None, ci_prob: 
     for c in range(num_chains(idata)) if chain is None else [chain]:
         for g in gates(idata):
             units, dim, names = order(idata, g, c), f"{g}_unit", unit_names(idata, g)
-            shown = units if len(units) <= 2 * num_units else np.concatenate([units[:num_units], units[-num_units:]])
+            first = max(num_units, min(_num_kept(idata, g, c), _MOST_NAMED)) if _are_named(idata, g) else num_units
+            is_short = len(units) <= first + num_units
+            shown = units if is_short else np.concatenate([units[:first], units[-num_units:]])
             variable = latent(idata, g)
             part = posterior[[variable]].isel({"chain": [c], dim: shown}).reset_coords(drop=True)
             of_chain = f", chain {c}" if num_chains(idata) > 1 else ""
