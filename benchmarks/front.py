@@ -7,7 +7,7 @@
 
 Writes OUTPUT.png and OUTPUT.md: a row a setting of the studies, and of what benchmarks/pruning_methods.py --test wrote,
 with the epochs that a network took, the minutes of its fastest seed, for others may have shared the machine, mean and
-range over the seeds, and the units kept; and a row a published network. MACs x: the dense network's
+range over the seeds, and the units kept; and, of test data, a row a published network. MACs x: the dense network's
 multiply-accumulates over those that are left. OUTPUT.csv has the studies' rows, from which both can be made again, with
 other rivals, where the studies are no more. Nothing is trained here.
 """
@@ -242,7 +242,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         rivals = [settings(of_rivals(chosen.rivals, dataset))] if chosen.rivals else []
     except ValueError as error:
         parser.error(str(error))
-    rows, behind = pd.concat([ours, *rivals], ignore_index=True), published.behind(network, dataset)
+    rows = pd.concat([ours, *rivals], ignore_index=True)
+    behind = published.behind(network, dataset) if scored_on == "test" else {}
     title = f"# {network} on {dataset}: error on {scored_on} data, mean and range of the seeds\n\n"
     text = title + table(rows) + (published_rows(network) if behind else "")
     to = str(chosen.output).removesuffix(".png").removesuffix(".md").removesuffix(".csv")
