@@ -139,9 +139,7 @@ def _train(command: Train) -> None:
             raise ValueError(f"run {folder} was replaced meanwhile, by another process with other settings")
         print_line(console, f"run folder: {folder}")
         if _DEPENDENT in config.family and config.pretrained is None:
-            _print_note(
-                console, "DependentBetaBernoulli is to begin where BetaBernoulli ended: --pretrained RUN_FOLDER"
-            )
+            _print_note(console, f"{_DEPENDENT} is to begin where BetaBernoulli ended: --pretrained RUN_FOLDER")
         _train_and_score(folder, command.num_samples, console)
 
 

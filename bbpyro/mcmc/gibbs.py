@@ -16,6 +16,7 @@ from bbpyro.bars import is_drawn
 from bbpyro.exclusive import one_at_a_time
 from bbpyro.latent_features import LatentFeatureModel, check_floats
 from bbpyro.likelihoods import of_each
+from bbpyro.mcmc.nuts import check_steps
 from bbpyro.posterior import container
 
 
@@ -147,13 +148,7 @@ def gibbs(
     Raises:
         ValueError: as :class:`GibbsSampler`, or a number is out of range.
     """
-    for name, number, least in (
-        ("num_samples", num_samples, 4),
-        ("warmup_steps", warmup_steps, 0),
-        ("num_chains", num_chains, 1),
-    ):
-        if number < least:
-            raise ValueError(f"{name} is {number}, wanted at least {least}")
+    check_steps(num_samples, warmup_steps, num_chains)
     draws: dict[str, list[np.ndarray]] = {"pi": [], "W": [], "z": []}
     with torch.random.fork_rng():
         for chain in range(num_chains):

@@ -109,13 +109,7 @@ def nuts(
         ValueError: the network has more than 10 units, there are not `bnn.num_data` data, they do not fit the
             network, or a number is out of range.
     """
-    for name, number, least in (
-        ("num_samples", num_samples, 4),
-        ("warmup_steps", warmup_steps, 0),
-        ("num_chains", num_chains, 1),
-    ):
-        if number < least:
-            raise ValueError(f"{name} is {number}, wanted at least {least}")
+    check_steps(num_samples, warmup_steps, num_chains)
     potential = SummedOut(bnn, x, y)
     sizes = {
         **{name: w.shape for name, w in bnn.weights.items()},
@@ -141,6 +135,17 @@ def nuts(
         {"posterior": _of_draws(bnn, chains)},
         {"inference_library": "pyro", "prior": repr(bnn.prior), "seed": seed, "num_divergences": num_divergences},
     )
+
+
+def check_steps(num_samples: int, warmup_steps: int, num_chains: int) -> None:
+    """Raise a ValueError that names the first of a sampler's numbers that is too small."""
+    for name, number, least in (
+        ("num_samples", num_samples, 4),
+        ("warmup_steps", warmup_steps, 0),
+        ("num_chains", num_chains, 1),
+    ):
+        if number < least:
+            raise ValueError(f"{name} is {number}, wanted at least {least}")
 
 
 def _dtype(bnn: BetaBernoulliNetwork) -> torch.dtype:
