@@ -14,7 +14,7 @@ import pyro
 import pyro.distributions as dist
 import torch
 import torch.nn.functional as F
-from pyro.distributions.torch_distribution import TorchDistribution
+from pyro.distributions.torch_distribution import TorchDistribution, TorchDistributionMixin
 from torch import Tensor, nn
 
 from bbpyro import parameters, priors
@@ -34,8 +34,9 @@ class LatentFeatureModel(nn.Module):
     x, the data, is a tensor `[N, D]`, or `[N, ...]` with a decoder of one's own; what of it is nan was not observed.
 
     Of z the guide has a Bernoulli for each datum and feature. Their KL is exact. Where f is the identity and the
-    likelihood a Normal, so is the expectation of log p(x | z, W) over z; elsewhere it is that of a draw of 0 and 1,
-    with a gradient straight through it.
+    likelihood a Normal around it, of one scale for all data, so is the expectation of log p(x | z, W) over z; elsewhere
+    it is that of a draw of 0 and 1, with a gradient straight through it. These averages are for ELBOs alone, see
+    :class:`bbpyro.distributions.AveragedBernoulli`.
 
     Args:
         num_features: K, the most features there may be.
@@ -89,7 +90,7 @@ class LatentFeatureModel(nn.Module):
             "unconstrained_scale": (num_features, num_dims),
         }
         sizes |= {f"unconstrained_concentration{i}": (num_features,) for i in (0, 1)}
-        sizes |= {} if encoder else {"logits": (num_data, num_features)}
+        sizes |= {} if encoder is not None else {"logits": (num_data, num_features)}
         for parameter, size in sizes.items():
             self.register_parameter(parameter, nn.Parameter(torch.empty(size)))
         self.reset_parameters()
@@ -108,7 +109,7 @@ class LatentFeatureModel(nn.Module):
     @torch.no_grad()
     def reset_parameters(self) -> None:
         """Begin anew, W and z at random."""
-        self.loc.normal_(0, _SPREAD * self.weight_scale)
+        self.loc.normal_(0, _SPREAD)
         self.unconstrained_scale.fill_(math.log(math.expm1(_START["scale"])))
         for i in (0, 1):
             start = _START[f"concentration{i}"]
@@ -129,8 +130,9 @@ class LatentFeatureModel(nn.Module):
         W = self._one(pyro.sample("W", dist.Normal(torch.zeros_like(self.loc), self.weight_scale).to_event(2)))
         with data:
             z = pyro.sample("z", Bernoulli(pi).to_event(1))
-            output = self._f(z @ W)
-            pyro.sample("x", _observed(self._likelihood(output, z, W), x), obs=None if x is None else x.nan_to_num())
+            output = self._f(z.to(W) @ W)
+            of_x = self._likelihood(output, z, W)
+            pyro.sample("x", _observed(of_x, x), obs=None if x is None else _filled(x, of_x))
         return output
 
     @program
@@ -150,8 +152,9 @@ class LatentFeatureModel(nn.Module):
         return q
 
     def q_weights(self) -> dist.Normal:
-        """q(W), batch shape `[K, D]`."""
-        return dist.Normal(self.loc, F.softplus(self.unconstrained_scale) + 1e-6, validate_args=False)
+        """q(W), batch shape `[K, D]`; its parameters are in units of `weight_scale`."""
+        s = self.weight_scale
+        return dist.Normal(s * self.loc, s * (F.softplus(self.unconstrained_scale) + 1e-6), validate_args=False)
 
     def z_logits(self, x: Tensor | None = None) -> Tensor:
         """The log-odds of λ `[B, K]` of data x; without an encoder those of all data.
@@ -183,6 +186,8 @@ class LatentFeatureModel(nn.Module):
     def _data(self, x: Tensor | None) -> Any:
         if x is not None:
             check_floats(x)
+            if len(x) > self.num_data:
+                raise ValueError(f"x has {len(x)} data, more than num_data, {self.num_data}")
         return pyro.plate("data", self.num_data, subsample=x)
 
     def _one(self, W: Tensor) -> Tensor:
@@ -201,12 +206,28 @@ class LatentFeatureModel(nn.Module):
     def _likelihood(self, output: Tensor, z: Tensor, W: Tensor) -> TorchDistribution:
         """That of each number of x: averaged over a z that remembers what it was drawn from, where that is exact."""
         given: TorchDistribution = of_each(self.likelihood(output))
+        if not isinstance(given, TorchDistributionMixin):
+            raise ValueError(f"likelihood gives torch's {type(given).__name__}; give that of pyro.distributions")
         drawn_with = drawn_from(z)
-        if drawn_with is None or self.decoder is not None or type(given) is not dist.Normal:
+        if drawn_with is None or self.decoder is not None or not _is_around(given, output):
             return given
         share = torch.sigmoid(drawn_with)
         variance = (share * torch.sigmoid(-drawn_with)) @ W.square()
-        return AveragedNormal(share @ W, given.scale, variance)
+        return AveragedNormal(given.loc, given.scale, share @ W, variance)
+
+
+def _is_around(given: Any, output: Tensor) -> bool:
+    """Whether it is a Normal whose loc is the output itself, and whose scale is one for all data."""
+    if type(given) is not dist.Normal or given.loc.shape != output.shape:
+        return False
+    is_output = given.loc.data_ptr() == output.data_ptr() and given.loc.stride() == output.stride()
+    return is_output and given.scale.stride(0) == 0
+
+
+def _filled(x: Tensor, of_x: Any) -> Tensor:
+    """X with a draw, which is in the support, where nothing was observed."""
+    hidden = x.isnan()
+    return torch.where(hidden, of_x.sample().to(x), x) if bool(hidden.any()) else x
 
 
 def check_floats(x: Tensor) -> None:

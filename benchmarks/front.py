@@ -221,7 +221,7 @@ def all_studies(paths: Sequence[Path]) -> tuple[pd.DataFrame, list[str]]:
         if of != first:
             raise ValueError(f"{path} is of {of}, and {paths[0]} of {first}; draw each on its own")
     rows, notes = zip(*found, strict=True)
-    return by_size(pd.concat(rows, ignore_index=True)), [line for each in notes for line in each]
+    return by_size(pd.concat(rows, ignore_index=True).drop_duplicates()), [line for each in notes for line in each]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

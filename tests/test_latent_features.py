@@ -73,7 +73,11 @@ def test_a_draw_is_0_or_1_with_probability_lambda_and_has_a_gradient():
 def test_the_averaged_normal_is_the_average_over_every_z():
     torch.manual_seed(0)
     share, W, x, scale = torch.rand(3), torch.randn(3, 2), torch.randn(2), torch.tensor([0.5, 2.0])
-    found = AveragedNormal(share @ W, scale, (share * (1 - share)) @ W.square()).log_prob(x)
+    loc = torch.bernoulli(share) @ W
+    averaged = AveragedNormal(loc, scale, share @ W, (share * (1 - share)) @ W.square())
+    found = averaged.log_prob(x)
+    draws = averaged.sample((20_000,))  # of the one loc that there is
+    torch.testing.assert_close(draws.mean(0), loc, atol=4 * 2.0 / 20_000**0.5, rtol=0)
     wanted = torch.zeros(2)
     for bits in itertools.product((0.0, 1.0), repeat=3):
         z = torch.tensor(bits)
@@ -207,3 +211,87 @@ def test_what_does_not_fit_is_said():
             fit_features(model, data, **short, **settings)
     with pytest.raises(TypeError, match="x is a list"):
         fit_features(made(), [1.0], **short)
+
+
+class Shifted(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.shift, self.log_scale = nn.Parameter(torch.zeros(3)), nn.Parameter(torch.zeros(()))
+
+    def forward(self, output):
+        return dist.Normal(output + self.shift, self.log_scale.exp())
+
+
+def loss(model, x, num_draws=3000):
+    with torch.no_grad():
+        losses = torch.tensor([Trace_ELBO().loss(model.model, model.guide, x) for _ in range(num_draws)])
+    return losses.mean().item(), losses.std().item() / num_draws**0.5
+
+
+@pytest.mark.parametrize(
+    "likelihood",
+    [
+        lambda output: dist.Normal(output + 1, 0.5),
+        lambda output: dist.Normal(output.tanh(), 0.5),
+        lambda output: dist.Normal(output, 0.5 + output.sigmoid()),
+        lambda output: dist.Normal(output, torch.tensor([0.5, 1.0, 2.0])).to_event(1),
+    ],
+)
+def test_a_likelihood_is_averaged_only_where_that_is_exact(likelihood):
+    torch.manual_seed(0)
+    x = torch.randn(4, 3)
+    linear = LatentFeatureModel(2, likelihood, num_data=4, num_dims=3)
+    drawn = LatentFeatureModel(2, likelihood, num_data=4, num_dims=3, decoder=nn.Identity())  # nothing is averaged
+    with torch.no_grad():
+        linear.logits.zero_()
+        drawn.load_state_dict(linear.state_dict())
+    (one, error), (other, other_error) = loss(linear, x, 800), loss(drawn, x, 800)
+    assert abs(one - other) < 4 * (error**2 + other_error**2) ** 0.5
+
+
+def test_a_learnt_likelihood_begins_each_start_as_it_is():
+    torch.manual_seed(0)
+    x = 3 + 0.1 * torch.randn(30, 3)
+    settings = {"num_epochs": 200, "learning_rate": 0.05, "seed": 0, "progress": False}
+    one = LatentFeatureModel(2, Shifted(), num_data=30, num_dims=3)
+    several = LatentFeatureModel(2, Shifted(), num_data=30, num_dims=3)
+    losses = [fit_features(one, x, num_starts=1, **{**settings, "seed": seed})[-1]["loss"] for seed in (0,)]
+    assert one.likelihood.shift.detach().abs().min() > 1  # it is trained
+    best = fit_features(several, x, num_starts=2, **settings)
+    assert min(losses[0], best[-1]["loss"]) == best[-1]["loss"] or math.isclose(losses[0], best[-1]["loss"])
+
+
+def test_the_unit_of_the_data_does_not_matter():
+    x, _ = images(50, 0.5, 0)
+    found = []
+    for unit in (1.0, 256.0):
+        model = LatentFeatureModel(6, normal(0.5 * unit), num_data=50, num_dims=36, weight_scale=unit)
+        history = fit_features(model, unit * x, num_epochs=100, num_starts=1, seed=0, progress=False)
+        found.append((history[-1]["loss"] - 36 * math.log(unit), history[-1]["num_features"]))
+    assert found[0] == pytest.approx(found[1], rel=1e-3)
+
+
+def test_data_replayed_from_the_guide_are_of_its_z_and_not_of_its_average():
+    model = LatentFeatureModel(1, normal(0.01), num_data=2000, num_dims=1)
+    with torch.no_grad():
+        model.logits.zero_()
+        model.loc.fill_(1.0)
+        model.unconstrained_scale.fill_(-20.0)
+    replayed = pyro.poutine.replay(model.model, pyro.poutine.trace(model.guide).get_trace())
+    x = pyro.poutine.trace(replayed).get_trace().nodes["x"]["value"]
+    assert x.std().item() == pytest.approx(0.5, abs=0.02)  # half at 0 and half at 1
+
+
+def test_what_is_hidden_need_not_be_0_and_float64_works():
+    x = torch.rand(6, 3) + 0.5
+    x[0, 0] = math.nan
+    model = LatentFeatureModel(2, lambda o: dist.LogNormal(o, 1.0), num_data=6, num_dims=3)
+    history = fit_features(model, x, num_epochs=5, num_starts=1, seed=0, progress=False)
+    assert math.isfinite(history[-1]["loss"])
+    wide = LatentFeatureModel(2, normal(1.0), num_data=6, num_dims=3).double()
+    assert Predictive(wide.model, num_samples=2)()["x"].dtype == torch.float64
+    with pytest.raises(ValueError, match="more than num_data, 6"):
+        Trace_ELBO().loss(model.model, model.guide, torch.rand(12, 3))
+    plain = LatentFeatureModel(2, lambda o: torch.distributions.Normal(o, 1.0), num_data=6, num_dims=3)
+    with pytest.raises(ValueError, match="give that of pyro.distributions"):
+        Trace_ELBO().loss(plain.model, plain.guide, x)

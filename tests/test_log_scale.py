@@ -568,3 +568,12 @@ def test_a_guide_with_it_is_learnt_in_a_plate(elbo):
     # Log θ becomes uniform, and the KL of an observation goes from what it was towards 0.
     assert losses[0] == pytest.approx(math.log(20) - stats.norm(scale=0.5).entropy(), abs=0.1)
     assert losses[-1] < 0.1 * losses[0]
+
+
+def test_a_value_that_broadcasts_is_scored_for_each_datum_of_a_plate():
+    half = torch.tensor(0.5)
+    for q in (LogUniform(), TruncatedLogNormal(torch.tensor(-1.0), torch.tensor(1.0))):
+        expanded = q.expand((7, 2))
+        for value in (half, half.expand(1, 2)):
+            assert torch.equal(expanded.log_prob(value), q.log_prob(half).expand(7, 2))
+            assert torch.equal(expanded.cdf(value), q.cdf(half).expand(7, 2))

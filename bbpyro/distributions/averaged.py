@@ -5,6 +5,7 @@ Gaussian's log-density around a linear function of z. In the ELBO those averages
 noise: Rao-Blackwellisation (Casella and Robert 1996).
 """
 
+import math
 from typing import Any
 
 import torch
@@ -35,7 +36,7 @@ class AveragedBernoulli(OfMasks, TorchDistribution):
     A draw remembers λ. Its log-density here is the negative entropy, that under :class:`bbpyro.distributions.Bernoulli`
     is E[log p(z)], so that their difference is KL[q(z) || p(z)] without noise. The gradient of what else depends on z
     goes through the relaxed Bernoulli of the same uniform (straight through, arXiv 1611.00712): biased, where z itself
-    is not.
+    is not. What takes exponentials of log-densities, as RenyiELBO and Importance do, is wrong with averages of them.
 
     Args:
         temperature: τ > 0 of that relaxation.
@@ -81,24 +82,26 @@ class AveragedBernoulli(OfMasks, TorchDistribution):
 class AveragedNormal(torch.distributions.Normal, TorchDistributionMixin):
     """N(m, scale²) of an m that has a distribution: its log-density is E[log N(value; m, scale²)].
 
-    That is log N(value; E[m], scale²) - Var[m] / (2 scale²).
+    That is log N(value; E[m], scale²) - Var[m] / (2 scale²). Draws are of the one m that there is.
 
     Args:
-        loc: E[m].
+        loc: m.
         scale: > 0.
-        variance: Var[m], ≥ 0; all three broadcast.
+        mean: E[m].
+        variance: Var[m], ≥ 0; all four broadcast.
     """
 
-    def __init__(self, loc: Any, scale: Any, variance: Tensor) -> None:
-        self.variance_of_loc = variance
+    def __init__(self, loc: Any, scale: Any, mean: Tensor, variance: Tensor) -> None:
+        self.mean_of_loc, self.variance_of_loc = mean, variance
         super().__init__(loc, scale, validate_args=False)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> "AveragedNormal":
         """The same distribution with a larger batch shape."""
-        loc, scale, variance = (each.expand(batch_shape) for each in (self.loc, self.scale, self.variance_of_loc))
-        return AveragedNormal(loc, scale, variance)
+        parts = (self.loc, self.scale, self.mean_of_loc, self.variance_of_loc)
+        return AveragedNormal(*(each.expand(batch_shape) for each in parts))
 
     def log_prob(self, value: Tensor) -> Tensor:
         """E[log N(value; m, scale²)]."""
-        at_mean: Tensor = super().log_prob(value)
-        return at_mean - self.variance_of_loc / (2 * self.scale.square())
+        precision = self.scale.square().reciprocal()
+        squares = (value - self.mean_of_loc).square() + self.variance_of_loc
+        return -squares * precision / 2 - self.scale.log() - math.log(2 * math.pi) / 2

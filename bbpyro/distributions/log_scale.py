@@ -85,7 +85,11 @@ class _LogScale(TorchDistribution):
         log_density = log_density - x
         if not bool(is_inside.all()):
             log_density = torch.where(is_inside, log_density, -torch.inf)
-        return log_density.to(self.low.dtype)
+        return self._of_whole_batch(log_density.to(self.low.dtype))
+
+    def _of_whole_batch(self, result: Tensor) -> Tensor:
+        """With a plate's data, which share a unit's computation, and a value that broadcasts, each for itself."""
+        return result.expand(torch.broadcast_shapes(result.shape, self.batch_shape))
 
     def _remembering(self, x: Tensor) -> Tensor:
         draw = x.exp().to(self.low.dtype)
@@ -221,7 +225,7 @@ class TruncatedLogNormal(_LogScale):
 
     def cdf(self, value: Tensor) -> Tensor:
         """Probability of a draw below `value`."""
-        return self._log.cdf(self._log_of(value)[0]).to(self.loc.dtype)
+        return self._of_whole_batch(self._log.cdf(self._log_of(value)[0]).to(self.loc.dtype))
 
     def icdf(self, value: Tensor) -> Tensor:
         """The quantile of probability `value`."""

@@ -107,10 +107,12 @@ class StudyConfig(runs.Settings):
         """Whether any family of masks in it has keep probabilities π, which its priors are of."""
         return any(each.config.has_pi for each in self._typed())
 
-    @property
-    def begins_by_seed(self) -> bool:
-        """Whether runs begin from what was pretrained for their seed."""
-        return runs.SEED in str((self.pretrained, self.vary, self.points))
+    def begins_by_seed(self, name: str) -> bool:
+        """Whether a run, by the name of its folder, begins from what was pretrained for its seed."""
+        if runs.SEED not in str((self.pretrained, self.vary, self.points)):
+            return False
+        folder = name.rpartition("/")[0]
+        return any(each.folder == folder and runs.SEED in str(each.config.pretrained) for each in self.candidates())
 
     def check_prior(self) -> None:
         """Raise a ValueError where a prior was asked for that nothing in the study has."""

@@ -191,6 +191,6 @@ def data_of(run: runs.TrainConfig) -> tuple[Any, ...]:
 
 def origin(config: StudyConfig, name: str, run: runs.TrainConfig) -> str:
     """Under what the study keeps what a run is made from: the same for all seeds, unless each begins from its own."""
-    if config.begins_by_seed:
+    if config.begins_by_seed(name):
         return name
     return name.rpartition("seed-")[0] if config.is_product else run.prior

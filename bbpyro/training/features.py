@@ -47,7 +47,8 @@ def fit_features(
     """Maximise the ELBO of `model` on x, in place, with SVI, Trace_ELBO and Adam.
 
     Args:
-        model: trained from `num_starts` random starts, see :meth:`LatentFeatureModel.reset_parameters`.
+        model: trained from `num_starts` random starts of W, z and the encoder; the decoder, and what of the
+            likelihood is learnt, begin each time as they are.
         x: the data `[N, ...]`; what is nan was not observed.
         num_epochs: passes over the data, of each start.
         batch_size: data in a step; by default all, as a model without an encoder wants.
@@ -60,7 +61,8 @@ def fit_features(
         progress: a progress bar, or the rich console to draw it on.
 
     Returns:
-        One record an epoch, of the start that was kept: loss (-ELBO/N, nats) and num_features, those in use.
+        One record an epoch, of the start that was kept: loss (-ELBO/N, nats, with what the KL weighs just then, so that
+        of the first half it is more) and num_features, those in use.
 
     Raises:
         ValueError: a number is out of range, or x does not fit the model.
@@ -77,9 +79,11 @@ def fit_features(
     kl_start = _first_pays(model, x) if kl_start is None else kl_start
     seed = int(torch.randint(2**31, ()) if seed is None else seed)
     best: tuple[float, dict[str, Tensor], list[dict[str, float]]] | None = None
+    begin = {name: t.clone() for name, t in model.state_dict().items()}
     with torch.random.fork_rng(), torch.enable_grad(), _bar(progress, num_starts * num_epochs) as advance:
         for start in range(num_starts):
             torch.manual_seed(seed + start)
+            model.load_state_dict(begin)
             model.reset_parameters()
             history = _one_start(model, x, num_epochs, batch_size, learning_rate, kl_start, advance)
             last = history[-math.ceil(len(history) / 20) :]
