@@ -42,11 +42,11 @@ def test_the_joint_distribution_is_that_of_draws_of_the_model():
     x[1, 0] = math.nan
     model, forward, back = model_of(), [], []
     sampler = mcmc.GibbsSampler(model, x)
-    for _ in range(5000):
+    for _ in range(3000):
         sampler.sweep()
         sampler.x = sampler.z @ sampler.W + sampler.scale * torch.randn(3, 2, dtype=torch.float64)
         back.append(statistics(sampler))
-    for _ in range(5000):
+    for _ in range(3000):
         fresh = mcmc.GibbsSampler(model, x)
         fresh.x = fresh.z @ fresh.W + fresh.scale * torch.randn(3, 2, dtype=torch.float64)
         forward.append(statistics(fresh))
