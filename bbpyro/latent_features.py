@@ -18,6 +18,7 @@ from pyro.distributions.torch_distribution import TorchDistribution, TorchDistri
 from torch import Tensor, nn
 
 from bbpyro import parameters, priors
+from bbpyro.checks import in_eval_mode
 from bbpyro.distributions import AveragedBernoulli, AveragedNormal, Bernoulli, drawn_from, with_exact_tails
 from bbpyro.families.beta_bernoulli import MIN_CONCENTRATION, kumaraswamy
 from bbpyro.likelihoods import Likelihood, of_each
@@ -180,8 +181,9 @@ class LatentFeatureModel(nn.Module):
 
     @torch.no_grad()
     def num_used(self, x: Tensor | None = None) -> int:
-        """K₊, the features that some datum has, with λ above one half."""
-        return int((self.z_logits(x) > 0).any(0).sum())
+        """K₊, the features that some datum has, with λ above one half; an encoder is in evaluation mode for it."""
+        with in_eval_mode(self):
+            return int((self.z_logits(x) > 0).any(0).sum())
 
     def _data(self, x: Tensor | None) -> Any:
         if x is not None:
@@ -225,7 +227,7 @@ def _is_around(given: Any, output: Tensor) -> bool:
 
 
 def _filled(x: Tensor, of_x: Any) -> Tensor:
-    """X with a draw, which is in the support, where nothing was observed."""
+    """What was observed of x, and a draw, which is in the support, where nothing was."""
     hidden = x.isnan()
     return torch.where(hidden, of_x.sample().to(x), x) if bool(hidden.any()) else x
 

@@ -237,6 +237,8 @@ def test_a_front_has_a_row_a_setting_a_rival_and_a_published_network(
     script.main([*(str(tmp_path / f"{name}.csv") for name in ("smaller", "2")), "--output", str(tmp_path / "both")])
     both = pd.read_csv(tmp_path / "both.csv")  # of two studies a curve a method, through both
     assert both["setting"].tolist() == ["ours", "smaller", "theirs"]
+    script.main([str(tmp_path / "2.csv")] * 2 + ["--output", str(tmp_path / "twice")])
+    assert (tmp_path / "twice.csv").read_text() == (tmp_path / "2.csv").read_text()
     capsys.readouterr()
     own[:0].to_csv(tmp_path / "header.csv", index=False)
     own.assign(error=np.nan).to_csv(tmp_path / "gaps.csv", index=False)

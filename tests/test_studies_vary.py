@@ -811,3 +811,12 @@ def test_each_seed_of_a_study_begins_from_a_run_of_its_own(npz: str, tmp_path: P
         bbpyro.compare([PRIOR], folder=tmp_path / "second", **{**settings, "seeds": 3}, **dependent)
     from_folder = runs.recipe("lenet5-caffe", {"pretrained": str(first / "seed-{seed}")})
     assert from_folder.initial_keep_probability is None
+
+
+def test_a_study_to_which_a_path_by_seed_is_added_knows_what_its_older_runs_began_from() -> None:
+    older = config(vary={"pretrained": ["first.safetensors"]}, seeds=2)
+    both = config(vary={"pretrained": ["first.safetensors", "runs/seed-{seed}"]}, seeds=2)
+    known = {folder.origin(older, name, run) for name, run in older.tasks().items()}
+    origins = {name: folder.origin(both, name, run) for name, run in both.tasks().items()}
+    assert len(known) == 1 and known < set(origins.values())
+    assert len(set(origins.values())) == 3  # one of the older runs, and each of the others its own

@@ -53,14 +53,14 @@ class GibbsSampler:
 
     def sweep(self) -> None:
         """Draw all of it once, in place."""
-        self.draw_hidden()
+        self._draw_hidden()
         self._draw_z()
         self._draw_weights()
         on = self.z.sum(0)
         c1, c0 = self.concentrations
         self.pi = torch.distributions.Beta(c1 + on, c0 + len(self.z) - on).sample()
 
-    def draw_hidden(self) -> None:
+    def _draw_hidden(self) -> None:
         """Draw what of x was not observed."""
         drawn = self.z @ self.W + self.scale * torch.randn_like(self.x)
         self.x = torch.where(self.hidden, drawn, self.x)

@@ -102,6 +102,7 @@ def loo(idata: Any) -> Any:
         remedy = "give bbpyro.to_arviz a larger num_samples, or num_predictive_samples"
         raise ValueError(f"idata: its log_likelihood is of {draws} draws, wanted at least {fewest}; {remedy}")
     with warnings.catch_warnings():
+        # who asks for it is told k itself, datum by datum
         warnings.filterwarnings("ignore", message="Estimated shape parameter of Pareto")
         apart = make({"log_likelihood": likelihoods.map(_told_apart)}, {})
         found = import_arviz().loo(apart, pointwise=True, reff=1.0)

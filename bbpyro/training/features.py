@@ -26,6 +26,7 @@ from bbpyro.training.epochs import NonFiniteLossError
 from bbpyro.training.handlers import SingleOptimizer
 from bbpyro.training.inference import cosine
 from bbpyro.training.lean_elbo import LeanTraceELBO
+from bbpyro.training.starts import final_loss
 
 _USUAL_START = 5.0
 _SHARE = 0.5  # of the weight at which the first feature pays; of twice as much, features die for good
@@ -86,8 +87,7 @@ def fit_features(
             model.load_state_dict(begin)
             model.reset_parameters()
             history = _one_start(model, x, num_epochs, batch_size, learning_rate, kl_start, advance)
-            last = history[-math.ceil(len(history) / 20) :]
-            loss = sum(record["loss"] for record in last) / len(last)
+            loss = final_loss(history)
             if best is None or loss < best[0]:
                 best = loss, {name: t.clone() for name, t in model.state_dict().items()}, history
     assert best is not None
