@@ -6,6 +6,7 @@ from bbpyro.distributions import Kumaraswamy, RelaxedBernoulli
 from bbpyro.export import load_compact, save_compact
 from bbpyro.families import BetaBernoulliDropout
 from bbpyro.insertion import insert_dropout
+from bbpyro.latent_features import LatentFeatureModel
 from bbpyro.model import BetaBernoulliNetwork
 from bbpyro.posterior import to_arviz
 from bbpyro.prediction import evaluate, predict, predictive_draws, score, uncertainty
@@ -18,6 +19,7 @@ __all__ = [
     "BetaBernoulliDropout",
     "BetaBernoulliNetwork",
     "Kumaraswamy",
+    "LatentFeatureModel",
     "RelaxedBernoulli",
     "compact",
     "compare",

@@ -7,21 +7,24 @@ q(π, W, z) = Π_k Kumaraswamy(π_k; a_k, b_k) · N(W; m, v) · Π_nk Bernoulli(
 With K → ∞ the matrix z is an Indian buffet process (Griffiths and Ghahramani 2011).
 """
 
+import functools
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyro
 import pyro.distributions as dist
 import torch
-import torch.nn.functional as F
 from pyro.distributions.torch_distribution import TorchDistribution, TorchDistributionMixin
 from torch import Tensor, nn
+from torch.nn.modules.lazy import LazyModuleMixin
+from torch.nn.parameter import UninitializedParameter
 
 from bbpyro import parameters, priors
-from bbpyro.checks import in_eval_mode
+from bbpyro.checks import check_is, check_positive, in_eval_mode
 from bbpyro.distributions import AveragedBernoulli, AveragedNormal, Bernoulli, drawn_from, with_exact_tails
-from bbpyro.families.beta_bernoulli import MIN_CONCENTRATION, kumaraswamy
-from bbpyro.likelihoods import Likelihood, of_each
+from bbpyro.exclusive import one_at_a_time
+from bbpyro.families.beta_bernoulli import kumaraswamy
+from bbpyro.likelihoods import Likelihood, expectation, of_each
 from bbpyro.priors.checks import check_prior
 from bbpyro.program import program
 
@@ -29,10 +32,20 @@ _START = {"logits": -2.0, "scale": 0.1, "concentration1": math.log(2.0), "concen
 _SPREAD = 0.5  # of W where training starts
 
 
-class LatentFeatureModel(nn.Module):
+class Draw(NamedTuple):
+    """A draw of q(π, W, z), and what it makes of data: π `[K]`, W `[K, D]`, z `[B, K]`, and p(x | z, W)."""
+
+    pi: Tensor
+    W: Tensor
+    z: Tensor
+    of_x: TorchDistribution
+
+
+class LatentFeatureModel(LazyModuleMixin, nn.Module):
     """Data of a few of K latent features each, d_n = f(Σ_k z_nk w_k), as a Pyro model and guide.
 
     x, the data, is a tensor `[N, D]`, or `[N, ...]` with a decoder of one's own; what of it is nan was not observed.
+    :func:`bbpyro.fit`, :func:`bbpyro.predict` and :func:`bbpyro.to_arviz` take it as they take a network, without y.
 
     Of z the guide has a Bernoulli for each datum and feature. Their KL is exact. Where f is the identity and the
     likelihood a Normal around it, of one scale for all data, so is the expectation of log p(x | z, W) over z; elsewhere
@@ -42,15 +55,16 @@ class LatentFeatureModel(nn.Module):
     Args:
         num_features: K, the most features there may be.
         likelihood: from f's output `[N, D]` to the distribution of each number of x, such as
-            `lambda output: dist.Normal(output, 0.5)` or :class:`bbpyro.likelihoods.Bernoulli`; its parameters are
-            trained where it is an nn.Module.
-        num_data: N.
-        num_dims: D, the numbers of a w_k.
+            :class:`bbpyro.likelihoods.Normal` or :class:`bbpyro.likelihoods.Bernoulli`; its parameters are trained
+            where it is an nn.Module.
         prior: of the keep probabilities π, as of :class:`bbpyro.BetaBernoulliNetwork`; by default IndianBuffet(1).
-        weight_scale: s, the scale of w_k a priori.
         decoder: f, from `[N, D]` to what the likelihood wants; by default the identity.
         encoder: from x `[B, ...]`, 0 where it was not observed, to the log-odds of λ `[B, K]`; by default each datum
             has its own, which are trained, so that all data go into each call, in their order.
+        num_data: N; by default that of the data it is first given. With an encoder these may be a minibatch, so that
+            whoever does not use `fit` says it here.
+        num_dims: D, the numbers of a w_k; by default those of a datum. With a decoder it has to be said.
+        weight_scale: s, the scale of w_k a priori.
         temperature: of the gradient through z, where the expectation is not exact.
         name: under which Pyro's parameter store knows the parameters.
 
@@ -58,63 +72,105 @@ class LatentFeatureModel(nn.Module):
         ValueError: a number is out of range, or the prior is none of K keep probabilities.
     """
 
+    loc: nn.Parameter
+    log_scale: nn.Parameter
+    log_concentration1: nn.Parameter
+    log_concentration0: nn.Parameter
+    logits: nn.Parameter
+
     def __init__(
         self,
         num_features: int,
         likelihood: Likelihood,
-        *,
-        num_data: int,
-        num_dims: int,
         prior: priors.PriorLike | None = None,
-        weight_scale: float = 1.0,
         decoder: nn.Module | None = None,
+        *,
         encoder: nn.Module | None = None,
+        num_data: int | None = None,
+        num_dims: int | None = None,
+        weight_scale: float = 1.0,
         temperature: float = 0.3,
         name: str | None = None,
     ) -> None:
         super().__init__()
         for argument, number in (("num_features", num_features), ("num_data", num_data), ("num_dims", num_dims)):
-            if number < 1:
-                raise ValueError(f"{argument} is {number}, wanted at least 1")
+            if number is not None:
+                check_positive(**{argument: number})
         for argument, scale in (("weight_scale", weight_scale), ("temperature", temperature)):
             if not 0 < scale < math.inf:
                 raise ValueError(f"{argument} is {scale}, wanted a positive number")
-        self.num_data, self.weight_scale, self.temperature, self.name = num_data, weight_scale, temperature, name
+        if not callable(likelihood):
+            raise TypeError(f"likelihood is {likelihood!r}, wanted a callable, such as bbpyro.likelihoods.Normal(0.5)")
+        for argument, module in (("decoder", decoder), ("encoder", encoder)):
+            check_is(argument, module, nn.Module | None)
+        if decoder is not None and num_dims is None:
+            raise ValueError("num_dims: with a decoder x does not tell it; say how many numbers a feature w_k has")
+        self.num_features, self._num_data, self._num_dims = num_features, num_data, num_dims
+        self.weight_scale, self.temperature, self.name = weight_scale, temperature, name
         self.likelihood, self.decoder, self.encoder = likelihood, decoder, encoder
         made = priors.as_prior(priors.IndianBuffet(1.0) if prior is None else prior)
         if isinstance(made, dict):
             raise ValueError(f"prior is a mapping of {', '.join(made)}: all features have one prior")
         self.prior = made
         check_prior("pi", num_features, self.prior)
-        sizes: dict[str, tuple[int, ...]] = {
-            "loc": (num_features, num_dims),
-            "unconstrained_scale": (num_features, num_dims),
-        }
-        sizes |= {f"unconstrained_concentration{i}": (num_features,) for i in (0, 1)}
-        sizes |= {} if encoder is not None else {"logits": (num_data, num_features)}
-        for parameter, size in sizes.items():
-            self.register_parameter(parameter, nn.Parameter(torch.empty(size)))
-        self.reset_parameters()
-
-    loc: nn.Parameter
-    unconstrained_scale: nn.Parameter
-    unconstrained_concentration0: nn.Parameter
-    unconstrained_concentration1: nn.Parameter
-    logits: nn.Parameter
+        names = ["loc", "log_scale", "log_concentration1", "log_concentration0"]
+        for parameter in names if encoder is not None else [*names, "logits"]:
+            setattr(self, parameter, UninitializedParameter())
+        if num_dims is not None and (num_data is not None or encoder is not None):
+            self.initialize_parameters()
 
     @property
-    def num_features(self) -> int:
-        """K."""
-        return len(self.loc)
+    def num_data(self) -> int:
+        """N.
+
+        Raises:
+            ValueError: it was not said, and no data were given yet.
+        """
+        if self._num_data is not None:
+            return self._num_data
+        if self.encoder is None and not isinstance(self.logits, UninitializedParameter):
+            return len(self.logits)
+        raise ValueError(
+            "num_data is not known: say it where the model is made"
+            + (", for with an encoder x may be a minibatch" if self.encoder is not None else ", or give all data first")
+        )
+
+    def initialize_parameters(self, x: Tensor | None = None, *, is_all: bool = False) -> None:
+        """Make the parameters, where there are none yet, of the size that x `[N, ...]` wants, and begin.
+
+        Args:
+            x: the data; without an encoder all of them.
+            is_all: whether they are all of them.
+        """
+        if x is not None:
+            check_floats(x)
+            if self._num_data is None and is_all:
+                self._num_data = len(x)
+        if not self.has_uninitialized_params():
+            return
+        num_data, num_dims = self._num_data, self._num_dims
+        if x is not None:
+            num_data = len(x) if num_data is None else num_data
+            if num_dims is None and x.dim() > 2:
+                raise ValueError(f"x has shape {tuple(x.shape)}, wanted [N, D]; x.flatten(1) makes it so")
+            num_dims = x.shape[1] if num_dims is None else num_dims
+        if num_dims is None or (num_data is None and self.encoder is None):
+            raise ValueError("num_data and num_dims are not known yet: say them where the model is made, or give x")
+        sizes = {"loc": (self.num_features, num_dims), "logits": (num_data, self.num_features)}
+        sizes["log_scale"] = sizes["loc"]
+        for name, parameter in self.named_parameters(recurse=False):
+            lazy: Any = parameter
+            lazy.materialize(sizes.get(name, (self.num_features,)))
+        self.reset_parameters()
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
         """Begin anew, W and z at random."""
+        if self.has_uninitialized_params():
+            return  # there is nothing yet
         self.loc.normal_(0, _SPREAD)
-        self.unconstrained_scale.fill_(math.log(math.expm1(_START["scale"])))
-        for i in (0, 1):
-            start = _START[f"concentration{i}"]
-            getattr(self, f"unconstrained_concentration{i}").fill_(math.log(math.expm1(start)))
+        for name in ("scale", "concentration1", "concentration0"):
+            getattr(self, f"log_{name}").fill_(math.log(_START[name]))
         if self.encoder is None:
             self.logits.normal_(_START["logits"], 0.1)
             return
@@ -131,7 +187,7 @@ class LatentFeatureModel(nn.Module):
         W = self._one(pyro.sample("W", dist.Normal(torch.zeros_like(self.loc), self.weight_scale).to_event(2)))
         with data:
             z = pyro.sample("z", Bernoulli(pi).to_event(1))
-            output = self._f(z.to(W) @ W)
+            output = self.decoded(z.to(W) @ W)
             of_x = self._likelihood(output, z, W)
             pyro.sample("x", _observed(of_x, x), obs=None if x is None else _filled(x, of_x))
         return output
@@ -139,23 +195,23 @@ class LatentFeatureModel(nn.Module):
     @program
     def guide(self, x: Tensor | None = None) -> None:
         """q(π, W, z) = Kumaraswamy(π) · N(W) · Bernoulli(z)."""
+        data = self._data(x)
         parameters.register(self, self.name)
         pyro.sample("pi", _joint(self.q_pi()))
         pyro.sample("W", self.q_weights().to_event(2))
-        with self._data(x):
+        with data:
             pyro.sample("z", AveragedBernoulli(self.temperature, self.z_logits(x)).to_event(1))
 
     def q_pi(self) -> TorchDistribution:
         """q(π) of the K features, as that of a gate."""
-        a, b = (F.softplus(getattr(self, f"unconstrained_concentration{i}")) + MIN_CONCENTRATION for i in (1, 0))
         family: Any = getattr(self.prior, "guide", kumaraswamy)
-        q: TorchDistribution = family(a, b)
+        q: TorchDistribution = family(self.log_concentration1.exp(), self.log_concentration0.exp())
         return q
 
     def q_weights(self) -> dist.Normal:
         """q(W), batch shape `[K, D]`; its parameters are in units of `weight_scale`."""
         s = self.weight_scale
-        return dist.Normal(s * self.loc, s * (F.softplus(self.unconstrained_scale) + 1e-6), validate_args=False)
+        return dist.Normal(s * self.loc, s * self.log_scale.exp(), validate_args=False)
 
     def z_logits(self, x: Tensor | None = None) -> Tensor:
         """The log-odds of λ `[B, K]` of data x; without an encoder those of all data.
@@ -180,16 +236,38 @@ class LatentFeatureModel(nn.Module):
         return logits
 
     @torch.no_grad()
+    def draw(self, x: Tensor | None = None) -> Draw:
+        """A draw of q(π, W, z), for data x; without an encoder all of them."""
+        self.initialize_parameters(x)
+        logits = self.z_logits(x)
+        pi, W, z = self.q_pi().sample(), self.q_weights().sample(), torch.bernoulli(torch.sigmoid(logits))
+        return Draw(pi, W, z, of_each(self.likelihood(self.decoded(z @ W))))
+
+    @torch.no_grad()
+    def log_predictive(self, x: Tensor, x_new: Tensor, num_samples: int = 100) -> Tensor:
+        """Log p(x_new | x), nats, of each number, averaged over draws of q: of what of a datum was not seen, say.
+
+        Args:
+            x: what was seen of the data, `[N, ...]`, nan where nothing was.
+            x_new: of the same data, of the same shape; nan where that is not asked for, and so is the result.
+            num_samples: draws of q(W, z).
+        """
+        check_positive(num_samples=num_samples)
+        with in_eval_mode(self):
+            draws = (log_prob_of_each(self.draw(x).of_x, x_new) for _ in range(num_samples))
+            total = functools.reduce(torch.logaddexp, draws)
+        return total - math.log(num_samples)
+
+    @torch.no_grad()
     def num_used(self, x: Tensor | None = None) -> int:
         """K₊, the features that some datum has, with λ above one half; an encoder is in evaluation mode for it."""
         with in_eval_mode(self):
             return int((self.z_logits(x) > 0).any(0).sum())
 
     def _data(self, x: Tensor | None) -> Any:
-        if x is not None:
-            check_floats(x)
-            if len(x) > self.num_data:
-                raise ValueError(f"x has {len(x)} data, more than num_data, {self.num_data}")
+        self.initialize_parameters(x)
+        if x is not None and len(x) > self.num_data:
+            raise ValueError(f"x has {len(x)} data, more than num_data, {self.num_data}")
         return pyro.plate("data", self.num_data, subsample=x)
 
     def _one(self, W: Tensor) -> Tensor:
@@ -201,7 +279,8 @@ class LatentFeatureModel(nn.Module):
             )
         return W.reshape(self.loc.shape)
 
-    def _f(self, sums: Tensor) -> Tensor:
+    def decoded(self, sums: Tensor) -> Tensor:
+        """F of the sums Σ_k z_nk w_k `[N, D]`."""
         output: Tensor = sums if self.decoder is None else self.decoder(sums)
         return output
 
@@ -211,25 +290,63 @@ class LatentFeatureModel(nn.Module):
         if not isinstance(given, TorchDistributionMixin):
             raise ValueError(f"likelihood gives torch's {type(given).__name__}; give that of pyro.distributions")
         drawn_with = drawn_from(z)
-        if drawn_with is None or self.decoder is not None or not _is_around(given, output):
+        if drawn_with is None or not self.is_linear(given, output):
             return given
         share = torch.sigmoid(drawn_with)
         variance = (share * torch.sigmoid(-drawn_with)) @ W.square()
         return AveragedNormal(given.loc, given.scale, share @ W, variance)
 
-
-def _is_around(given: Any, output: Tensor) -> bool:
-    """Whether it is a Normal whose loc is the output itself, and whose scale is one for all data."""
-    if type(given) is not dist.Normal or given.loc.shape != output.shape:
-        return False
-    is_output = given.loc.data_ptr() == output.data_ptr() and given.loc.stride() == output.stride()
-    return is_output and given.scale.stride(0) == 0
+    def is_linear(self, given: Any, output: Tensor) -> bool:
+        """Whether this likelihood of an output is a Normal around the sums themselves, whose scale no datum changes."""
+        if self.decoder is not None or type(given) is not dist.Normal or given.loc.shape != output.shape:
+            return False
+        is_output = given.loc.data_ptr() == output.data_ptr() and given.loc.stride() == output.stride()
+        return is_output and given.scale.stride(0) == 0
 
 
 def _filled(x: Tensor, of_x: Any) -> Tensor:
     """What was observed of x, and a draw, which is in the support, where nothing was."""
     hidden = x.isnan()
     return torch.where(hidden, of_x.sample().to(x), x) if bool(hidden.any()) else x
+
+
+@one_at_a_time
+@torch.no_grad()
+def predict_features(model: LatentFeatureModel, x: Tensor, num_samples: int | None = 100) -> Tensor:
+    """What is to be expected of x, `[N, ...]`: where it is nan, what would have been observed there.
+
+    Args:
+        model: trained; without an encoder on this x.
+        x: what was seen of the data, `[N, ...]`, nan where nothing was.
+        num_samples: draws of q(W, z) to average over; or None for the mean of W and λ in place of z.
+
+    Raises:
+        ValueError: a number is below 1, or x does not fit the model.
+    """
+    check_positive(num_samples=1 if num_samples is None else num_samples)
+    model.initialize_parameters(x)
+    with in_eval_mode(model):
+        if num_samples is None:
+            W, z = model.q_weights().mean, torch.sigmoid(model.z_logits(x))
+            return expectation(model.likelihood(model.decoded(z @ W)))
+        return torch.stack([expectation(model.draw(x).of_x) for _ in range(num_samples)]).mean(0)
+
+
+def hide(x: Tensor, observed: Tensor | None, name: str = "observed") -> Tensor:
+    """x, with nan where it was not observed; a ValueError unless there is a boolean for each number of it."""
+    if observed is None:
+        return x
+    if not isinstance(observed, Tensor) or observed.dtype != torch.bool or observed.shape != x.shape:
+        got = f"{observed.dtype} of shape {tuple(observed.shape)}" if isinstance(observed, Tensor) else repr(observed)
+        raise ValueError(f"{name} is {got}, wanted booleans of x's shape, {tuple(x.shape)}")
+    return x.masked_fill(~observed, math.nan)
+
+
+def log_prob_of_each(of_x: TorchDistribution, x: Tensor) -> Tensor:
+    """The log-probability of each number of x; nan where that is."""
+    hidden = x.isnan()
+    log_prob: Tensor = of_x.log_prob(_filled(x, of_x))
+    return log_prob.masked_fill(hidden, math.nan)
 
 
 def check_floats(x: Tensor) -> None:

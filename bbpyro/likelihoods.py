@@ -1,15 +1,16 @@
 """Likelihoods: from a network's output to the distribution of y, and what is predicted of such a y.
 
-Any callable does, e.g. ``lambda output: dist.Normal(output, 0.1).to_event(1)`` for regression.
+Any callable does, e.g. ``lambda output: dist.Poisson(output.exp()).to_event(1)`` for counts.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any, Literal
 
 import pyro.distributions as dist
 import torch
 from pyro.distributions.torch_distribution import TorchDistribution
-from torch import Tensor
+from torch import Tensor, nn
 
 from bbpyro import distributions
 
@@ -37,6 +38,43 @@ class Bernoulli:
 
     def __repr__(self) -> str:
         return "Bernoulli()"
+
+
+class Normal(nn.Module):
+    """y ~ N(output, scale²): regression, output and y `[N, ...]`, one scale for all of them.
+
+    Args:
+        scale: of the noise, in the unit of y; by default it is learnt.
+        start: where it begins, if it is learnt; about the standard deviation of y does.
+
+    Raises:
+        ValueError: scale or start is not positive, or both are given.
+    """
+
+    def __init__(self, scale: float | None = None, *, start: float | None = None) -> None:
+        super().__init__()
+        if scale is not None and start is not None:
+            raise ValueError("scale and start are both given; a scale that is known is not learnt")
+        for name, number in (("scale", scale), ("start", start)):
+            if number is not None and not (isinstance(number, int | float) and 0 < number < math.inf):
+                raise ValueError(f"{name} is {number!r}, wanted a positive number")
+        self.known_scale, self.start = scale, start
+        if scale is None:
+            self.log_scale = nn.Parameter(torch.tensor(math.log(start or 1.0)))
+
+    @property
+    def scale(self) -> Tensor:
+        """Of the noise."""
+        return self.log_scale.exp() if self.known_scale is None else torch.tensor(float(self.known_scale))
+
+    def forward(self, output: Tensor) -> TorchDistribution:
+        """The distribution of y, batch shape `[N]`."""
+        of_each_number = dist.Normal(output, self.scale.to(output), validate_args=False)
+        return of_each_number.to_event(max(0, output.dim() - 1))
+
+    def extra_repr(self) -> str:
+        """What print shows."""
+        return f"{self.scale.item():.4g}{', learnt' if self.known_scale is None else ''}"
 
 
 def is_classification(distribution: TorchDistribution) -> bool:

@@ -1,5 +1,6 @@
 """-ELBO as an nn.Module, for a loop of one's own and for DistributedDataParallel."""
 
+from collections.abc import Callable
 from typing import Any
 
 from pyro.poutine.messenger import Messenger
@@ -31,7 +32,7 @@ class ELBOModule(nn.Module):
 
     def forward(self, x: Nest, y: Tensor | None = None, weight: float = 1.0) -> Tensor:
         """-ELBO in nats, differentiable, with the likelihood of x `[B, ...]`, y `[B]` scaled by weight · N/B."""
-        with _Weighed(weight):
+        with Weighed(weight, _is_of_data):
             loss: Tensor = self.elbo.differentiable_loss(self.network.model, self.network.guide, x, y)
         if self._idle is None and loss.requires_grad:
             reached = {id(leaf) for leaf in leaves(loss)}
@@ -41,15 +42,24 @@ class ELBOModule(nn.Module):
         return loss
 
 
-class _Weighed(Messenger):
-    """An effect handler that weighs what is of the data, and leaves what is of the network alone."""
+def _is_of_data(site: Any) -> bool:
+    return any(frame.name == "data" for frame in site["cond_indep_stack"])
 
-    def __init__(self, weight: float) -> None:
+
+class Weighed(Messenger):
+    """An effect handler that weighs the log-densities of some sites.
+
+    Args:
+        weight: by which they are multiplied.
+        is_chosen: whether a site is one of them.
+    """
+
+    def __init__(self, weight: float, is_chosen: Callable[[Any], bool]) -> None:
         super().__init__()
-        self.weight = weight
+        self.weight, self.is_chosen = weight, is_chosen
 
     def _pyro_sample(self, msg: Any) -> None:
-        if self.weight != 1.0 and any(frame.name == "data" for frame in msg["cond_indep_stack"]):
+        if self.weight != 1.0 and self.is_chosen(msg):
             msg["scale"] = msg["scale"] * self.weight
 
 

@@ -28,10 +28,12 @@ from bbpyro.drawing import (
     num_draws_at_once,
 )
 from bbpyro.exclusive import one_at_a_time
+from bbpyro.latent_features import predict_features
 from bbpyro.layers import device_of
 from bbpyro.model import BetaBernoulliNetwork
 from bbpyro.nests import Nest
 from bbpyro.smaller import living_part
+from bbpyro.verbs import of_either
 
 CI_PROB = 0.94  # of every interval, and of what is sure: ArviZ's own
 _NUM_DRAWS = 1000  # of y, at least, where its distribution has no cdf
@@ -91,7 +93,7 @@ class Uncertainty:
 
 
 @one_at_a_time
-def predict(
+def predict_network(
     bnn: BetaBernoulliNetwork,
     x: Nest,
     num_samples: int | None = 100,
@@ -123,6 +125,9 @@ def predict(
     _check(bnn, num_samples, batch_size, guide)
     check_inputs(bnn, bnn.likelihood, x)
     return _mean(bnn, x, num_samples, batch_size, guide, progress)
+
+
+predict = of_either("predict", predict_network, predict_features)
 
 
 def _mean(bnn: BetaBernoulliNetwork, x: Nest, num_samples: int | None, *options: Any) -> Tensor:

@@ -34,7 +34,6 @@ from typing import Any
 import joblib
 import numpy as np
 import pandas as pd
-import pyro.distributions as dist
 import torch
 from feature_problems import PROBLEMS, Problem
 from rich.console import Console
@@ -57,24 +56,12 @@ GATE_STEPS = 3000
 BATCH_SIZE = 100
 
 
-class Normal(nn.Module):
-    """y ~ N(output, σ) with a σ that is learnt."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.log_scale = nn.Parameter(torch.zeros(()))
-
-    def forward(self, output: Tensor) -> Any:
-        """The distribution of y."""
-        return dist.Normal(output, self.log_scale.exp())
-
-
 def network(problem: Problem) -> tuple[nn.Sequential, Any]:
     """A fresh network, and its likelihood."""
     layers: list[nn.Module] = [nn.Linear(problem.x.shape[1], 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU()]
     if problem.num_classes:
         return nn.Sequential(*layers, nn.Linear(64, problem.num_classes)), bbpyro.likelihoods.Categorical()
-    return nn.Sequential(*layers, nn.Linear(64, 1), nn.Flatten(0)), Normal()
+    return nn.Sequential(*layers, nn.Linear(64, 1), nn.Flatten(0)), bbpyro.likelihoods.Normal()
 
 
 def pretrained(problem: Problem, seed: int, steps: int) -> tuple[nn.Sequential, Any]:

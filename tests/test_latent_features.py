@@ -1,8 +1,12 @@
 """The latent feature model: its averages against enumeration, its ELBO against the evidence, and what it finds."""
 
+import copy
+import functools
 import itertools
 import math
 
+import arviz as az
+import numpy as np
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -14,6 +18,7 @@ from torch import nn
 import bbpyro
 from bbpyro.distributions import AveragedBernoulli, AveragedNormal, Bernoulli, drawn_from
 from bbpyro.latent_features import LatentFeatureModel
+from bbpyro.training.coordinate_ascent import Ascent, kumaraswamy_like, noise_of
 from bbpyro.training.features import fit_features
 
 
@@ -22,15 +27,9 @@ def normal(scale):
 
 
 def images(num_data, scale, seed):
-    """Four shapes on 6 x 6 pixels, each in half of the images, and noise; the images and the shapes."""
-    shapes = torch.zeros(4, 6, 6)
-    for k, (row, column, text) in enumerate(
-        [(0, 0, "010 111 010"), (0, 3, "111 101 111"), (3, 0, "100 110 111"), (3, 3, "111 010 010")]
-    ):
-        shapes[k, row : row + 3, column : column + 3] = torch.tensor([[float(c) for c in r] for r in text.split()])
-    generator = torch.Generator().manual_seed(seed)
-    z = (torch.rand(num_data, 4, generator=generator) < 0.5).float()
-    return z @ shapes.flatten(1) + scale * torch.randn(num_data, 36, generator=generator), shapes.flatten(1)
+    """Images of four shapes, and the shapes."""
+    data = bbpyro.data.shapes(num_data, scale, seed)
+    return data.x, data.W
 
 
 def log_evidence(x, num_features, alpha, weight_scale, scale):
@@ -94,7 +93,7 @@ def test_the_elbo_is_below_the_evidence_and_near_it(is_linear):
     model = LatentFeatureModel(
         3, normal(0.3), num_data=4, num_dims=2, prior="IndianBuffet(1.5)", decoder=decoder, temperature=0.5
     )
-    fit_features(model, x, num_epochs=400, kl_start=1.0, num_starts=2, seed=0, progress=False)
+    fit_features(model, x, num_epochs=400, learning_rate=0.2, kl_start=1.0, num_starts=3, seed=0, progress=False)
     with torch.no_grad():
         losses = torch.tensor([Trace_ELBO().loss(model.model, model.guide, x) for _ in range(500)])
     elbo, error = -losses.mean().item(), losses.std().item() / 500**0.5
@@ -131,17 +130,201 @@ def test_it_is_plain_pyro(elbo):
 
 
 @pytest.mark.parametrize("scale", [0.5, 0.05])
-def test_the_four_shapes_are_found_and_no_others(scale):
+@pytest.mark.parametrize("is_learnt", [False, True])
+def test_the_four_shapes_are_found_and_no_others(scale, is_learnt):
     x, shapes = images(500, scale, 0)
-    model = LatentFeatureModel(12, normal(scale), num_data=500, num_dims=36, prior="IndianBuffet(2)")
-    history = fit_features(model, x, num_starts=2, seed=0, progress=False)
+    model = LatentFeatureModel(12, bbpyro.likelihoods.Normal(None if is_learnt else scale), "IndianBuffet(2)")
+    history = bbpyro.fit(model, x, num_epochs=50, seed=0, progress=False)
     used = (model.z_logits() > 0).any(0)
     cosine = F.normalize(model.loc.detach()[used], dim=1) @ F.normalize(shapes, dim=1).T
     assert model.num_used() == 4 == history[-1]["num_features"]
     assert cosine.max(0).values.min() > 0.95
-    again = LatentFeatureModel(12, normal(scale), num_data=500, num_dims=36, prior="IndianBuffet(2)")
-    short = {"num_epochs": 20, "num_starts": 2, "seed": 3, "progress": False}
-    assert fit_features(again, x, **short) == fit_features(model, x, **short)
+    assert model.likelihood.scale.item() == pytest.approx(scale, rel=0.05)
+    shares = data_shares(model)
+    torch.testing.assert_close(model.q_pi().mean[used], shares[used], atol=0.02, rtol=0)
+
+
+def data_shares(model):
+    return torch.sigmoid(model.z_logits().detach()).mean(0)
+
+
+def test_svi_alone_lets_go_of_features():
+    x, _ = images(500, 0.5, 0)
+    model = LatentFeatureModel(12, normal(0.5), "IndianBuffet(2)")
+    history = fit_features(model, x, num_sweeps=0, num_starts=1, seed=0, progress=False)
+    assert 3 <= history[-1]["num_features"] <= 6
+
+
+@pytest.mark.parametrize("num_sweeps", [0, 20])
+def test_a_seed_gives_the_same_records_and_leaves_torch_as_it_was(num_sweeps):
+    x, _ = images(50, 0.5, 0)
+    before = torch.get_rng_state()
+    first, second = (
+        bbpyro.fit(
+            LatentFeatureModel(5, normal(0.5)),
+            x,
+            num_epochs=5,
+            num_sweeps=num_sweeps,
+            num_starts=2,
+            seed=3,
+            progress=False,
+        )
+        for _ in range(2)
+    )
+    assert first == second
+    torch.testing.assert_close(torch.get_rng_state(), before)
+
+
+def test_a_sweep_raises_the_elbo_which_is_that_of_svi():
+    x, _ = images(60, 0.5, 0)
+    x[:10, :5] = math.nan
+    model = LatentFeatureModel(6, normal(0.5), "IndianBuffet(2)")
+    model.initialize_parameters(x)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        ascent = Ascent.begun(model, x, noise_of(model, x))
+        elbos = []
+        for _ in range(30):
+            ascent.sweep(1.0)
+            elbos.append(ascent.elbo())
+        assert all(later > earlier - 1e-2 for earlier, later in itertools.pairwise(elbos))
+        tidied = ascent.tidied()
+        assert tidied.elbo() >= elbos[-1]
+        tidied.put_into(model)
+    found, error = loss(model, x, 500)
+    # a Beta q(π) here, a Kumaraswamy there
+    assert -found < tidied.elbo() + 4 * error and -found > tidied.elbo() - 3 - 4 * error
+
+
+def test_a_feature_turned_round_is_turned_back():
+    x, shapes = images(300, 0.2, 0)
+    model = LatentFeatureModel(6, normal(0.2), "IndianBuffet(2)")
+    bbpyro.fit(model, x, num_epochs=1, seed=0, progress=False)
+    with torch.no_grad():
+        ascent = Ascent.begun(model, x, noise_of(model, x))
+        ascent.m, ascent.share = model.loc.detach().clone(), torch.sigmoid(model.logits.detach()).clone()
+        used = (ascent.share > 0.5).any(0)
+        k, spare = int(used.nonzero()[0]), int((~used).nonzero()[0])
+        ascent.sweep(1.0)
+        best = ascent.elbo()
+        ascent.m[spare], ascent.share[:, spare] = ascent.m[k], 1.0
+        ascent.m[k], ascent.share[:, k] = -ascent.m[k], 1 - ascent.share[:, k]
+        for _ in range(20):
+            ascent.sweep(1.0)
+        assert (ascent.share > 0.5).any(0).sum() == 5  # no sweep finds back
+        assert ascent.elbo() < best - 30
+        assert ascent.tidied().elbo() > best - 5
+
+
+@pytest.mark.parametrize(("c1", "c0"), [(0.1667, 1.0), (0.1667, 500.0), (3.0, 40.0), (250.0, 250.0), (2500.0, 3.0)])
+def test_a_kumaraswamy_like_a_beta_has_the_moments_of_its_log(c1, c0):
+    beta = torch.distributions.Beta(torch.tensor([c1]).double(), torch.tensor([c0]).double())
+    a, b = kumaraswamy_like(beta)
+    draws = bbpyro.Kumaraswamy(a, b).sample((100_000,)).log()
+    exact = torch.digamma(beta.concentration1) - torch.digamma(beta.concentration1 + c0)
+    variance = torch.polygamma(1, beta.concentration1) - torch.polygamma(1, beta.concentration1 + c0)
+    torch.testing.assert_close(draws.mean(0), exact, atol=4 * (variance.item() / 100_000) ** 0.5, rtol=0)
+    torch.testing.assert_close(draws.var(0), variance, rtol=0.05, atol=0)
+
+
+def test_what_is_held_out_is_not_trained_on_and_is_reported_on():
+    x, _ = images(200, 0.5, 0)
+    held_out = torch.rand(x.shape, generator=torch.Generator().manual_seed(0)) < 0.1
+    settings = {"num_epochs": 3, "num_starts": 1, "num_sweeps": 30, "seed": 0, "progress": False}
+    first, second, without = (LatentFeatureModel(6, normal(0.5), "IndianBuffet(2)") for _ in range(3))
+    history = bbpyro.fit(first, x, held_out=held_out, **settings)
+    other = bbpyro.fit(second, torch.where(held_out, 5.0, x), held_out=held_out, **settings)
+    bbpyro.fit(without, x, observed=~held_out, **settings)
+    torch.testing.assert_close(first.loc, second.loc)
+    assert other[-1]["held_out_nll"] > history[-1]["held_out_nll"] + 1
+    assert 0.7 < history[-1]["held_out_nll"] < 1.2
+    seen = x.masked_fill(held_out, math.nan)
+    torch.manual_seed(0)
+    draws = torch.stack([first.draw(seen).of_x.log_prob(x) for _ in range(50)])
+    torch.manual_seed(0)
+    torch.testing.assert_close(first.log_predictive(seen, x, 50), draws.logsumexp(0) - math.log(50))
+    found = first.log_predictive(seen, x.masked_fill(~held_out, math.nan), 50)
+    assert bool((found.isnan() == ~held_out).all())
+
+
+def test_sizes_are_those_of_the_data():
+    x, _ = images(30, 0.5, 0)
+    model = LatentFeatureModel(4, bbpyro.likelihoods.Normal(0.5))
+    with pytest.raises(ValueError, match="num_data is not known"):
+        len(x) > model.num_data  # noqa: B015
+    with pytest.raises(ValueError, match="not known yet"):
+        model.model()
+    copied = copy.deepcopy(model)
+    Trace_ELBO().loss(model.model, model.guide, x)
+    assert (model.num_data, model.loc.shape, model.logits.shape) == (30, (4, 36), (30, 4))
+    copied.load_state_dict(model.state_dict())
+    assert copied.num_data == 30
+    torch.testing.assert_close(copied.loc, model.loc)
+    assert "0.5" in repr(model)
+    with pytest.raises(ValueError, match=r"flatten\(1\)"):
+        bbpyro.fit(LatentFeatureModel(4, bbpyro.likelihoods.Normal(0.5)), x.reshape(30, 6, 6), progress=False)
+    amortised = LatentFeatureModel(4, bbpyro.likelihoods.Normal(0.5), encoder=nn.Linear(36, 4))
+    with pytest.raises(ValueError, match="num_data is not known.*minibatch"):
+        Trace_ELBO().loss(amortised.model, amortised.guide, x[:10])
+    bbpyro.fit(amortised, x, num_epochs=1, num_starts=1, batch_size=10, progress=False)
+    assert amortised.num_data == 30
+    for changed, told in (({"decoder": nn.Linear(3, 36)}, "num_dims"), ({"likelihood": 3}, "likelihood is 3")):
+        with pytest.raises((ValueError, TypeError), match=told):
+            LatentFeatureModel(4, **{"likelihood": normal(0.5), **changed})
+
+
+def test_what_is_expected_of_x_is_the_mean_over_draws_or_at_the_mean():
+    x, _ = images(40, 0.5, 0)
+    model = LatentFeatureModel(5, normal(0.5))
+    bbpyro.fit(model, x, num_epochs=2, num_starts=1, num_sweeps=30, seed=0, progress=False)
+    at_mean = bbpyro.predict(model, x, num_samples=None)
+    torch.testing.assert_close(at_mean, torch.sigmoid(model.logits) @ model.loc)  # f is linear, so that both agree
+    torch.manual_seed(0)
+    error = torch.stack([model.draw(x).of_x.mean for _ in range(500)]).std(0) / 500**0.5
+    assert bool(((bbpyro.predict(model, x, 500) - at_mean).abs() < 6 * error + 1e-3).all())
+
+
+def test_arviz_has_the_features_and_what_they_make_of_the_data():
+    x, _ = images(40, 0.5, 0)
+    x[0, 0] = math.nan
+    models = [LatentFeatureModel(5, normal(0.5), "IndianBuffet(2)") for _ in range(2)]
+    settings = {"num_epochs": 3, "num_starts": 1, "num_sweeps": 30, "progress": False}
+    histories = [bbpyro.fit(model, x, seed=i, **settings) for i, model in enumerate(models)]
+    idata = bbpyro.to_arviz(models, x, 300, num_predictive_samples=50, history=histories, seed=0, progress=False)
+    group = functools.partial(bbpyro.posterior.group, idata)
+    assert group("posterior").z.shape == (2, 300, 40, 5) and group("posterior").W.shape == (2, 300, 5, 36)
+    assert group("posterior_predictive").x.shape == (2, 50, 40, 36)
+    assert group("training").loss.shape == (2, 3) and group("observed_data").x.shape == (40, 36)
+    for chain, model in enumerate(models):
+        with torch.no_grad():
+            q = model.q_pi()
+        found = group("posterior").pi[chain].values.mean(0)
+        assert found == pytest.approx(q.mean.numpy(), abs=4 * float(q.variance.max().sqrt()) / 300**0.5)
+        shares = group("posterior").z[chain].values.mean(0)
+        assert shares == pytest.approx(torch.sigmoid(model.logits).detach().numpy(), abs=0.15)
+        used = group("posterior").z[chain].values.any(1).sum(-1)
+        assert (group("posterior").num_features[chain].values == used).all()
+    prior = group("prior").num_features.values.ravel()
+    # a feature is in none of N data with probability B(c + 0, N + 1) / B(c, 1) of c = α/K
+    alone = torch.distributions.Beta(torch.tensor(0.4), torch.tensor(1.0)).sample((100_000,)).double()
+    wanted = 5 * (1 - (1 - alone) ** 40).mean().item()
+    assert prior.mean() == pytest.approx(wanted, abs=4 * prior.std() / 600**0.5 + 0.02)
+    log_likelihood = group("log_likelihood").x
+    assert log_likelihood.shape == (2, 50, 40) and bool(np.isfinite(log_likelihood.values).all())
+    again = bbpyro.to_arviz(models, x, 300, num_predictive_samples=50, seed=0, progress=False)
+    assert bool((bbpyro.posterior.group(again, "posterior").z == group("posterior").z).all())
+    az.summary(idata, var_names=["num_features", "pi"], kind="stats")
+    for arguments, told in (
+        (([], x), "empty list"),
+        (([models[0]] * 2, x), "twice"),
+        ((models, x[:3]), "x has 3 data"),
+        ((models[0], x, 0), "num_samples is 0"),
+        (([models[0], LatentFeatureModel(4, normal(0.5), num_data=40, num_dims=36)], x), "restarts of one model"),
+    ):
+        with pytest.raises((ValueError, TypeError), match=told):
+            bbpyro.to_arviz(*arguments, progress=False)
+    with pytest.raises(ValueError, match="history"):
+        bbpyro.to_arviz(models, x, history=histories[0], progress=False)
 
 
 def test_what_is_nan_says_nothing_and_is_filled_in():
@@ -205,13 +388,13 @@ def test_what_does_not_fit_is_said():
         (made(), x, {"kl_start": 0.0}, "kl_start is 0.0"),
         (made(), x * math.nan, {}, "nothing was observed"),
         (made(), x + math.inf, {}, "infinite"),
-        (made(num_dims=5), x, {}, "num_dims, the decoder and x are to go together"),
+        (made(num_dims=5), x, {}, "and num_dims is 5; without a decoder"),
         (made(), x.long(), {}, "wanted floats"),
         (made(encoder=nn.Linear(3, 7)), x, {}, "wanted the log-odds of 2 features"),
     ):
         with pytest.raises(ValueError, match=told):
             fit_features(model, data, **short, **settings)
-    with pytest.raises(TypeError, match="x is a list"):
+    with pytest.raises(TypeError, match="x is \\[1.0\\], wanted a Tensor"):
         fit_features(made(), [1.0], **short)
 
 
@@ -279,7 +462,7 @@ def test_data_replayed_from_the_guide_are_of_its_z_and_not_of_its_average():
     with torch.no_grad():
         model.logits.zero_()
         model.loc.fill_(1.0)
-        model.unconstrained_scale.fill_(-20.0)
+        model.log_scale.fill_(-20.0)
     replayed = pyro.poutine.replay(model.model, pyro.poutine.trace(model.guide).get_trace())
     x = pyro.poutine.trace(replayed).get_trace().nodes["x"]["value"]
     assert x.std().item() == pytest.approx(0.5, abs=0.02)  # half at 0 and half at 1

@@ -1,12 +1,14 @@
-"""Likelihoods: the Categorical that is scored in one pass is torch's."""
+"""Likelihoods: the Categorical that is scored in one pass is torch's; the Normal learns its scale."""
 
 import pyro
 import pyro.distributions as dist
 import pytest
 import torch
 from pyro import poutine
+from torch import nn
 
-from bbpyro.likelihoods import Categorical, expectation, is_classification
+import bbpyro
+from bbpyro.likelihoods import Categorical, Normal, expectation, is_classification
 from bbpyro.training.handlers import Scorecard
 
 
@@ -99,3 +101,31 @@ def test_a_scorecard_reports_the_log_probabilities_and_the_right_ones():
         "train_nll": pytest.approx(-true.log_prob(y).mean().item()),
         "train_accuracy": (output.argmax(-1) == y).double().mean().item(),
     }
+
+
+@pytest.mark.parametrize("shape", [(4,), (4, 3), (4, 3, 2)])
+def test_a_normal_is_of_each_datum_and_as_wide_as_it_is_told(shape):
+    output, y = torch.randn(shape), torch.randn(shape)
+    of_y = Normal(0.5)(output)
+    assert of_y.batch_shape == (4,)
+    wanted = torch.distributions.Normal(output, 0.5).log_prob(y).reshape(4, -1).sum(1)
+    torch.testing.assert_close(of_y.log_prob(y), wanted)
+    assert not list(Normal(0.5).parameters()) and Normal(start=2.0).scale.item() == pytest.approx(2.0)
+    assert repr(Normal()) == "Normal(1, learnt)"
+
+
+def test_a_scale_that_is_learnt_becomes_that_of_the_noise():
+    torch.manual_seed(0)
+    x = torch.randn(400, 2)
+    y = x @ torch.tensor([[1.0], [-2.0]]) + 0.3 * torch.randn(400, 1)
+    net = nn.Sequential(nn.Linear(2, 1))
+    bbpyro.pretrain(net, x, y, likelihood=Normal(0.3), num_epochs=30, learning_rate=0.05, seed=0, progress=False)
+    bnn = bbpyro.BetaBernoulliNetwork(bbpyro.insert_dropout(net), Normal(), num_data=400, prior="FixedRate(0.001)")
+    bbpyro.fit(bnn, x, y, num_epochs=80, learning_rate=0.02, seed=0, progress=False)
+    assert bnn.likelihood.scale.item() == pytest.approx(0.3, rel=0.1)
+
+
+@pytest.mark.parametrize("arguments", [{"scale": 0.0}, {"scale": "1"}, {"start": -1.0}, {"scale": 1.0, "start": 1.0}])
+def test_a_scale_that_is_none_is_said(arguments):
+    with pytest.raises(ValueError, match="scale|start"):
+        Normal(**arguments)

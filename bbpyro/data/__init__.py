@@ -13,7 +13,7 @@ from bbpyro.data.download import (
     is_here,
     read_split,
 )
-from bbpyro.data.generated import bars, bars_relevant
+from bbpyro.data.generated import LatentData, bars, bars_relevant, overlapping_bars, shapes
 from bbpyro.data.npz import load_npz, num_training_data
 
 DESCRIPTIONS = {
@@ -54,6 +54,7 @@ __all__ = [
     "DESCRIPTIONS",
     "DataUnavailableError",
     "Dataset",
+    "LatentData",
     "bars",
     "bars_relevant",
     "crop_and_flip",
@@ -63,4 +64,6 @@ __all__ = [
     "is_here",
     "load",
     "num_training_data",
+    "overlapping_bars",
+    "shapes",
 ]

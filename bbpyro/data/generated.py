@@ -1,5 +1,7 @@
 """Data sets made by a generator, whose relevant inputs are known."""
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -35,3 +37,42 @@ def bars_relevant() -> Tensor:
     middle = slice((_BARS_SIDE - _NUM_BARS) // 2, (_BARS_SIDE + _NUM_BARS) // 2)
     relevant[middle, middle] = True
     return relevant
+
+
+class LatentData(NamedTuple):
+    """Data x `[N, D]` that latent features W `[K, D]` made, and which datum has which, z `[N, K]`."""
+
+    x: Tensor
+    z: Tensor
+    W: Tensor
+
+
+_SHAPES = ("010 111 010", "111 101 111", "100 110 111", "111 010 010")
+
+
+def shapes(num_data: int = 100, noise: float = 0.5, seed: int = 0) -> LatentData:
+    """Images of 6x6 pixels, of four shapes in its quarters, each in half of them, and Gaussian noise of this scale.
+
+    As those of Griffiths and Ghahramani (2011), whose N is 100 and whose noise 0.5.
+    """
+    W = torch.zeros(4, 6, 6)
+    for k, text in enumerate(_SHAPES):
+        row, column = 3 * (k // 2), 3 * (k % 2)
+        W[k, row : row + 3, column : column + 3] = torch.tensor([[float(c) for c in line] for line in text.split()])
+    return _superposed(W.flatten(1), 0.5, num_data, noise, seed)
+
+
+def overlapping_bars(num_data: int = 500, side: int = 6, noise: float = 0.25, seed: int = 0) -> LatentData:
+    """Images of side x side pixels, each row and each column a bar that two images in `side` have, and noise.
+
+    Bars add up where they cross (Földiák 1990, with the superposition of Griffiths and Ghahramani).
+    """
+    lines = torch.eye(side)
+    rows, columns = lines[:, :, None].expand(-1, -1, side), lines[:, None, :].expand(-1, side, -1)
+    return _superposed(torch.cat([rows, columns]).flatten(1), 2 / side, num_data, noise, seed)
+
+
+def _superposed(W: Tensor, share: float, num_data: int, noise: float, seed: int) -> LatentData:
+    generator = torch.Generator().manual_seed(seed)
+    z = (torch.rand(num_data, len(W), generator=generator) < share).float()
+    return LatentData(z @ W + noise * torch.randn(num_data, W.shape[1], generator=generator), z, W)

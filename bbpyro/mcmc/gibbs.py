@@ -14,10 +14,10 @@ from torch import Tensor
 
 from bbpyro.bars import is_drawn
 from bbpyro.exclusive import one_at_a_time
-from bbpyro.latent_features import LatentFeatureModel, check_floats
+from bbpyro.latent_features import LatentFeatureModel, hide
 from bbpyro.likelihoods import of_each
 from bbpyro.mcmc.nuts import check_steps
-from bbpyro.posterior import container
+from bbpyro.posterior import container, features
 
 
 class GibbsSampler:
@@ -42,7 +42,7 @@ class GibbsSampler:
     def __init__(self, model: LatentFeatureModel, x: Tensor) -> None:
         if not isinstance(model, LatentFeatureModel):
             raise TypeError(f"model is a {type(model).__name__}, wanted a LatentFeatureModel")
-        check_floats(x)
+        model.initialize_parameters(x)
         self.concentrations = _beta_prior(model)
         self.scale, self.weight_scale = _scale(model, x), model.weight_scale
         self.hidden = x.isnan()
@@ -123,6 +123,7 @@ def gibbs(
     model: LatentFeatureModel,
     x: Tensor,
     *,
+    observed: Tensor | None = None,
     num_samples: int = 1000,
     warmup_steps: int = 500,
     num_chains: int = 2,
@@ -134,6 +135,7 @@ def gibbs(
     Args:
         model: see :class:`GibbsSampler`; its parameters are neither read nor changed.
         x: the data `[N, D]`; what is nan was not observed.
+        observed: booleans of x's shape, which of it was.
         num_samples: draws of each chain, after warm-up; at least 4.
         warmup_steps: sweeps before them.
         num_chains: how many, one after the other, each from a draw of the prior.
@@ -149,6 +151,7 @@ def gibbs(
         ValueError: as :class:`GibbsSampler`, or a number is out of range.
     """
     check_steps(num_samples, warmup_steps, num_chains)
+    x = hide(x, observed)
     draws: dict[str, list[np.ndarray]] = {"pi": [], "W": [], "z": []}
     with torch.random.fork_rng():
         for chain in range(num_chains):
@@ -163,11 +166,9 @@ def gibbs(
                     kept[name].append(value.to(torch.int8 if name == "z" else torch.float32, copy=True))
             for name, values in kept.items():
                 draws[name].append(torch.stack(values).numpy())
-    dims = {"pi": ("feature",), "W": ("feature", "dim"), "z": ("datum", "feature")}
-    variables: dict[str, Any] = {name: (("chain", "draw", *dims[name]), np.stack(of)) for name, of in draws.items()}
-    variables["num_features"] = (("chain", "draw"), variables["z"][1].any(2).sum(-1))
+    chains = [features.dataset(*of_chain) for of_chain in zip(*draws.values(), strict=True)]
     attrs = {"inference_library": "bbpyro", "prior": repr(model.prior), "seed": seed}
-    return container.make({"posterior": xr.Dataset(variables)}, attrs)
+    return container.make({"posterior": xr.concat(chains, "chain")}, attrs)
 
 
 def _beta_prior(model: LatentFeatureModel) -> tuple[Tensor, Tensor]:

@@ -3,7 +3,8 @@
 from bbpyro.posterior.arguments import describe_model
 from bbpyro.posterior.container import elpd, good_k, group, loo, save
 from bbpyro.posterior.coordinates import kept_features
-from bbpyro.posterior.inference_data import to_arviz
+from bbpyro.posterior.features import features_to_arviz
+from bbpyro.posterior.inference_data import network_to_arviz
 from bbpyro.posterior.reading import (
     decisions,
     extremes,
@@ -25,6 +26,9 @@ from bbpyro.posterior.reading import (
 )
 from bbpyro.posterior.shares import probability_above, share_above
 from bbpyro.prediction import CI_PROB
+from bbpyro.verbs import of_either
+
+to_arviz = of_either("to_arviz", network_to_arviz, features_to_arviz)
 
 __all__ = [
     "CI_PROB",

@@ -40,7 +40,7 @@ from bbpyro.version import __version__
 @one_at_a_time
 @flushed()
 @torch.no_grad()
-def to_arviz(
+def network_to_arviz(
     bnn: BetaBernoulliNetwork | Sequence[BetaBernoulliNetwork],
     x: Nest | None = None,
     y: Tensor | None = None,

@@ -1,0 +1,242 @@
+"""Where SVI of latent features begins: annealed coordinate ascent, for a Gaussian likelihood of a linear f.
+
+There, and under a Beta prior, what is best of q(w_k), q(z_nk) and q(π_k) given all others is known (Doshi-Velez and
+others 2009, "Variational inference for the Indian buffet process"):
+
+    v_kd = 1 / (1/s² + Σ_n λ_nk / σ²)        m_kd = v_kd Σ_n λ_nk r_nkd / σ²        r_nkd = x_nd - Σ_{j≠k} λ_nj m_jd
+    logit λ_nk = E[log π_k - log(1 - π_k)] + (r_nk·m_k - (|m_k|² + Σ_d v_kd) / 2) / (c σ²)
+    q(π_k) = Beta(c1 + Σ_n λ_nk, c0 + N - Σ_n λ_nk)
+
+with sums over what of x was observed. A sweep does this for each feature in turn. c is the weight of the KL of z, which
+falls to 1: while it is large no feature pays, and those that the data want come one by one.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from pyro.distributions.torch_distribution import TorchDistribution
+from torch import Tensor
+from torch.distributions import Beta, kl_divergence
+
+from bbpyro.latent_features import LatentFeatureModel
+from bbpyro.likelihoods import Normal, of_each
+
+_SHARE = 0.12  # λ, where it begins
+_LOG_B, _NUM_HALVINGS = (-30.0, 60.0), 60
+_OF_ALL, _OF_NONE, _SWEEPS_AFTER_MOVE = 0.9, 1e-3, 20
+_HALF = 0.5  # of the sweeps: until then the KL falls, and a σ that is learnt stays
+
+
+def scale_of_noise(model: LatentFeatureModel, x: Tensor) -> Tensor | None:
+    """σ of each number of a datum `[D]`, as it is now; None where the likelihood is not Gaussian, or f not linear."""
+    output = torch.zeros_like(x)
+    given: Any = of_each(model.likelihood(output))
+    return given.scale[0].detach().clone() if model.is_linear(given, output) else None
+
+
+def noise_of(model: LatentFeatureModel, x: Tensor) -> Tensor | None:
+    """The σ that coordinate ascent begins with, `[D]`; None where it is not possible.
+
+    One that is learnt, and was given no start, begins at the square root of the median variance of x in all directions:
+    most of them have no features, and if they do, it is too large, and comes down later.
+    """
+    if model.encoder is not None or not isinstance(model.prior(model.num_features), Beta):
+        return None
+    scale = scale_of_noise(model, x)
+    if scale is not None and is_learnt(model) and model.likelihood.start is None:  # type: ignore[attr-defined]
+        return variances(x).median().sqrt().clamp_min(1e-6).to(scale).expand_as(scale)
+    return scale
+
+
+def variances(x: Tensor) -> Tensor:
+    """Those of x `[N, ...]` in all directions, ascending; what is nan is as its mean is."""
+    mean = x.nanmean(0).nan_to_num()
+    centred = torch.where(x.isnan(), 0.0, x - mean).flatten(1).double()
+    return torch.linalg.eigvalsh(centred.T @ centred / len(x))
+
+
+@dataclass
+class Ascent:
+    """q of one start: W ~ N(m, v) `[K, D]`, z ~ Bernoulli(λ) `[N, K]`, and σ² `[D]`."""
+
+    x: Tensor
+    observed: Tensor
+    prior: TorchDistribution
+    weight_scale: float
+    m: Tensor
+    v: Tensor
+    share: Tensor
+    noise: Tensor
+
+    @classmethod
+    def begun(cls, model: LatentFeatureModel, x: Tensor, noise: Tensor) -> "Ascent":
+        """Begin with a W of the prior, and few features a datum."""
+        s, observed = model.weight_scale, (~x.isnan()).to(x)
+        m = s * torch.randn_like(model.loc)
+        share = _SHARE * (1 + 0.1 * torch.randn(len(x), model.num_features, dtype=x.dtype, device=x.device))
+        prior = model.prior(model.num_features)
+        return cls(x.nan_to_num(), observed, prior, s, m, 0.01 * s**2 * torch.ones_like(m), share, noise.square())
+
+    def sweep(self, weight: float) -> None:
+        """Improve each feature once, in an order drawn at random, where the KL of z weighs this."""
+        left, precision, prior = self._left(), 1 / self.noise, self.weight_scale**-2
+        observed = self.observed * precision
+        p: Any = self.prior
+        c1, c0 = p.concentration1.tolist(), (p.concentration0 + len(left)).tolist()
+        for k in torch.randperm(len(self.m)).tolist():
+            share, m, v = self.share[:, k], self.m[k], self.v[k]
+            left.addcmul_(torch.outer(share, m), self.observed)
+            torch.reciprocal(prior + share @ observed, out=v)
+            torch.mul(v * precision, share @ left, out=m)
+            gain = left @ (m * precision) - observed @ (m * m + v) / 2
+            on = share.sum()
+            odds = torch.digamma(c1[k] + on) - torch.digamma(c0[k] - on)
+            torch.sigmoid(odds + gain / weight, out=share)
+            left.addcmul_(torch.outer(share, m), self.observed, value=-1)
+
+    def tidied(self) -> "Ascent":
+        """The same, or what has a higher ELBO, of moves that no sweep makes since they change a feature for all data.
+
+        One is to do without a feature. The other is to turn one round, where a feature j is one that all data have:
+        w_j for all and w_k for some is w_j + w_k for these and, if that is nothing, -w_k for the others, without j.
+        """
+        best, elbo = self, self.elbo()
+        for k in (self.share > 0.5).any(0).nonzero()[:, 0].tolist():
+            for move in (best._without(k), best._turned(k)):
+                if move is not None:
+                    for _ in range(_SWEEPS_AFTER_MOVE):
+                        move.sweep(1.0)
+                    if (found := move.elbo()) > elbo:
+                        best, elbo = move, found
+        return best
+
+    def _without(self, k: int) -> "Ascent":
+        other = replace(self, m=self.m.clone(), v=self.v.clone(), share=self.share.clone())
+        other.share[:, k], other.m[k] = _OF_NONE, 0.0
+        return other
+
+    def _turned(self, k: int) -> "Ascent | None":
+        """With k turned round and the feature that all data have, if there is one, left out."""
+        j = int(self.share.mean(0).argmax())
+        if j == k or self.share[:, j].mean() < _OF_ALL:
+            return None
+        other = self._without(j)
+        other.m[k] *= -1
+        other.share[:, k] = 1 - other.share[:, k]
+        return other
+
+    def learn_noise(self) -> None:
+        """Make σ, one for all numbers, what is best."""
+        self.noise = (self._squares().sum() / self.observed.sum()).expand_as(self.noise)
+
+    def q_pi(self) -> Beta:
+        """q(π)."""
+        prior: Any = self.prior
+        on = self.share.sum(0)
+        return Beta(prior.concentration1 + on, prior.concentration0 + (len(self.share) - on), validate_args=False)
+
+    def elbo(self) -> float:
+        """In nats, of all data."""
+        densities = -(self._squares() / self.noise + self.observed * (2 * torch.pi * self.noise).log()) / 2
+        q_weights = torch.distributions.Normal(self.m, self.v.sqrt())
+        p_weights = torch.distributions.Normal(torch.zeros_like(self.m), self.weight_scale)
+        q = self.q_pi()
+        total = torch.digamma(q.concentration1 + q.concentration0)
+        log_pi, log_rest = torch.digamma(q.concentration1) - total, torch.digamma(q.concentration0) - total
+        entropy = -torch.xlogy(self.share, self.share) - torch.xlogy(1 - self.share, 1 - self.share)
+        z = self.share @ log_pi + (1 - self.share) @ log_rest
+        kl = kl_divergence(q_weights, p_weights).sum() + kl_divergence(q, self.prior).sum()
+        return (densities.sum() + z.sum() + entropy.sum() - kl).item()
+
+    def _left(self) -> Tensor:
+        """What of x the mean of all features leaves, 0 where nothing was observed."""
+        return (self.x - self.share @ self.m) * self.observed
+
+    def _squares(self) -> Tensor:
+        """E[(x - Σ_k z_k w_k)²] of each number."""
+        spread = (self.share * (1 - self.share)) @ self.m.square() + self.share @ self.v
+        return self._left().square() + spread * self.observed
+
+    @torch.no_grad()
+    def put_into(self, model: LatentFeatureModel) -> None:
+        """Have the model's guide be this q, or, of π, Kumaraswamy distributions like it."""
+        model.loc.copy_(self.m / self.weight_scale)
+        model.log_scale.copy_(self.v.sqrt().log() - torch.tensor(self.weight_scale).log())
+        model.logits.copy_(torch.logit(self.share, eps=1e-6))
+        a, b = kumaraswamy_like(self.q_pi())
+        model.log_concentration1.copy_(a.log())
+        model.log_concentration0.copy_(b.log())
+        if is_learnt(model):
+            model.likelihood.log_scale.copy_(self.noise[0].log() / 2)  # type: ignore[attr-defined]
+
+
+def is_learnt(model: LatentFeatureModel) -> bool:
+    """Whether the likelihood is a Normal of bbpyro's whose σ is learnt."""
+    return isinstance(model.likelihood, Normal) and model.likelihood.known_scale is None
+
+
+@torch.no_grad()
+def best_swept(
+    model: LatentFeatureModel,
+    x: Tensor,
+    num_starts: int,
+    num_sweeps: int,
+    kl_start: float,
+    noise: Tensor,
+    seed: int,
+    advance: Callable[[], None],
+) -> Ascent:
+    """Of several starts, swept so many times each, that with the highest ELBO.
+
+    Args:
+        model: whose priors these are of.
+        x: the data `[N, D]`, nan where they were not observed.
+        num_starts: how many.
+        num_sweeps: of each, of which the KL weighs `kl_start` in the first, and 1 from half of them on.
+        kl_start: see there.
+        noise: σ of each number, which is held in that half, and then learnt where it is.
+        seed: of the first start; the next has the next.
+        advance: called after each sweep.
+    """
+    best: tuple[float, Ascent] | None = None
+    for start in range(num_starts):
+        torch.manual_seed(seed + start)
+        ascent = Ascent.begun(model, x, noise)
+        for i in range(num_sweeps):
+            progress = i / num_sweeps
+            ascent.sweep(1 + (kl_start - 1) * max(0.0, 1 - progress / _HALF))
+            if progress >= _HALF and is_learnt(model):
+                ascent.learn_noise()
+            advance()
+        elbo = ascent.elbo()
+        if best is None or elbo > best[0]:
+            best = elbo, ascent
+    assert best is not None
+    return best[1].tidied()
+
+
+def kumaraswamy_like(of: Beta) -> tuple[Tensor, Tensor]:
+    """Concentrations a, b of the Kumaraswamy distribution whose log π has the mean and the variance that it has here.
+
+    Of π ~ Kumaraswamy(a, b), π^a ~ Beta(1, b): its log has mean ψ(1) - ψ(1+b) and variance ψ'(1) - ψ'(1+b), so that b
+    is where variance/mean² is what is wanted; that falls in b, which is found by halving an interval of log b.
+    """
+    c1, total = of.concentration1.double(), (of.concentration1 + of.concentration0).double()
+    mean = torch.digamma(c1) - torch.digamma(total)
+    wanted = (torch.polygamma(1, c1) - torch.polygamma(1, total)) / mean.square()
+    low, high = torch.full_like(c1, _LOG_B[0]), torch.full_like(c1, _LOG_B[1])
+    for _ in range(_NUM_HALVINGS):
+        middle = (low + high) / 2
+        mean_log, variance = _moments_of_log(middle.exp())
+        is_above = variance / mean_log.square() > wanted
+        low, high = torch.where(is_above, middle, low), torch.where(is_above, high, middle)
+    b = low.exp()
+    return _moments_of_log(b)[0] / mean, b
+
+
+def _moments_of_log(b: Tensor) -> tuple[Tensor, Tensor]:
+    """The mean and the variance of log t, t ~ Beta(1, b)."""
+    one = torch.ones_like(b)
+    return torch.digamma(one) - torch.digamma(1 + b), torch.polygamma(1, one) - torch.polygamma(1, 1 + b)
