@@ -188,7 +188,7 @@ def test_a_sweep_raises_the_elbo_which_is_that_of_svi():
             ascent.sweep(1.0)
             elbos.append(ascent.elbo())
         assert all(later > earlier - 1e-2 for earlier, later in itertools.pairwise(elbos))
-        tidied = ascent.tidied()
+        tidied = ascent.tidied(100)
         assert tidied.elbo() >= elbos[-1]
         tidied.put_into(model)
     found, error = loss(model, x, 500)
@@ -213,7 +213,7 @@ def test_a_feature_turned_round_is_turned_back():
             ascent.sweep(1.0)
         assert (ascent.share > 0.5).any(0).sum() == 5  # no sweep finds back
         assert ascent.elbo() < best - 30
-        assert ascent.tidied().elbo() > best - 5
+        assert ascent.tidied(1000).elbo() > best - 5
 
 
 @pytest.mark.parametrize(("c1", "c0"), [(0.1667, 1.0), (0.1667, 500.0), (3.0, 40.0), (250.0, 250.0), (2500.0, 3.0)])

@@ -11,7 +11,7 @@ with sums over what of x was observed. A sweep does this for each feature in tur
 falls to 1: while it is large no feature pays, and those that the data want come one by one.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,9 +23,11 @@ from torch.distributions import Beta, kl_divergence
 from bbpyro.latent_features import LatentFeatureModel
 from bbpyro.likelihoods import Normal, of_each
 
-_SHARE = 0.12  # λ, where it begins
+_SPREADS = (3.0, 1.0)  # of W where starts begin, in turn, in standard deviations of x
+_SHARE = 0.12  # λ there
 _LOG_B, _NUM_HALVINGS = (-30.0, 60.0), 60
-_OF_ALL, _OF_NONE, _SWEEPS_AFTER_MOVE = 0.9, 1e-3, 20
+_OF_NONE, _SWEEPS_AFTER_MOVE, _NUM_OPPOSED = 1e-3, 10, 2
+_NUM_TIDIED = 2
 _HALF = 0.5  # of the sweeps: until then the KL falls, and a σ that is learnt stays
 
 
@@ -71,10 +73,10 @@ class Ascent:
     noise: Tensor
 
     @classmethod
-    def begun(cls, model: LatentFeatureModel, x: Tensor, noise: Tensor) -> "Ascent":
-        """Begin with a W of the prior, and few features a datum."""
+    def begun(cls, model: LatentFeatureModel, x: Tensor, noise: Tensor, spread: float = _SPREADS[0]) -> "Ascent":
+        """Begin with features at random, as far apart as `spread` says, few of which a datum has."""
         s, observed = model.weight_scale, (~x.isnan()).to(x)
-        m = s * torch.randn_like(model.loc)
+        m = spread * variances(x).mean().sqrt().to(x) * torch.randn_like(model.loc)
         share = _SHARE * (1 + 0.1 * torch.randn(len(x), model.num_features, dtype=x.dtype, device=x.device))
         prior = model.prior(model.num_features)
         return cls(x.nan_to_num(), observed, prior, s, m, 0.01 * s**2 * torch.ones_like(m), share, noise.square())
@@ -96,35 +98,54 @@ class Ascent:
             torch.sigmoid(odds + gain / weight, out=share)
             left.addcmul_(torch.outer(share, m), self.observed, value=-1)
 
-    def tidied(self) -> "Ascent":
+    def tidied(self, max_sweeps: int) -> "Ascent":
         """The same, or what has a higher ELBO, of moves that no sweep makes since they change a feature for all data.
 
-        One is to do without a feature. The other is to turn one round, where a feature j is one that all data have:
-        w_j for all and w_k for some is w_j + w_k for these and, if that is nothing, -w_k for the others, without j.
+        One is to do without a feature k. The other is to turn it round within another, j: data that have j and not k
+        get -w_k, those that have both do not, and w_j becomes w_j + w_k, which may be nothing, so that j can go.
+
+        Args:
+            max_sweeps: after all moves together; each has ten.
         """
         best, elbo = self, self.elbo()
-        for k in (self.share > 0.5).any(0).nonzero()[:, 0].tolist():
-            for move in (best._without(k), best._turned(k)):
-                if move is not None:
+        tried = 0
+        is_better = True
+        while is_better:
+            is_better = False
+            for k in best._used():
+                for move in best._moves(k):
+                    if tried >= max_sweeps:
+                        return best
                     for _ in range(_SWEEPS_AFTER_MOVE):
                         move.sweep(1.0)
-                    if (found := move.elbo()) > elbo:
-                        best, elbo = move, found
+                    tried += _SWEEPS_AFTER_MOVE
+                    if (found := move.elbo()) > elbo + 1e-3 * len(self.x):
+                        best, elbo, is_better = move, found, True
         return best
+
+    def _moves(self, k: int) -> "Iterator[Ascent]":
+        """Without k, and with it turned round within those features that it takes most away from."""
+        yield self._without(k)
+        along = torch.nn.functional.cosine_similarity(self.m, self.m[k], dim=1)
+        for j in sorted((j for j in self._used() if j != k), key=lambda j: along[j].item())[:_NUM_OPPOSED]:
+            turned = self._turned(k, j)
+            yield turned._without(j)
+            yield turned
+
+    def _used(self) -> list[int]:
+        used: list[int] = (self.share > 0.5).any(0).nonzero()[:, 0].tolist()
+        return used
 
     def _without(self, k: int) -> "Ascent":
         other = replace(self, m=self.m.clone(), v=self.v.clone(), share=self.share.clone())
         other.share[:, k], other.m[k] = _OF_NONE, 0.0
         return other
 
-    def _turned(self, k: int) -> "Ascent | None":
-        """With k turned round and the feature that all data have, if there is one, left out."""
-        j = int(self.share.mean(0).argmax())
-        if j == k or self.share[:, j].mean() < _OF_ALL:
-            return None
-        other = self._without(j)
+    def _turned(self, k: int, j: int) -> "Ascent":
+        other = replace(self, m=self.m.clone(), v=self.v.clone(), share=self.share.clone())
+        other.m[j] += self.m[k]
         other.m[k] *= -1
-        other.share[:, k] = 1 - other.share[:, k]
+        other.share[:, k] = self.share[:, j] * (1 - self.share[:, k])
         return other
 
     def learn_noise(self) -> None:
@@ -188,7 +209,7 @@ def best_swept(
     seed: int,
     advance: Callable[[], None],
 ) -> Ascent:
-    """Of several starts, swept so many times each, that with the highest ELBO.
+    """Of several starts, swept so many times each, and the best two tidied, that with the highest ELBO.
 
     Args:
         model: whose priors these are of.
@@ -200,21 +221,19 @@ def best_swept(
         seed: of the first start; the next has the next.
         advance: called after each sweep.
     """
-    best: tuple[float, Ascent] | None = None
+    swept = []
     for start in range(num_starts):
         torch.manual_seed(seed + start)
-        ascent = Ascent.begun(model, x, noise)
+        ascent = Ascent.begun(model, x, noise, _SPREADS[start % len(_SPREADS)])
         for i in range(num_sweeps):
             progress = i / num_sweeps
             ascent.sweep(1 + (kl_start - 1) * max(0.0, 1 - progress / _HALF))
             if progress >= _HALF and is_learnt(model):
                 ascent.learn_noise()
             advance()
-        elbo = ascent.elbo()
-        if best is None or elbo > best[0]:
-            best = elbo, ascent
-    assert best is not None
-    return best[1].tidied()
+        swept.append(ascent)
+    best = sorted(swept, key=Ascent.elbo)[-_NUM_TIDIED:]
+    return max((each.tidied(num_starts * num_sweeps // len(best)) for each in best), key=Ascent.elbo)
 
 
 def kumaraswamy_like(of: Beta) -> tuple[Tensor, Tensor]:
