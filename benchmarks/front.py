@@ -29,6 +29,7 @@ from bbpyro.plots.labels import name_points
 from bbpyro.plots.marks import MARKS, faults
 from bbpyro.plots.studies import setting as setting_name
 
+MARKERS = "ov^D"  # the next where there are more methods than colors
 OURS = "Beta-Bernoulli dropout"
 RIVALS_NETWORK = "lenet-500-300"
 MEASURES = {"error": ".2f", "nll": ".4f", "macs_x": ".1f", "parameters_x": ".1f"}
@@ -147,7 +148,8 @@ def draw(of_settings: pd.DataFrame, behind: Mapping[str, Sequence[tuple[float, f
     for i, (method, group) in enumerate(of_settings.groupby("method", sort=False)):
         color, is_ours = plots.COLORS[i % len(plots.COLORS)], method == OURS
         style: dict[str, Any] = {"linewidth": 2.2 if is_ours else 1.2, "markersize": 7 if is_ours else 5}
-        axis.plot(group["macs_x"], group["error"], "o-", color=color, label=method, **style)
+        marker = MARKERS[i // len(plots.COLORS) % len(MARKERS)]
+        axis.plot(group["macs_x"], group["error"], f"{marker}-", color=color, label=method, **style)
         bars: dict[str, Any] = {f"{way}err": _beside(group, name) for way, name in (("x", "macs_x"), ("y", "error"))}
         axis.errorbar(group["macs_x"], group["error"], **bars, fmt="none", color=color, elinewidth=1, alpha=0.6)
         if is_ours:

@@ -277,6 +277,20 @@ def test_a_trained_network_is_predicted_by_kept_and_read(family, few, tmp_path):
     posterior.save(idata, tmp_path / "posterior.nc")
 
 
+def test_all_intervals_of_a_forest_are_in_view(few):
+    bnn = gated("SBP")
+    with torch.no_grad():
+        bnn.gates["0.gate"].mu[:] = torch.tensor([-0.1, -0.2, -15.0, -30.0])
+        bnn.gates["0.gate"].log_sigma[2:] = 1.5  # of which the signal is lost in noise
+    idata = bbpyro.to_arviz(bnn, *few, 100, seed=0, progress=False)
+    figure = bbpyro.plots.forest(idata, "0.gate", num_units=1)
+    assert len(figure.axes) == 3
+    for axis in figure.axes:
+        low, high = axis.get_xlim()
+        (points,) = (line.get_xdata() for line in axis.lines)
+        assert all(low < point < high for point in points)
+
+
 def test_prediction_is_by_the_posterior_and_not_by_the_prior(few):
     bnn = gated("VIB(0.02)")
     with torch.no_grad():

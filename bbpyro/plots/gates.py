@@ -133,7 +133,8 @@ def intervals(idata: Any, chain: int = 0, ci_prob: float = CI_PROB) -> Figure:
         axis.axvline(num_kept + 0.5, color="black", linestyle=":", linewidth=1)
         title(axis, f"{place(idata, gate)}: {num_kept} of {len(units)} kept")
         axis.set_xlabel(f"units, by {_by(idata, gate)}")
-        axis.set_ylim(*_limits(idata, gate, 0.0))
+        if has_pi(idata, gate):
+            axis.set_ylim(0, 1)
     axes[0].set_ylabel(_latent_label(idata, names[0]))
     text = f"line: E[{_symbol(idata, names[0])}], band: {ci_prob:.0%} of the posterior, dotted: where units are cut"
     super_title(figure, text + chain_note(idata, chain))
@@ -210,7 +211,8 @@ def _forest_panel(
         labels = [f"{unit} ({r}, {c})" for unit, r, c in zip(units, row, column, strict=True)]
     axis.set_yticks(rows, labels, fontsize=6, parse_math=False)
     axis.set_ylim(len(units) - 0.3, -0.7)
-    axis.set_xlim(*_limits(idata, gate, 0.02))
+    if has_pi(idata, gate):  # other masks may be any number
+        axis.set_xlim(-0.02, 1.02)
 
 
 def prior_posterior(idata: Any) -> Figure:
@@ -269,11 +271,6 @@ def _mean(idata: Any, gate: str, chain: int) -> Any:
         return posterior.keep_probability(idata, gate, chain)
     posterior.measure(idata, gate, chain)  # which says so where there is no such chain
     return draws_of(idata, gate, chain).mean(0)
-
-
-def _limits(idata: Any, gate: str, margin: float) -> tuple[float | None, float | None]:
-    """Of an axis of π; of masks that may be any number, none."""
-    return (-margin, 1 + margin) if has_pi(idata, gate) else (None, None)
 
 
 def _scale_of(mean: Any) -> dict[str, Any]:
