@@ -1,6 +1,5 @@
 """What a prediction is made by: draws of W and π from the posterior, and the network under them."""
 
-import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -16,6 +15,7 @@ from bbpyro.distributions import log_odds, remember_log_odds, remembered_log_odd
 from bbpyro.layers import device_of
 from bbpyro.model import BetaBernoulliNetwork
 from bbpyro.nests import Nest
+from bbpyro.warn import warn
 
 Guide = Callable[..., Any]
 
@@ -27,9 +27,8 @@ def check_guide(bnn: BetaBernoulliNetwork, guide: Guide | None) -> None:
     if guide is not None and not callable(guide):
         raise TypeError(f"guide is a {type(guide).__name__}, wanted a callable with the model's arguments, (x, y=None)")
     if guide is None and bnn.has_untrained_weights:
-        warnings.warn(
+        warn(
             "the gates were trained but the network's own W never was; give the guide that W was trained with, guide=",
-            stacklevel=5,
         )
 
 

@@ -1,6 +1,5 @@
 """What the units of the gates on the input are: pixels at their places, or features by their names."""
 
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +11,7 @@ from bbpyro import nests
 from bbpyro.layers import device_of
 from bbpyro.model import BetaBernoulliNetwork
 from bbpyro.nests import Nest
+from bbpyro.warn import warn
 
 
 def unit_coords(bnn: BetaBernoulliNetwork, x: Nest | None, feature_names: Sequence[str] | None) -> dict[str, Any]:
@@ -33,9 +33,7 @@ def unit_coords(bnn: BetaBernoulliNetwork, x: Nest | None, feature_names: Sequen
         probe = _probe(bnn, torch.empty(1, len(names)) if x is None else x)
         on_input = [g for g in _gates_on_input(bnn, probe, x is None) if bnn.gates[g].num_features == len(names)]
         if not on_input:
-            warnings.warn(
-                f"feature_names: no gate is on an input of {len(names)} features, so they name no unit", stacklevel=6
-            )
+            warn(f"feature_names: no gate is on an input of {len(names)} features, so they name no unit")
         coords |= {f"{g}_name": (f"{g}_unit", np.array(names)) for g in on_input}
     return coords
 

@@ -4,7 +4,6 @@ import contextlib
 import fnmatch
 import functools
 import math
-import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -56,6 +55,7 @@ from bbpyro.training.judging import FitWarning, Judge, remedy
 from bbpyro.training.lean_elbo import LeanTraceELBO
 from bbpyro.training.shedding import Shedding
 from bbpyro.training.trained import left_as_it_was, of_network, of_plain_network
+from bbpyro.warn import warn
 
 ELBOS = {"trace": LeanTraceELBO, "mean-field": TraceMeanField_ELBO}
 
@@ -219,7 +219,7 @@ def fit(
         verdict = judge.verdict(state.start)
     if verdict and processes.is_first():
         what_may_help = _what_may_help(bnn, y, batch_size, num_epochs, kl_start, held_out)
-        warnings.warn(f"{verdict}. {what_may_help}", FitWarning, stacklevel=3)
+        warn(f"{verdict}. {what_may_help}", FitWarning)
     return history
 
 

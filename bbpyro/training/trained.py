@@ -19,6 +19,7 @@ from bbpyro.likelihoods import Likelihood
 from bbpyro.model import BetaBernoulliNetwork
 from bbpyro.nests import Nest
 from bbpyro.objective import leaves
+from bbpyro.warn import warn
 
 
 @dataclass(frozen=True)
@@ -104,11 +105,10 @@ def _all_gates_called(bnn: BetaBernoulliNetwork) -> Iterator[None]:
     uncalled = [name for name in bnn.gates if name not in called]
     if uncalled:
         layers = [name.removesuffix("gate").removesuffix(".") for name in uncalled]
-        warnings.warn(
+        warn(
             f"net: the gates of {', '.join(layers)} are not called, so the data say nothing of their units, which go "
             "to the prior; forward uses the weight otherwise than by calling the layer, or only while training: "
             f"insert_dropout(net, exclude={layers}) leaves them without a gate",
-            stacklevel=5,
         )
 
 
@@ -135,10 +135,9 @@ def _trained(loss: Tensor, stored: dict[str, Tensor], *groups: tuple[list[Any], 
     unknown = _without(reached, known)
     if unknown:
         shapes = ", ".join(str(list(tensor.shape)) for tensor in unknown)
-        warnings.warn(
+        warn(
             f"not trained: the loss depends on parameters of shape {shapes} that are neither the network's nor in "
             "Pyro's store; make a likelihood or prior that has them an nn.Module, and they are trained and saved",
-            stacklevel=5,
         )
     return Trained(learnt, stored, has_unused=bool(_without(known, reached)))
 
