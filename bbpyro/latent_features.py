@@ -166,8 +166,6 @@ class LatentFeatureModel(LazyModuleMixin, nn.Module):
     @torch.no_grad()
     def reset_parameters(self) -> None:
         """Begin anew, W and z at random."""
-        if self.has_uninitialized_params():
-            return  # there is nothing yet
         self.loc.normal_(0, _SPREAD)
         for name in ("scale", "concentration1", "concentration0"):
             getattr(self, f"log_{name}").fill_(math.log(_START[name]))
@@ -245,7 +243,7 @@ class LatentFeatureModel(LazyModuleMixin, nn.Module):
 
     @torch.no_grad()
     def log_predictive(self, x: Tensor, x_new: Tensor, num_samples: int = 100) -> Tensor:
-        """Log p(x_new | x), nats, of each number, averaged over draws of q: of what of a datum was not seen, say.
+        """The log-probability log p(x_new | x) of each number, nats, averaged over draws of q.
 
         Args:
             x: what was seen of the data, `[N, ...]`, nan where nothing was.
@@ -280,7 +278,7 @@ class LatentFeatureModel(LazyModuleMixin, nn.Module):
         return W.reshape(self.loc.shape)
 
     def decoded(self, sums: Tensor) -> Tensor:
-        """F of the sums Σ_k z_nk w_k `[N, D]`."""
+        """What f makes of the sums Σ_k z_nk w_k `[N, D]`."""
         output: Tensor = sums if self.decoder is None else self.decoder(sums)
         return output
 

@@ -100,7 +100,7 @@ def test_the_elbo_is_below_the_evidence_and_near_it(is_linear):
     exact = log_evidence(x, 3, 1.5, 1.0, 0.3)
     assert elbo < exact + 4 * error
     without = log_evidence(x, 1, 1e-9, 1.0, 0.3)  # a feature
-    assert elbo > exact - 3.0 > without + 10
+    assert elbo > exact - (2.0 if is_linear else 3.0) > without + 10
 
 
 def test_the_divergence_of_z_has_no_noise():
@@ -251,7 +251,7 @@ def test_sizes_are_those_of_the_data():
     x, _ = images(30, 0.5, 0)
     model = LatentFeatureModel(4, bbpyro.likelihoods.Normal(0.5))
     with pytest.raises(ValueError, match="num_data is not known"):
-        len(x) > model.num_data  # noqa: B015
+        repr(model.num_data)
     with pytest.raises(ValueError, match="not known yet"):
         model.model()
     copied = copy.deepcopy(model)

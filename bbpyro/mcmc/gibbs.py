@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import xarray as xr
 from rich.progress import track
 from torch import Tensor
 
@@ -18,6 +17,7 @@ from bbpyro.latent_features import LatentFeatureModel, hide
 from bbpyro.likelihoods import of_each
 from bbpyro.mcmc.nuts import check_steps
 from bbpyro.posterior import container, features
+from bbpyro.posterior.chains import joined
 
 
 class GibbsSampler:
@@ -152,6 +152,8 @@ def gibbs(
     """
     check_steps(num_samples, warmup_steps, num_chains)
     x = hide(x, observed)
+    with torch.random.fork_rng():  # a model that was not fitted begins at random, and not by the chain's seed
+        model.initialize_parameters(x)
     draws: dict[str, list[np.ndarray]] = {"pi": [], "W": [], "z": []}
     with torch.random.fork_rng():
         for chain in range(num_chains):
@@ -166,9 +168,9 @@ def gibbs(
                     kept[name].append(value.to(torch.int8 if name == "z" else torch.float32, copy=True))
             for name, values in kept.items():
                 draws[name].append(torch.stack(values).numpy())
-    chains = [features.dataset(*of_chain) for of_chain in zip(*draws.values(), strict=True)]
+    of_chains = [features.dataset(*of_chain) for of_chain in zip(*draws.values(), strict=True)]
     attrs = {"inference_library": "bbpyro", "prior": repr(model.prior), "seed": seed}
-    return container.make({"posterior": xr.concat(chains, "chain")}, attrs)
+    return container.make({"posterior": joined(of_chains)}, attrs)
 
 
 def _beta_prior(model: LatentFeatureModel) -> tuple[Tensor, Tensor]:

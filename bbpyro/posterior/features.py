@@ -1,7 +1,6 @@
 """to_arviz() of a LatentFeatureModel: its features, who has them, and what they make of the data."""
 
 import contextlib
-import datetime
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -20,7 +19,7 @@ from bbpyro.exclusive import one_at_a_time
 from bbpyro.latent_features import Draw, LatentFeatureModel, hide, log_prob_of_each
 from bbpyro.posterior import container
 from bbpyro.posterior.arguments import History, check_attrs
-from bbpyro.version import __version__
+from bbpyro.posterior.chains import each_chain, joined, made_by, of_history
 
 
 @one_at_a_time
@@ -76,16 +75,13 @@ def features_to_arviz(
     if num_predictive > num_samples:
         raise ValueError(f"num_predictive_samples is {num_predictive}, more than num_samples, {num_samples}")
     seen = x if x is None else hide(x, observed)
-    _check_chains(chains, seen)
-    histories = _by_chain(history, len(chains))
+    with torch.random.fork_rng():  # one that was not fitted begins at random
+        _check_chains(chains, seen)
+    histories = each_chain(history) if history else []
+    if history:
+        _check_histories(histories, len(chains))
     seed = int(torch.randint(2**31, ()) if seed is None else seed)
-    noted: dict[str, Any] = {
-        "created_at": datetime.datetime.now(datetime.UTC).isoformat(),
-        "inference_library": "bbpyro",
-        "inference_library_version": __version__,
-        "prior": repr(chains[0].prior),
-        "seed": seed,
-    }
+    noted = {**made_by(seed), "prior": repr(chains[0].prior), "num_data": chains[0].num_data}
     described = {**check_attrs(attrs or {}, noted), **noted}
     thinned = np.arange(num_predictive) * num_samples // num_predictive
     found: dict[str, list[xr.Dataset]] = {}
@@ -97,11 +93,11 @@ def features_to_arviz(
         for each in track(chains, "drawing", console=console, disable=not is_drawn(progress), transient=True):
             for name, group in _groups(each, seen, num_samples, thinned).items():
                 found.setdefault(name, []).append(group)
-    groups = {name: xr.concat(of_chains, "chain").assign_attrs(described) for name, of_chains in found.items()}
+    groups = {name: joined(of_chains).assign_attrs(described) for name, of_chains in found.items()}
     if seen is not None:
         groups["observed_data"] = xr.Dataset({"x": (_of_x(seen), seen.cpu().numpy())}, attrs=described)
     if histories:
-        groups["training"] = xr.concat([_of_history(records) for records in histories], "chain").assign_attrs(described)
+        groups["training"] = joined([of_history(records) for records in histories]).assign_attrs(described)
     return container.make(groups, described)
 
 
@@ -167,13 +163,6 @@ def _of_x(x: Tensor) -> tuple[str, ...]:
     return ("datum", "x_dim") if x.dim() == 2 else ("datum", *(f"x_dim_{i}" for i in range(x.dim() - 1)))
 
 
-def _of_history(records: History) -> xr.Dataset:
-    return xr.Dataset(
-        {name: ("epoch", [record[name] for record in records]) for name in records[0]},
-        {"epoch": np.arange(1, len(records) + 1)},
-    )
-
-
 def _check_chains(chains: Sequence[Any], x: Tensor | None) -> None:
     if not chains:
         raise ValueError("model: it is an empty list, wanted a model, or several")
@@ -187,10 +176,6 @@ def _check_chains(chains: Sequence[Any], x: Tensor | None) -> None:
         raise ValueError(f"model: chains must be restarts of one model, but these differ: {sorted(map(str, sizes))}")
 
 
-def _by_chain(history: Any, num_chains: int) -> list[History]:
-    if not history:
-        return []
-    histories = [history] if isinstance(history[0], Mapping) else list(history)
+def _check_histories(histories: list[History], num_chains: int) -> None:
     if len(histories) != num_chains or len({len(records) for records in histories}) > 1:
         raise ValueError(f"history: wanted the records of {num_chains} models, of as many epochs each")
-    return histories

@@ -1,7 +1,6 @@
 """to_arviz(): from a network to the groups that ArviZ knows, and a few that it has no name for."""
 
 import contextlib
-import datetime
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -31,10 +30,10 @@ from bbpyro.posterior.arguments import (
     check_histories,
     check_numbers,
 )
+from bbpyro.posterior.chains import each_chain, joined, made_by, of_history
 from bbpyro.posterior.coordinates import unit_coords
 from bbpyro.posterior.predictive import predictive_groups, sweep_thresholds, to_numpy
 from bbpyro.posterior.reading import side_of
-from bbpyro.version import __version__
 
 
 @one_at_a_time
@@ -105,7 +104,7 @@ def network_to_arviz(
     """
     container.import_arviz()  # so that its absence is known before minutes of drawing
     chains = [bnn] if isinstance(bnn, nn.Module) else list(bnn)
-    histories = [] if history is None else _by_chain(history)
+    histories = [] if history is None else each_chain(history)
     num_predictive = num_samples if num_predictive_samples is None else num_predictive_samples
     check_numbers(num_samples, num_predictive, num_masks, batch_size)
     check_chains(chains)
@@ -128,19 +127,19 @@ def network_to_arviz(
         groups = {
             "posterior": _of_latents([_draw(*each, num_samples) for each in zip(chains, drawn, strict=True)], coords),
             "prior": _of_latents([_draw_prior(network, num_samples) for network in chains], coords),
-            "guide": _stack([_of_guide(network, coords) for network in chains]),
+            "guide": joined([_of_guide(network, coords) for network in chains]),
         }
         if x is not None:
             thinned = np.arange(num_predictive) * num_samples // num_predictive
             by_chain = predictive_groups(sources, drawn, x, y, thinned, num_masks, batch_size, progress)
-            groups |= {name: _stack([chain[name] for chain in by_chain]) for name in by_chain[0]}
+            groups |= {name: joined([chain[name] for chain in by_chain]) for name in by_chain[0]}
             groups |= _of_data(x, y)
         if x is not None and y is not None and chains[0].gates_by_family[0]:
-            groups["threshold_sweep"] = _stack([sweep_thresholds(source, x, y, batch_size) for source in sources])
+            groups["threshold_sweep"] = joined([sweep_thresholds(source, x, y, batch_size) for source in sources])
     if not groups["prior"].data_vars:  # masks that have none
         del groups["prior"]
     if histories:
-        groups["training"] = _stack([_of_history(records) for records in histories])
+        groups["training"] = joined([of_history(records) for records in histories])
     return container.make({name: group.assign_attrs(described) for name, group in groups.items()}, described)
 
 
@@ -206,46 +205,11 @@ def _dotted(place: str) -> str:
     return re.sub(r"\[\W?(.*?)\W?\]", r".\1", place).replace("/", "_")
 
 
-def _of_history(records: History) -> xr.Dataset:
-    """Every number of the records along the epochs; of a number for each gate, one variable a gate."""
-    flat = [
-        {
-            name: number
-            for key, value in record.items()
-            for name, number in (
-                {f"{gate}.{key}": n for gate, n in value.items()} if isinstance(value, Mapping) else {key: value}
-            ).items()
-            if isinstance(number, int | float) and key != "epoch"
-        }
-        for record in records
-    ]
-    variables = {name: ("epoch", np.array([record.get(name, np.nan) for record in flat])) for name in flat[-1]}
-    return xr.Dataset(variables, {"epoch": [record["epoch"] for record in records]})
-
-
-def _by_chain(history: Any) -> list[History]:
-    """One list of records a network, of what may be just one such list."""
-    records = list(history)
-    return [records] if not records or isinstance(records[0], Mapping) else [list(each) for each in records]
-
-
-def _stack(chains: list[xr.Dataset]) -> xr.Dataset:
-    """One Dataset, of one for each chain."""
-    stacked = xr.concat(chains, "chain", data_vars="all", coords="minimal", compat="override", join="outer")
-    return stacked.assign_coords(chain=np.arange(len(chains)))
-
-
 def _describe(chains: list[BetaBernoulliNetwork], seed: int) -> dict[str, Any]:
     bnn = chains[0]
     untrained = any(all(gate.is_untrained for gate in network.gates.values()) for network in chains)
     return {
-        "created_at": datetime.datetime.now(datetime.UTC).isoformat(),
-        "inference_library": "bbpyro",
-        "inference_library_version": __version__,
-        "arviz_version": container.import_arviz().__version__,
-        "pyro_version": pyro.__version__,
-        "torch_version": str(torch.__version__),
-        "seed": seed,
+        **made_by(seed),
         "trained": "no: q(π) is as it was made; bbpyro.fit comes first" if untrained else "yes",
         "prior": repr(bnn.prior) if bnn.gates_by_family[0] else "none",
         "weight_prior": repr(bnn.weight_prior),

@@ -47,7 +47,8 @@ def noise_of(model: LatentFeatureModel, x: Tensor) -> Tensor | None:
     if model.encoder is not None or not isinstance(model.prior(model.num_features), Beta):
         return None
     scale = scale_of_noise(model, x)
-    if scale is not None and is_learnt(model) and model.likelihood.start is None:  # type: ignore[attr-defined]
+    learnt = learnt_normal(model)
+    if scale is not None and learnt is not None and learnt.start is None:
         return variances(x).median().sqrt().clamp_min(1e-6).to(scale).expand_as(scale)
     return scale
 
@@ -189,13 +190,15 @@ class Ascent:
         a, b = kumaraswamy_like(self.q_pi())
         model.log_concentration1.copy_(a.log())
         model.log_concentration0.copy_(b.log())
-        if is_learnt(model):
-            model.likelihood.log_scale.copy_(self.noise[0].log() / 2)  # type: ignore[attr-defined]
+        learnt = learnt_normal(model)
+        if learnt is not None:
+            learnt.log_scale.copy_(self.noise[0].log() / 2)
 
 
-def is_learnt(model: LatentFeatureModel) -> bool:
-    """Whether the likelihood is a Normal of bbpyro's whose σ is learnt."""
-    return isinstance(model.likelihood, Normal) and model.likelihood.known_scale is None
+def learnt_normal(model: LatentFeatureModel) -> Normal | None:
+    """The likelihood, where it is a Normal of bbpyro's whose σ is learnt."""
+    given = model.likelihood
+    return given if isinstance(given, Normal) and given.known_scale is None else None
 
 
 @torch.no_grad()
@@ -228,7 +231,7 @@ def best_swept(
         for i in range(num_sweeps):
             progress = i / num_sweeps
             ascent.sweep(1 + (kl_start - 1) * max(0.0, 1 - progress / _HALF))
-            if progress >= _HALF and is_learnt(model):
+            if progress >= _HALF and learnt_normal(model) is not None:
                 ascent.learn_noise()
             advance()
         swept.append(ascent)

@@ -78,8 +78,8 @@ def fit_features(
         progress: a progress bar, or the rich console to draw it on.
 
     Returns:
-        One record an epoch, of the start that was kept: loss (-ELBO/N, nats; without sweeps with what the KL weighs
-        just then), num_features, those in use, and held_out_nll, nats a number, by 10 draws of q.
+        One record an epoch, of the start that was kept: epoch, from 1; loss (-ELBO/N, nats; without sweeps with what
+        the KL weighs just then); num_features, those in use; and held_out_nll, nats a number, by 10 draws of q.
 
     Raises:
         ValueError: a number is out of range, or x does not fit the model.
@@ -159,7 +159,7 @@ def _svi(
                 loss += svi.step(x if len(rows) == len(x) else x[rows]) * len(rows) / len(x) ** 2
             if not math.isfinite(loss):
                 raise NonFiniteLossError(epoch + 1, step + 1, "LatentFeatureModel")
-        yield {"loss": loss, "num_features": float(model.num_used(x))}
+        yield {"epoch": epoch + 1, "loss": loss, "num_features": float(model.num_used(x))}
 
 
 def _is_of_features(site: Any) -> bool:
