@@ -83,10 +83,11 @@ def test_it_draws_z_as_often_as_the_exact_posterior_has_it():
 
 def test_a_seed_gives_the_same_draws_and_leaves_torch_as_it_was():
     x, settings = torch.randn(3, 2), {"num_samples": 5, "warmup_steps": 2, "num_chains": 2, "progress": False}
-    model, state = model_of(), torch.get_rng_state()
-    one, two, other = (group(mcmc.gibbs(model, x, seed=s, **settings), "posterior") for s in (1, 1, 9))
-    assert one.equals(two) and not one.equals(other)
-    assert torch.equal(state, torch.get_rng_state())
+    for model in (model_of(), model_of(num_data=None, num_dims=None)):  # the second begins at the first call
+        state = torch.get_rng_state()
+        one, two, other = (group(mcmc.gibbs(model, x, seed=s, **settings), "posterior") for s in (1, 1, 9))
+        assert one.equals(two) and not one.equals(other)
+        assert torch.equal(state, torch.get_rng_state())
 
 
 @pytest.mark.parametrize(

@@ -385,6 +385,8 @@ def test_what_does_not_fit_is_said():
         (made(), x[:3], {}, "x has 3 data, and the model's num_data is 4"),
         (made(), x, {"batch_size": 2}, "batch_size is 2, but without an encoder"),
         (made(), x, {"num_starts": 0}, "num_starts is 0"),
+        (made(), x, {"held_out": 3}, "held_out is 3, wanted booleans of x's shape"),
+        (made(), x, {"observed": x[:3] > 0}, "observed is torch.bool of shape"),
         (made(), x, {"kl_start": 0.0}, "kl_start is 0.0"),
         (made(), x * math.nan, {}, "nothing was observed"),
         (made(), x + math.inf, {}, "infinite"),

@@ -92,8 +92,8 @@ def fit_features(
     with torch.random.fork_rng():
         model.initialize_parameters(x, is_all=True)
     whole = hide(x, observed)
-    x = whole if held_out is None else hide(whole, ~held_out, "held_out")
     scored = None if held_out is None else hide(whole, held_out, "held_out")
+    x = whole if held_out is None else hide(whole, ~held_out)
     _check(model, x, batch_size)
     noise = noise_of(model, x) if num_sweeps > 0 else None
     num_epochs = (800 if noise is None else 50) if num_epochs is None else num_epochs
