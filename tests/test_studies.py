@@ -226,6 +226,11 @@ def wait_until(is_so: Callable[[], bool], seconds: float = 300) -> None:
         time.sleep(0.02)
 
 
+def results_in(folder: Path) -> list[Path]:
+    """Those of a study at work; unlike rglob, os.walk does not mind a folder that is moved meanwhile."""
+    return [Path(root) / "result.json" for root, _, files in os.walk(folder) if "result.json" in files]
+
+
 def processes_in(folder: Path) -> list[str]:
     """The living processes whose working directory this is."""
     found = []
@@ -262,8 +267,8 @@ def test_a_killed_study_goes_on_with_the_same_numbers_and_leaves_no_process(
     )
     folder = tmp_path / "study" / "runs"
     # One run is done, and the last, which took its place, is past its first epochs.
-    wait_until(lambda: len(list(folder.rglob("result.json"))) >= 1)
-    wait_until(lambda: any(path.read_text().count("\n") > 4 for path in folder.glob(f"{last}/*/metrics.jsonl")))
+    wait_until(lambda: len(results_in(folder)) >= 1)
+    wait_until(lambda: any(path.read_text().count("\n") > 4 for path in folder.glob(f"{last}/seed-*/metrics.jsonl")))
     killed.send_signal(signal.SIGKILL)
     killed.wait()
     wait_until(lambda: not processes_in(tmp_path / "cwd"))
