@@ -14,7 +14,7 @@ from torch.nn.utils import parametrize
 from bbpyro.checks import in_eval_mode
 from bbpyro.denormals import zero_denormal
 from bbpyro.families.beta_bernoulli import MIN_START, BetaBernoulliDropout
-from bbpyro.families.spelled import BetaBernoulli, Family, FamilyLike, as_family
+from bbpyro.families.spelled import Family, FamilyLike, as_family, is_beta_bernoulli
 from bbpyro.layers import check_module, gates_of
 from bbpyro.nests import FAILURES, Nest, reason_of
 from bbpyro.structure import follow_units
@@ -113,7 +113,7 @@ def _families(family: Any, threshold: float | None, initial_keep_probability: fl
     families = as_family(family)
     said: dict[str, Any] = {} if threshold is None else {"threshold": threshold}
     said |= {} if p is None else {"concentration1": p / (1 - p)}  # a / (1 + a) is the mean where b = 1
-    ours = [n for n, each in families.items() if each is BetaBernoulliDropout or isinstance(each, BetaBernoulli)]
+    ours = [n for n, each in families.items() if is_beta_bernoulli(each)]
     if said and not ours:
         name = "initial_keep_probability" if threshold is None else "threshold"
         raise ValueError(f"{name} is of Beta-Bernoulli dropout, and no gate is of that; leave it out")

@@ -205,6 +205,19 @@ def test_a_study_of_families_is_extended_by_others_and_by_priors() -> None:
     assert [each.shown["prior"] for each in more.candidates()] == ["no prior", "no prior", "IndianBuffet(5)"]
 
 
+def test_what_all_runs_share_is_of_the_families_that_have_a_use_for_it(tmp_path: Path) -> None:
+    varied = ["BetaBernoulli", "SBP", "DependentBetaBernoulli", "{'fc*': BetaBernoulli, '*': L0}"]
+    chosen = config(
+        network="lenet5-caffe", threshold=0.01, initial_keep_probability=0.95, seeds=1, vary={"family": varied}
+    )
+    of_gates = [(each.config.initial_keep_probability, each.config.threshold) for each in chosen.candidates()]
+    assert of_gates == [(0.95, 0.01), (None, 0.001), (None, 0.001), (0.95, 0.01)]
+    from_run = config(initial_keep_probability=0.95, seeds=1, points={"own": {}, "on": {"pretrained": str(tmp_path)}})
+    assert [each.config.initial_keep_probability for each in from_run.candidates()] == [0.95, None]
+    asked = config(seeds=1, points={"own": {"family": "SBP", "threshold": 0.01}})  # which the run refuses
+    assert asked.candidates()[0].config.threshold == 0.01
+
+
 def test_a_family_that_is_none_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     for word in ("Nonsense", "L0(-1)"):
         with pytest.raises(SystemExit):

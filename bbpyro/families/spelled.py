@@ -55,6 +55,11 @@ class BetaBernoulli(Spelled):
         return type(self).__name__
 
 
+def is_beta_bernoulli(family: Family) -> bool:
+    """Whether it is Beta-Bernoulli dropout without arguments, which takes a threshold and a start from elsewhere."""
+    return family is BetaBernoulliDropout or isinstance(family, BetaBernoulli)
+
+
 KNOWN: dict[str, Callable[..., Any]] = {
     "BetaBernoulli": BetaBernoulli,
     **{

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from bbpyro import data, families, priors, training
 from bbpyro.families.beta_bernoulli import MIN_START
-from bbpyro.families.spelled import Family, as_family
+from bbpyro.families.spelled import Family, as_family, is_beta_bernoulli
 from bbpyro.model import WEIGHT_GUIDES
 from bbpyro.priors.spelled import is_path, parse
 from bbpyro.runs.networks import OF_FEW_DATA, RECIPES, check_name
@@ -196,6 +196,14 @@ class Settings:
         """Whether any gate has keep probabilities π, which a prior is of."""
         return any(isinstance(make(1), families.BetaBernoulliDropout) for make in self.make_family().values())
 
+    @property
+    def inapplicable(self) -> set[str]:
+        """The settings of gates that none of these has a use for."""
+        if not any(is_beta_bernoulli(make) for make in self.make_family().values()):
+            return {"initial_keep_probability", "threshold"}
+        starts_from_run = self.pretrained is not None and self.pretrained.is_dir()
+        return {"initial_keep_probability"} if starts_from_run else set()  # gates begin where those of the run ended
+
     def to_json(self) -> dict[str, Any]:
         """The settings as JSON holds them."""
         settings = {k: str(v) if isinstance(v, Path) else v for k, v in dataclasses.asdict(self).items()}
@@ -305,11 +313,8 @@ def recipe(network: str, given: Mapping[str, Any] | None = None) -> TrainConfig:
     check_name(network)
     given = given or {}
     own = RECIPES.get(network) or _of_few_data(given)
-    pretrained = _for_seed(given.get("pretrained"), 0)
-    starts_from_run = pretrained is not None and pretrained.is_dir()  # and its gates where those of the run ended
-    if given.get("family", Settings.family) != Settings.family or starts_from_run:
-        own = {name: value for name, value in own.items() if name != "initial_keep_probability"}
-    return TrainConfig(**{"network": network, **own})
+    gates = TrainConfig(family=given.get("family", Settings.family), pretrained=_for_seed(given.get("pretrained"), 0))
+    return TrainConfig(**{"network": network, **{k: own[k] for k in own.keys() - gates.inapplicable}})
 
 
 def _for_seed(pretrained: Path | str | None, seed: int) -> Path | None:

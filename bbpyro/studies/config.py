@@ -193,6 +193,9 @@ class StudyConfig(runs.Settings):
                     continue
                 if "prior" not in own and not config.has_pi:
                     config = dataclasses.replace(config, prior=runs.TrainConfig.prior)
+                # What all runs share is of those that have a use for it.
+                unused = config.of_seed(0).inapplicable - own.keys()
+                config = dataclasses.replace(config, **{name: getattr(runs.TrainConfig, name) for name in unused})
                 found.append(Candidate(",".join(value.slug for value in values), shown, config))
         return found
 
