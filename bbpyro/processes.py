@@ -1,18 +1,17 @@
 """This process among those that train one network together, as torchrun starts them; alone it is the first of one."""
 
 import contextlib
+import importlib
 import os
 import signal
+import sys
 from collections.abc import Iterator
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import torch
-import torch.distributed as dist
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 T = TypeVar("T")
-
-_dist: Any = dist  # whose types leave its stores out
 
 _VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # that torchrun, or another launcher, sets
 _job: Any = None  # a store: what the processes tell each other beside training; it outlives a restart
@@ -29,12 +28,12 @@ class Stopped(KeyboardInterrupt):
 
 def size() -> int:
     """How many processes train together."""
-    return dist.get_world_size() if _have_joined() else 1
+    return int(_dist().get_world_size()) if _have_joined() else 1
 
 
 def rank() -> int:
     """Which of them this is, counted from 0."""
-    return dist.get_rank() if _have_joined() else 0
+    return int(_dist().get_rank()) if _have_joined() else 0
 
 
 def is_first() -> bool:
@@ -48,10 +47,16 @@ def on_this_machine() -> int:
 
 
 def _have_joined() -> bool:
-    return dist.is_available() and dist.is_initialized()
+    is_there = "torch.distributed" in sys.modules  # without which none can have joined
+    return is_there and _dist().is_available() and _dist().is_initialized()
 
 
-def share(batch: Tensor) -> tuple[Tensor, float]:
+def _dist() -> Any:
+    """torch.distributed, whose types leave its stores out; to print a help text nobody waits for torch."""
+    return importlib.import_module("torch.distributed")
+
+
+def share(batch: "Tensor") -> tuple["Tensor", float]:
     """This process's part of a minibatch's rows `[B]`, and how much a datum of it weighs beside the mean part's.
 
     Losses are averaged over the processes, each of which scales its part up to the whole data; so a datum of a part
@@ -68,7 +73,7 @@ def broadcast(value: T) -> T:
         return value
     held = [value]
     with noticing_losses():
-        dist.broadcast_object_list(held, 0)
+        _dist().broadcast_object_list(held, 0)
     return held[0]
 
 
@@ -83,7 +88,7 @@ def gather(value: T) -> list[T]:
         return [value]
     parts: list[Any] = [None] * size()
     with noticing_losses():
-        dist.all_gather_object(parts, value)
+        _dist().all_gather_object(parts, value)
     return parts
 
 
@@ -98,7 +103,8 @@ def noticing_losses() -> Iterator[None]:
         yield
     except RuntimeError as error:
         text = str(error)
-        if size() == 1 or not (isinstance(error, dist.DistError) or "gloo" in text.lower() or "nccl" in text.lower()):
+        is_of_theirs = any(name in text.lower() for name in ("gloo", "nccl"))
+        if size() == 1 or not (is_of_theirs or isinstance(error, _dist().DistError)):
             raise
         _ends = True
         reason = (text.splitlines() or [""])[0].split(". ")[0].removeprefix("[").split("] ", 1)[-1]
@@ -123,7 +129,7 @@ def joined() -> Iterator[None]:
     before = signal.signal(signal.SIGTERM, _stop)
     try:
         yield
-        dist.destroy_process_group()  # not after a failure: it would wait for processes that are gone
+        _dist().destroy_process_group()  # not after a failure: it would wait for processes that are gone
     finally:
         signal.signal(signal.SIGTERM, before)
         _job = None
@@ -133,21 +139,23 @@ def _join() -> Any:
     own, number, address, port = (os.environ[name] for name in _VARIABLES)
     is_launchers = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     try:
-        store = _dist.TCPStore(address, int(port), is_master=own == "0" and not is_launchers)
+        store = _dist().TCPStore(address, int(port), is_master=own == "0" and not is_launchers)
         # A prefix for each start: by torch's own way one that is started again may read the addresses of those before.
-        mine = _dist.PrefixStore(f"bbpyro/{_restarts()}", store)
-        dist.init_process_group(_backend(), store=mine, rank=int(own), world_size=int(number))
+        mine = _dist().PrefixStore(f"bbpyro/{_restarts()}", store)
+        _dist().init_process_group(_backend(), store=mine, rank=int(own), world_size=int(number))
     except RuntimeError as error:
         reason = (str(error).splitlines() or [""])[0]
         raise LostProcessError(f"the {number} processes do not meet at {address}:{port} ({reason})") from error
-    return _dist.PrefixStore("bbpyro/job", store)
+    return _dist().PrefixStore("bbpyro/job", store)
 
 
 def _backend() -> str:
+    import torch
+
     if not torch.cuda.is_available():
         return "gloo"
     torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
-    has_own = int(os.environ.get("LOCAL_WORLD_SIZE", 1)) <= torch.cuda.device_count() and dist.is_nccl_available()
+    has_own = int(os.environ.get("LOCAL_WORLD_SIZE", 1)) <= torch.cuda.device_count() and _dist().is_nccl_available()
     return "cpu:gloo,cuda:nccl" if has_own else "gloo"
 
 

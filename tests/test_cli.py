@@ -793,3 +793,25 @@ def test_without_network_npm_and_data_train_says_where_to_put_the_files(tmp_path
     assert done.stdout == ""
     assert not (tmp_path / "runs").exists()
     assert list(raw.iterdir()) == []
+
+
+@pytest.mark.parametrize("words", (["--version"], ["--help"], ["train", "--help"], ["compare", "-h"], []))
+def test_help_and_version_wait_for_no_torch(words: list[str]) -> None:
+    program = "import sys; from bbpyro.cli import main\ntry: main()\nfinally: print(*sys.modules, file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True)
+    assert done.returncode == 0 and "bbpyro" in done.stdout
+    slow = {"torch", "numpy", "pyro", "arviz", "matplotlib", "pandas", "scipy", "xarray"}
+    assert "tyro" in done.stderr.split() and not slow & {*done.stderr.split()}
+
+
+def test_ctrl_c_while_torch_is_imported_is_told_in_a_line() -> None:
+    program = """import sys
+class Interrupts:
+    def find_spec(self, name, *rest):
+        if name == "torch":
+            raise KeyboardInterrupt
+sys.meta_path.insert(0, Interrupts())
+from bbpyro.cli import main
+main()"""
+    done = subprocess.run([sys.executable, "-c", program, "data", "list"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "bbpyro: error: interrupted\n")

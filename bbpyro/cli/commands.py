@@ -1,13 +1,12 @@
 """What may be typed: the commands, their options and their help texts."""
 
-import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from bbpyro import runs, studies
+from bbpyro import settings
 
 Switch = tyro.conf.FlagCreatePairsOff[bool]  # a flag without its opposite
 if TYPE_CHECKING:
@@ -20,7 +19,7 @@ RunFolders = Annotated[tuple[Path, ...], tyro.conf.arg(metavar="RUN [RUN ...]")]
 
 
 @dataclass(frozen=True)
-class Train(runs.TrainConfig):
+class Train(settings.Run):
     """`bbpyro train`."""
 
     run: Path | None = None
@@ -36,13 +35,9 @@ class Train(runs.TrainConfig):
     print_config: Switch = False
     """Print the settings as TOML, for --config, and exit."""
 
-    def settings(self) -> runs.TrainConfig:
-        """The part that decides the numbers."""
-        return runs.TrainConfig(**{f.name: getattr(self, f.name) for f in dataclasses.fields(runs.TrainConfig)})
-
 
 @dataclass(frozen=True)
-class Compare(studies.StudyConfig):
+class Compare(settings.Study):
     """`bbpyro compare`."""
 
     prior: tyro.conf.UseAppendAction[Annotated[tuple[str, ...], tyro.conf.arg(metavar="PRIOR")]] = ()
@@ -71,12 +66,6 @@ class Compare(studies.StudyConfig):
     """Read settings from this TOML file; flags override it."""
     print_config: Switch = False
     """Print the settings as TOML, for --config, and exit."""
-
-    def settings(self) -> studies.StudyConfig:
-        """The part that decides the numbers."""
-        chosen = {f.name: getattr(self, f.name) for f in dataclasses.fields(studies.StudyConfig)}
-        own = {"prior": self.prior or studies.StudyConfig.prior, "vary": dict(self.vary), "points": dict(self.points)}
-        return studies.StudyConfig(**{**chosen, **own})
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator
-from typing import Any, TextIO
+from typing import Any, NoReturn, TextIO
 
 from rich.console import Console
 
@@ -106,3 +106,11 @@ def _nowhere() -> Iterator[TextIO]:
 def new_console() -> Console:
     """Of the terminal's width; where there is no terminal, of the usual one's, which every table fits."""
     return Console() if sys.stdout.isatty() else Console(width=_PIPED_WIDTH)
+
+
+def fail(message: str, status: int) -> NoReturn:
+    """Say so in a line of standard error, if no process beside this one has, and exit."""
+    if sys.stderr is not None and processes.is_first_to_tell():  # print would take standard output for it
+        with contextlib.suppress(OSError):
+            print(f"bbpyro: error: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(status)

@@ -40,6 +40,18 @@ def defaults(command: Train | Compare, args: list[str]) -> runs.TrainConfig | st
     return kind.from_json({k: v for k, v in own.to_json().items() if k in shared} | settings)
 
 
+def of_run(command: Train) -> runs.TrainConfig:
+    """The part that decides the numbers."""
+    return runs.TrainConfig(**{f.name: getattr(command, f.name) for f in dataclasses.fields(runs.TrainConfig)})
+
+
+def of_study(command: Compare) -> studies.StudyConfig:
+    """The part that decides the numbers."""
+    chosen = {f.name: getattr(command, f.name) for f in dataclasses.fields(studies.StudyConfig)}
+    prior = command.prior or studies.StudyConfig.prior
+    return studies.StudyConfig(**{**chosen, "prior": prior, "vary": dict(command.vary), "points": dict(command.points)})
+
+
 def check_resume(command: Train | Compare, args: Sequence[str]) -> None:
     """Raise a ValueError where the command line has a flag, of whatever value, for what is settled already."""
     what, others = ("run", _BESIDE_RUN) if isinstance(command, Train) else ("study", _BESIDE_STUDY)

@@ -3,11 +3,11 @@
 import dataclasses
 import itertools
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Self
 
-from bbpyro import priors, runs
+from bbpyro import priors, runs, settings
 from bbpyro.studies import axes
 from bbpyro.studies.axes import FOLD, slug
 
@@ -38,21 +38,12 @@ class Candidate:
 
 
 @dataclass(frozen=True)
-class StudyConfig(runs.Settings):
+class StudyConfig(runs.Settings, settings.Study):
     """Everything that decides the numbers of a study: the product of its priors, points and varied settings.
 
     What is in `vary` or in a point takes the place of the setting that all runs share. A family of masks without π is
     there once, whatever the study's priors.
     """
-
-    prior: tuple[str, ...] = ("Beta(0.0001, 1)", "IndianBuffet(5)", "FixedRate(0.5)")
-    """The priors on π, each as bbpyro train takes it."""
-    seeds: int = 3
-    """Each prior is trained from the seeds 0, 1, … below this number."""
-    vary: Mapping[str, Sequence[Any]] = field(default_factory=dict)
-    """The values that settings take, by name; folds of the validation data are averaged over, as seeds are."""
-    points: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """Settings that go together, by a name for each; one of them may be a prior, in place of the study's."""
 
     @property
     def is_product(self) -> bool:
