@@ -1,5 +1,6 @@
 # make train   trains LeNet-500-300 on MNIST (installs first, into .venv, if need be)
 # make test    runs the whole test suite, the notebooks among it, ruff and mypy
+# make docs    builds the docs as a site, docs/_build/html; a warning is an error
 # make study   trains README's comparison of priors, 18 runs, or goes on with it, and keeps its tables and figures
 # make front   trains the curves of error against size, hours of both cores, or goes on with them, and keeps their tables
 # make families    trains the families of masks side by side, hours of both cores, or goes on with them, and keeps their tables
@@ -8,7 +9,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 FRONTS := lenet-500-300 lenet5-caffe fashion-mnist
 
-.PHONY: train test study front families notebooks clean
+.PHONY: train test docs study front families notebooks clean
 .DELETE_ON_ERROR:
 
 train: .venv/installed
@@ -19,6 +20,9 @@ test: .venv/installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/pytest -n auto --dist loadfile
+
+docs: .venv/installed-dev
+	BBPYRO_DOCS_OFFLINE=$(if $(ONLINE),,1) $(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
 
 study: .venv/installed
 	$(BIN)/bbpyro compare --config docs/study/study.toml --study runs/mnist-priors --jobs 2 --published

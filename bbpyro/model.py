@@ -45,14 +45,14 @@ class BetaBernoulliNetwork(Given):
     num_data.
 
     x, the inputs, is a tensor, or a nest of tensors `[N, ...]`: a tuple or list of several inputs, which the network is
-    called with as net(*x), or a dict of them by name, net(**x); see :mod:`bbpyro.nests`. The output is for the
+    called with as `net(*x)`, or a dict of them by name, `net(**x)`; see :mod:`bbpyro.nests`. The output is for the
     likelihood to read, and may be of any kind.
 
     Args:
         net: a module with :class:`bbpyro.BetaBernoulliDropout` gates, e.g. from :func:`bbpyro.insert_dropout`.
         likelihood: from the network's output to the distribution of y. One that is an nn.Module is part of the
             network: its parameters, such as a σ of its own, are trained and saved with it.
-        num_data: N, the number of training data; a minibatch's log-likelihood is scaled by N/|B|.
+        num_data: N, the number of training data; a minibatch's log-likelihood is scaled by N over its size.
         prior: of the keep probabilities π, see :mod:`bbpyro.priors`: a prior, its spelling such as "Beta(1e-4, 1)", or
             any distribution on [0, 1]; or a mapping from the names of gates, with * for any characters, to those: the
             first name that fits a gate counts.

@@ -99,7 +99,7 @@ def test_what_it_says_of_a_network_of_ones_own_runs(script: ModuleType) -> None:
 
 
 def test_the_families_of_the_page_run_and_one_of_ones_own_takes_forty_lines() -> None:
-    using, own = blocks((FOLDER.parent / "families.md").read_text(), "python")
+    using, own = blocks((FOLDER / "write-a-mask-family.md").read_text(), "python")
     assert len([line for line in own.splitlines() if line.strip()]) <= 42
     names: dict[str, Any] = {}
     exec(using + own, names)
@@ -114,5 +114,5 @@ def test_the_families_of_the_page_run_and_one_of_ones_own_takes_forty_lines() ->
 
 
 def test_the_page_of_families_names_each() -> None:
-    text = (FOLDER.parent / "families.md").read_text()
+    text = (FOLDER / "write-a-mask-family.md").read_text()
     assert all(f"`{name}" in text for name in bbpyro.families.spelled.KNOWN)

@@ -17,7 +17,7 @@ def test_there_are_notebooks():
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_runs_from_a_clean_kernel_top_to_bottom(path: Path) -> None:
-    done = subprocess.run([sys.executable, FOLDER / "execute.py", path], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, FOLDER / "execute.py", "--short", path], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
 
 

@@ -15,7 +15,7 @@ import xarray as xr
 from rich.console import Console
 
 from bbpyro import data, posterior, runs
-from bbpyro.cli import commands, entry, main
+from bbpyro.cli import actions, commands, main
 from bbpyro.cli.report import EpochPrinter
 from bbpyro.runs import TrainConfig
 
@@ -234,7 +234,7 @@ def test_it_is_said_once_that_data_are_few_and_only_where_they_are_trained_on_so
     made = SimpleNamespace(x=torch.zeros(150, 2), scale_note="")
     monkeypatch.setattr(runs, "create", lambda *args: made)
     command = commands.Train(run=tmp_path / "run", epochs=epochs, initial_keep_probability=start)
-    entry._run_folder(command, Console(width=200))
+    actions._run_folder(command, Console(width=200))
     said = "150 data are few: 4,000 epochs of lenet-500-300, and gates that begin at 0.5; --epochs and --network"
     assert (said in capsys.readouterr().out) == is_said
 

@@ -25,6 +25,7 @@ from bbpyro.posterior.reading import (
     unit_names,
 )
 from bbpyro.posterior.shares import probability_above, share_above
+from bbpyro.posterior.svi import from_svi, pareto_k
 from bbpyro.prediction import CI_PROB
 from bbpyro.verbs import of_either
 
@@ -36,6 +37,7 @@ __all__ = [
     "describe_model",
     "elpd",
     "extremes",
+    "from_svi",
     "gates",
     "good_k",
     "group",
@@ -49,6 +51,7 @@ __all__ = [
     "layer",
     "loo",
     "num_chains",
+    "pareto_k",
     "order",
     "place",
     "place_of",

@@ -139,6 +139,14 @@ def good_k(num_draws: int) -> float:
     return min(1 - 1 / math.log10(num_draws), 0.7)
 
 
+def pareto_tail(log_weights: Any) -> float:
+    """The shape k of the tail of importance weights, by a generalised Pareto distribution (arXiv 1507.02646)."""
+    if _version(import_arviz()) < (1, 0):
+        return float(import_arviz().psislw(log_weights)[1])
+    array_stats = importlib.import_module("arviz_stats.base").array_stats
+    return float(array_stats.psislw(log_weights, axis=-1)[1])
+
+
 def elpd(loo: Any) -> float:
     """The expected log predictive density that az.loo found, summed over the data, nats."""
     return float(loo.elpd_loo if _version(import_arviz()) < (1, 0) else loo.elpd)

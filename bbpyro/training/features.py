@@ -56,7 +56,7 @@ def fit_features(
 
     SVI alone wants many steps and several starts to find the features. Where f is linear, the likelihood Gaussian, the
     prior of π a Beta and there is no encoder, each start is therefore first swept by coordinate ascent, and SVI goes on
-    from the best (docs/latent_features.md has what was measured).
+    from the best (docs/explanation/latent-features.md has what was measured).
 
     Args:
         model: trained from `num_starts` random starts of W, z and the encoder; the decoder, and what of the

@@ -120,7 +120,7 @@ def fit(
         num_epochs: passes over the data; by default 60. Where that makes fewer than 8,000 steps, it is as many as make
             8,000, gates that were given no start begin at E[π] = 0.5 and move faster, and the KL is warmed up, see
             :mod:`bbpyro.training.budget`.
-        batch_size: |B|; a last, shorter batch is used too, at its own scale N/|B|.
+        batch_size: data in a minibatch; a last, shorter one is used too, scaled by N over its own size.
         learning_rate: Adam's, for the weights and all else that is no gate's.
         gate_learning_rate: Adam's, for a and b of the gates; by default 0.01, or, where `num_epochs` is left to its
             default and the data are few, 0.03.
