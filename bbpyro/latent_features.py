@@ -116,6 +116,7 @@ class LatentFeatureModel(LazyModuleMixin, nn.Module):
         names = ["loc", "log_scale", "log_concentration1", "log_concentration0"]
         for parameter in names if encoder is not None else [*names, "logits"]:
             setattr(self, parameter, UninitializedParameter())
+        self.register_load_state_dict_post_hook(_check_loaded)
         if num_dims is not None and (num_data is not None or encoder is not None):
             self.initialize_parameters()
 
@@ -144,7 +145,7 @@ class LatentFeatureModel(LazyModuleMixin, nn.Module):
         """
         if x is not None:
             check_floats(x)
-            if self._num_data is None and is_all:
+            if self._num_data is None and is_all and (self.encoder is not None or self.has_uninitialized_params()):
                 self._num_data = len(x)
         if not self.has_uninitialized_params():
             return
@@ -208,6 +209,7 @@ class LatentFeatureModel(LazyModuleMixin, nn.Module):
 
     def q_weights(self) -> dist.Normal:
         """q(W), batch shape `[K, D]`; its parameters are in units of `weight_scale`."""
+        self._check_sized()
         s = self.weight_scale
         return dist.Normal(s * self.loc, s * self.log_scale.exp(), validate_args=False)
 
@@ -217,6 +219,7 @@ class LatentFeatureModel(LazyModuleMixin, nn.Module):
         Raises:
             ValueError: the encoder gives another shape, or wants x; or, without one, x is not all of the data.
         """
+        self._check_sized()
         if self.encoder is None:
             if x is not None and len(x) != self.num_data:
                 raise ValueError(
@@ -231,12 +234,19 @@ class LatentFeatureModel(LazyModuleMixin, nn.Module):
                 f"encoder: it gives shape {tuple(logits.shape)}, wanted the log-odds of {self.num_features} features "
                 f"of {len(x)} data, {(len(x), self.num_features)}"
             )
+        if not bool(logits.isfinite().all()):
+            raise ValueError("encoder: it gives log-odds that are nan or infinite")
         return logits
+
+    def _check_sized(self) -> None:
+        if self.has_uninitialized_params():
+            raise ValueError("the model has no sizes yet: fit it to data, or say num_data and num_dims")
 
     @torch.no_grad()
     def draw(self, x: Tensor | None = None) -> Draw:
         """A draw of q(π, W, z), for data x; without an encoder all of them."""
-        self.initialize_parameters(x)
+        if x is not None:
+            x = self.as_data(x)
         logits = self.z_logits(x)
         pi, W, z = self.q_pi().sample(), self.q_weights().sample(), torch.bernoulli(torch.sigmoid(logits))
         return Draw(pi, W, z, of_each(self.likelihood(self.decoded(z @ W))))
@@ -251,6 +261,9 @@ class LatentFeatureModel(LazyModuleMixin, nn.Module):
             num_samples: draws of q(W, z).
         """
         check_positive(num_samples=num_samples)
+        x, x_new = self.as_data(x), self.as_data(x_new, "x_new")
+        if x_new.shape != x.shape:
+            raise ValueError(f"x_new has shape {tuple(x_new.shape)}, wanted that of x, {tuple(x.shape)}")
         with in_eval_mode(self):
             draws = (log_prob_of_each(self.draw(x).of_x, x_new) for _ in range(num_samples))
             total = functools.reduce(torch.logaddexp, draws)
@@ -258,9 +271,34 @@ class LatentFeatureModel(LazyModuleMixin, nn.Module):
 
     @torch.no_grad()
     def num_used(self, x: Tensor | None = None) -> int:
-        """K₊, the features that some datum has, with λ above one half; an encoder is in evaluation mode for it."""
+        """The features that some datum has with λ above one half; an encoder is in evaluation mode for it.
+
+        A draw of z may have more: many data with a small λ each have a feature that none has for sure.
+        """
         with in_eval_mode(self):
             return int((self.z_logits(x) > 0).any(0).sum())
+
+    def as_data(self, x: Tensor, name: str = "x", *, is_all: bool = False) -> Tensor:
+        """The data in the model's precision, and the model of their size.
+
+        Raises:
+            TypeError: it is no tensor.
+            ValueError: it is not of floats `[N, D]`, or `[N, ...]`, has no data or infinite numbers, or is not of the
+                model's sizes.
+        """
+        check_is(name, x, Tensor)
+        check_floats(x, name)
+        if not x.numel():
+            raise ValueError(f"{name} has shape {tuple(x.shape)}: there are no data in it")
+        if bool(x.isinf().any()):
+            raise ValueError(f"{name} has infinite numbers; what was not observed is nan")
+        self.initialize_parameters(x, is_all=is_all)
+        if self.decoder is None and x.shape[1:] != self.loc.shape[1:]:
+            raise ValueError(
+                f"{name} has shape {tuple(x.shape)}, and num_dims is {self.loc.shape[1]}; without a decoder they are "
+                "to agree"
+            )
+        return x.to(self.loc.dtype)
 
     def _data(self, x: Tensor | None) -> Any:
         self.initialize_parameters(x)
@@ -284,18 +322,27 @@ class LatentFeatureModel(LazyModuleMixin, nn.Module):
 
     def _likelihood(self, output: Tensor, z: Tensor, W: Tensor) -> TorchDistribution:
         """That of each number of x: averaged over a z that remembers what it was drawn from, where that is exact."""
-        given: TorchDistribution = of_each(self.likelihood(output))
-        if not isinstance(given, TorchDistributionMixin):
-            raise ValueError(f"likelihood gives torch's {type(given).__name__}; give that of pyro.distributions")
+        given, is_linear = self.likelihood_of(output)
         drawn_with = drawn_from(z)
-        if drawn_with is None or not self.is_linear(given, output):
+        if drawn_with is None or not is_linear:
             return given
         share = torch.sigmoid(drawn_with)
         variance = (share * torch.sigmoid(-drawn_with)) @ W.square()
         return AveragedNormal(given.loc, given.scale, share @ W, variance)
 
-    def is_linear(self, given: Any, output: Tensor) -> bool:
-        """Whether this likelihood of an output is a Normal around the sums themselves, whose scale no datum changes."""
+    def likelihood_of(self, output: Tensor) -> tuple[Any, bool]:
+        """The distribution of each number given f's output; whether it is a Normal around the very sums, of one scale.
+
+        Raises:
+            ValueError: it is none of Pyro's distributions.
+        """
+        before = output._version
+        given: Any = of_each(self.likelihood(output))
+        if not isinstance(given, TorchDistributionMixin):
+            raise ValueError(f"likelihood gives torch's {type(given).__name__}; give that of pyro.distributions")
+        return given, output._version == before and self._is_linear(given, output)
+
+    def _is_linear(self, given: Any, output: Tensor) -> bool:
         if self.decoder is not None or type(given) is not dist.Normal or given.loc.shape != output.shape:
             return False
         is_output = given.loc.data_ptr() == output.data_ptr() and given.loc.stride() == output.stride()
@@ -311,10 +358,13 @@ def _filled(x: Tensor, of_x: Any) -> Tensor:
 @one_at_a_time
 @torch.no_grad()
 def predict_features(model: LatentFeatureModel, x: Tensor, num_samples: int | None = 100) -> Tensor:
-    """What is to be expected of x, `[N, ...]`: where it is nan, what would have been observed there.
+    """What is to be expected of each number of x, `[N, ...]`, whether it is nan or was observed.
+
+    torch.where(x.isnan(), bbpyro.predict(model, x), x) fills in what was not.
 
     Args:
-        model: trained; without an encoder on this x.
+        model: trained; without an encoder on this x, whose data have a z of their own, so that x tells only their
+            number.
         x: what was seen of the data, `[N, ...]`, nan where nothing was.
         num_samples: draws of q(W, z) to average over; or None for the mean of W and λ in place of z.
 
@@ -322,7 +372,7 @@ def predict_features(model: LatentFeatureModel, x: Tensor, num_samples: int | No
         ValueError: a number is below 1, or x does not fit the model.
     """
     check_positive(num_samples=1 if num_samples is None else num_samples)
-    model.initialize_parameters(x)
+    x = model.as_data(x)
     with in_eval_mode(model):
         if num_samples is None:
             W, z = model.q_weights().mean, torch.sigmoid(model.z_logits(x))
@@ -347,10 +397,10 @@ def log_prob_of_each(of_x: TorchDistribution, x: Tensor) -> Tensor:
     return log_prob.masked_fill(hidden, math.nan)
 
 
-def check_floats(x: Tensor) -> None:
+def check_floats(x: Tensor, name: str = "x") -> None:
     """Raise a ValueError unless x is of floats `[N, D]`, or `[N, ...]`."""
     if x.dim() < 2 or not x.is_floating_point():
-        raise ValueError(f"x is {x.dtype} of shape {tuple(x.shape)}, wanted floats [N, D], or [N, ...]")
+        raise ValueError(f"{name} is {x.dtype} of shape {tuple(x.shape)}, wanted floats [N, D], or [N, ...]")
 
 
 def _observed(of_each_number: TorchDistribution, x: Tensor | None) -> Any:
@@ -364,6 +414,15 @@ def _observed(of_each_number: TorchDistribution, x: Tensor | None) -> Any:
             f"{tuple(of_each_number.batch_shape)}; num_dims, the decoder and x are to go together"
         )
     return of_each_number.mask(~x.isnan()).to_event(dims)
+
+
+def _check_loaded(model: LatentFeatureModel, incompatible_keys: Any) -> None:
+    """Raise a ValueError where what was loaded is of other sizes than the model says; torch takes any, at first."""
+    if isinstance(model.loc, UninitializedParameter):
+        return
+    wanted = (model.num_features, model.loc.shape[1] if model._num_dims is None else model._num_dims)
+    if tuple(model.loc.shape) != wanted:
+        raise ValueError(f"state_dict: its W has shape {tuple(model.loc.shape)}, and the model's has {wanted}")
 
 
 def _joint(pi: TorchDistribution) -> Any:

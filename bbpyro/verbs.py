@@ -33,7 +33,16 @@ def of_either(name: str, of_network: Callable[P, R_co], of_features: Callable[Q,
         chosen: Any = of_features if isinstance(model, LatentFeatureModel) else of_network
         return chosen(*args, **kwargs)
 
-    verb.__name__ = verb.__qualname__ = name
-    either = f"Of a LatentFeatureModel it is {name}{inspect.signature(of_features)}"
+    verb.__name__ = name
+    for function in (verb, of_features):
+        _call_it(name, function)
+    either = f"Of a LatentFeatureModel it is `{name}{inspect.signature(of_features)}`"
     verb.__doc__ = f"{of_network.__doc__}\n    {either}\n\n    {of_features.__doc__}"
     return cast(Verb[P, R_co, Q, S_co], verb)
+
+
+def _call_it(name: str, function: Any) -> None:
+    """Have Python name a function so, and what it wraps, where arguments do not fit."""
+    while function is not None:
+        function.__qualname__ = name
+        function = getattr(function, "__wrapped__", None)

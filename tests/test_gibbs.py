@@ -95,8 +95,16 @@ def test_a_seed_gives_the_same_draws_and_leaves_torch_as_it_was():
     [
         ({"prior": "StickBreaking(2)"}, torch.zeros(3, 2), "of a Beta prior alone"),
         ({"decoder": nn.Identity()}, torch.zeros(3, 2), "decoder: Gibbs is of the linear model"),
-        ({"likelihood": lambda output: dist.Bernoulli(logits=output)}, torch.zeros(3, 2), "and this is a Bernoulli"),
-        ({"likelihood": lambda o: dist.Normal(o, torch.tensor([1.0, 2.0]))}, torch.zeros(3, 2), "Normal of one scale"),
+        (
+            {"likelihood": lambda output: dist.Bernoulli(logits=output)},
+            torch.zeros(3, 2),
+            "and this is another Bernoulli",
+        ),
+        (
+            {"likelihood": lambda o: dist.Normal(o, torch.tensor([1.0, 2.0]))},
+            torch.zeros(3, 2),
+            "sums themselves, of one scale",
+        ),
         ({}, torch.zeros(4, 2), "x has shape"),
         ({}, torch.zeros(3, 5), "x has shape"),
         ({}, torch.zeros(3, 2).long(), "wanted floats"),

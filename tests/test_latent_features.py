@@ -18,8 +18,11 @@ from torch import nn
 import bbpyro
 from bbpyro.distributions import AveragedBernoulli, AveragedNormal, Bernoulli, drawn_from
 from bbpyro.latent_features import LatentFeatureModel
-from bbpyro.training.coordinate_ascent import Ascent, kumaraswamy_like, noise_of
+from bbpyro.training.coordinate_ascent import Ascent, kumaraswamy_like, noise_of, seed_of_start
 from bbpyro.training.features import fit_features
+
+# a few epochs find nothing, and fit says so
+pytestmark = pytest.mark.filterwarnings("ignore:no feature is in use:bbpyro.training.FitWarning")
 
 
 def normal(scale):
@@ -281,7 +284,7 @@ def test_what_is_expected_of_x_is_the_mean_over_draws_or_at_the_mean():
     torch.testing.assert_close(at_mean, torch.sigmoid(model.logits) @ model.loc)  # f is linear, so that both agree
     torch.manual_seed(0)
     error = torch.stack([model.draw(x).of_x.mean for _ in range(500)]).std(0) / 500**0.5
-    assert bool(((bbpyro.predict(model, x, 500) - at_mean).abs() < 6 * error + 1e-3).all())
+    assert bool(((bbpyro.predict(model, x, 500) - at_mean).abs() < 6 * error + 5e-3).all())
 
 
 def test_arviz_has_the_features_and_what_they_make_of_the_data():
@@ -436,7 +439,8 @@ def test_a_likelihood_is_averaged_only_where_that_is_exact(likelihood):
     assert abs(one - other) < 4 * (error**2 + other_error**2) ** 0.5
 
 
-def test_a_learnt_likelihood_begins_each_start_as_it_is():
+def test_a_learnt_likelihood_begins_each_start_as_it_is(monkeypatch):
+    monkeypatch.setattr("bbpyro.training.features.seed_of_start", lambda seed, start: seed + start)
     x = 3 + 0.1 * torch.randn(30, 3, generator=torch.Generator().manual_seed(0))
 
     def fitted(seed, num_starts):
@@ -483,3 +487,106 @@ def test_what_is_hidden_need_not_be_0_and_float64_works():
     plain = LatentFeatureModel(2, lambda o: torch.distributions.Normal(o, 1.0), num_data=6, num_dims=3)
     with pytest.raises(ValueError, match="give that of pyro.distributions"):
         Trace_ELBO().loss(plain.model, plain.guide, x)
+
+
+@pytest.mark.filterwarnings("ignore:x. its numbers are of size")
+@pytest.mark.parametrize(("noise", "size"), ((0.01, 1.0), (1e-4, 1.0), (0.5, 1e-3)))
+def test_svi_does_not_spoil_what_was_swept_however_small_the_noise(noise, size):
+    x = bbpyro.data.shapes(200, noise).x * size
+    model = LatentFeatureModel(6, bbpyro.likelihoods.Normal())
+    history = bbpyro.fit(model, x, num_starts=4, seed=0, progress=False)
+    assert model.num_used() == 4
+    assert model.likelihood.scale.item() == pytest.approx(noise * size, rel=0.05)
+    assert history[-1]["loss"] < history[0]["loss"] + 0.2
+
+
+def test_numbers_of_another_size_than_features_and_finding_nothing_are_warned_of():
+    x = bbpyro.data.shapes(100).x
+    with pytest.warns(
+        bbpyro.training.FitWarning, match=r"x: its numbers are of size [\d.]+, and features are N\(0, 1²\)"
+    ):
+        bbpyro.fit(
+            LatentFeatureModel(3, bbpyro.likelihoods.Normal()), 100 * x, num_starts=1, num_sweeps=5, progress=False
+        )
+    with pytest.warns(bbpyro.training.FitWarning, match="no feature is in use"):
+        bbpyro.fit(LatentFeatureModel(3, normal(30.0)), x, num_starts=1, num_sweeps=5, num_epochs=2, progress=False)
+
+
+def test_one_row_first_does_not_give_all_data_one_z():
+    x = (bbpyro.data.shapes(40).x > 0.5).float()
+    model = LatentFeatureModel(4, bbpyro.likelihoods.Bernoulli())
+    bbpyro.predict(model, x[:1])
+    with pytest.raises(ValueError, match="x has 40 data, and the model's num_data is 1"):
+        bbpyro.fit(model, x, progress=False)
+    refused = LatentFeatureModel(4, normal(0.5))
+    for bad in (x[:0], x * math.nan, x + math.inf):
+        with pytest.raises(ValueError, match="no data|nan everywhere|infinite numbers"):
+            bbpyro.fit(refused, bad, progress=False)
+    bbpyro.fit(refused, x, num_epochs=1, num_sweeps=2, num_starts=1, progress=False)  # they have left it without sizes
+
+
+@pytest.mark.parametrize("likelihood", (lambda o: dist.Normal(o.add_(1.0), 0.5), lambda o: dist.Normal(o + 1.0, 0.5)))
+def test_a_likelihood_that_changes_the_sums_is_not_taken_for_one_around_them(likelihood):
+    x = bbpyro.data.shapes(60).x + 1
+    model = LatentFeatureModel(4, likelihood)
+    model.initialize_parameters(x)
+    assert not model.likelihood_of(torch.zeros(60, 36))[1]
+    with pytest.raises(ValueError, match="around the sums themselves"):
+        bbpyro.mcmc.gibbs(model, x, num_samples=4, warmup_steps=1, progress=False)
+
+
+@pytest.mark.filterwarnings("ignore:Encountered NaN")
+def test_a_model_is_left_as_it_was_where_its_training_fails():
+    x = bbpyro.data.shapes(40).x
+    model = LatentFeatureModel(4, bbpyro.likelihoods.Normal(), "StickBreaking(3)")
+    bbpyro.fit(model, x, num_epochs=2, num_starts=1, seed=0, progress=False)
+    before = {name: t.clone() for name, t in model.state_dict().items()}
+    with pytest.raises(bbpyro.training.NonFiniteLossError):
+        bbpyro.fit(model, x * 1e20, num_epochs=2, num_starts=2, seed=0, progress=False)
+    assert all(bool((t == before[name]).all()) for name, t in model.state_dict().items())
+    assert not list(pyro.get_param_store().keys())
+
+
+def test_looking_at_what_is_held_out_changes_nothing_and_seeds_share_no_start():
+    x = bbpyro.data.shapes(60).x
+    hidden = torch.rand(x.shape, generator=torch.Generator().manual_seed(0)) < 0.1
+    losses = []
+    for given in ({"held_out": hidden}, {"observed": ~hidden}):
+        model = LatentFeatureModel(4, normal(0.5))
+        losses.append(bbpyro.fit(model, x, num_epochs=5, num_starts=2, seed=0, progress=False, **given)[-1]["loss"])
+    assert losses[0] == losses[1]
+    seeds = [seed_of_start(seed, start) for seed in range(20) for start in range(20)]
+    assert len({*seeds}) == len(seeds)
+
+
+def test_float64_data_are_taken_in_the_models_precision():
+    x = bbpyro.data.shapes(40).x.double()
+    model = LatentFeatureModel(4, normal(0.5))
+    bbpyro.fit(model, x, num_epochs=1, num_sweeps=5, num_starts=1, progress=False)
+    assert bbpyro.predict(model, x).dtype == torch.float32
+    assert bbpyro.to_arviz(model, x, 4, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("verb", "message"),
+    (
+        (lambda m, x: bbpyro.predict(m, x.tolist()), "x is a list, wanted a Tensor"),
+        (lambda m, x: bbpyro.to_arviz(m, x.numpy()), "x is a ndarray, wanted a Tensor"),
+        (lambda m, x: bbpyro.mcmc.gibbs(m, x.numpy()), "x is a ndarray, wanted a Tensor"),
+        (lambda m, x: bbpyro.predict(m, x[:, :10]), r"x has shape \(40, 10\), and num_dims is 36"),
+        (lambda m, x: m.log_predictive(x, x[:1]), r"x_new has shape \(1, 36\), wanted that of x, \(40, 36\)"),
+        (lambda m, x: bbpyro.fit(m, x, held_out=torch.zeros_like(x) > 0), "held_out holds out nothing"),
+        (lambda m, x: bbpyro.fit(m, x, num_sweeps=-1), "num_sweeps is -1, wanted 0 or more"),
+        (lambda m, x: bbpyro.fit(m, x, x), r"^fit\(\) takes 2 positional arguments"),
+        (lambda m, x: LatentFeatureModel(5, normal(0.5)).load_state_dict(m.state_dict()), r"its W has shape \(4, 36\)"),
+        (lambda m, x: LatentFeatureModel(5, normal(0.5)).num_used(), "the model has no sizes yet"),
+        (lambda m, x: bbpyro.data.shapes(noise=math.nan), "noise is nan, wanted 0 or more"),
+        (lambda m, x: bbpyro.data.shapes(0), "num_data is 0, wanted a whole number"),
+    ),
+)
+def test_what_is_not_right_is_named(verb, message):
+    x = bbpyro.data.shapes(40).x
+    model = LatentFeatureModel(4, normal(0.5))
+    model.initialize_parameters(x, is_all=True)
+    with pytest.raises((ValueError, TypeError), match=message):
+        verb(model, x)

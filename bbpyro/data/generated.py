@@ -1,5 +1,6 @@
 """Data sets made by a generator, whose relevant inputs are known."""
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -73,6 +74,10 @@ def overlapping_bars(num_data: int = 500, side: int = 6, noise: float = 0.25, se
 
 
 def _superposed(W: Tensor, share: float, num_data: int, noise: float, seed: int) -> LatentData:
+    if not (isinstance(num_data, int) and num_data > 0):
+        raise ValueError(f"num_data is {num_data!r}, wanted a whole number, at least 1")
+    if not 0 <= noise < math.inf:
+        raise ValueError(f"noise is {noise}, wanted 0 or more")
     generator = torch.Generator().manual_seed(seed)
     z = (torch.rand(num_data, len(W), generator=generator) < share).float()
     return LatentData(z @ W + noise * torch.randn(num_data, W.shape[1], generator=generator), z, W)

@@ -12,9 +12,9 @@ from rich.progress import track
 from torch import Tensor
 
 from bbpyro.bars import is_drawn
+from bbpyro.checks import check_is
 from bbpyro.exclusive import one_at_a_time
 from bbpyro.latent_features import LatentFeatureModel, hide
-from bbpyro.likelihoods import of_each
 from bbpyro.mcmc.nuts import check_steps
 from bbpyro.posterior import container, features
 from bbpyro.posterior.chains import joined
@@ -42,7 +42,7 @@ class GibbsSampler:
     def __init__(self, model: LatentFeatureModel, x: Tensor) -> None:
         if not isinstance(model, LatentFeatureModel):
             raise TypeError(f"model is a {type(model).__name__}, wanted a LatentFeatureModel")
-        model.initialize_parameters(x)
+        x = model.as_data(x)
         self.concentrations = _beta_prior(model)
         self.scale, self.weight_scale = _scale(model, x), model.weight_scale
         self.hidden = x.isnan()
@@ -133,7 +133,8 @@ def gibbs(
     """The posterior of a latent feature model by Gibbs sampling, for ArviZ.
 
     Args:
-        model: see :class:`GibbsSampler`; its parameters are neither read nor changed.
+        model: see :class:`GibbsSampler`; σ is that of its likelihood as it is now, which a Normal that is learnt
+            has of `fit`.
         x: the data `[N, D]`; what is nan was not observed.
         observed: booleans of x's shape, which of it was.
         num_samples: draws of each chain, after warm-up; at least 4.
@@ -151,9 +152,13 @@ def gibbs(
         ValueError: as :class:`GibbsSampler`, or a number is out of range.
     """
     check_steps(num_samples, warmup_steps, num_chains)
+    check_is("model", model, LatentFeatureModel)
+    check_is("x", x, Tensor)
     x = hide(x, observed)
+    if bool(x.isnan().all()):
+        raise ValueError("x is nan everywhere: nothing was observed")
     with torch.random.fork_rng():  # a model that was not fitted begins at random, and not by the chain's seed
-        model.initialize_parameters(x)
+        x = model.as_data(x)
     draws: dict[str, list[np.ndarray]] = {"pi": [], "W": [], "z": []}
     with torch.random.fork_rng():
         for chain in range(num_chains):
@@ -183,10 +188,13 @@ def _beta_prior(model: LatentFeatureModel) -> tuple[Tensor, Tensor]:
 def _scale(model: LatentFeatureModel, x: Tensor) -> float:
     if model.decoder is not None:
         raise ValueError("decoder: Gibbs is of the linear model; leave it out")
-    if len(x) != model.num_data or x.shape[1:] != model.loc.shape[1:]:
+    if len(x) != model.num_data:
         wanted = (model.num_data, model.loc.shape[1])
         raise ValueError(f"x has shape {tuple(x.shape)}, and the model is of data of shape {wanted}")
-    noise: Any = of_each(model.likelihood(torch.zeros_like(x)))
-    if not isinstance(noise, torch.distributions.Normal) or len(scales := noise.scale.unique()) > 1:
-        raise ValueError(f"likelihood: Gibbs wants a Normal of one scale, and this is a {type(noise).__name__}")
-    return scales.item()
+    noise, is_linear = model.likelihood_of(torch.zeros_like(x))
+    if not is_linear or len(scales := noise.scale.unique()) > 1:
+        raise ValueError(
+            f"likelihood: Gibbs wants a Normal around the sums themselves, of one scale, and this is another "
+            f"{type(noise).__name__}"
+        )
+    return float(scales.item())

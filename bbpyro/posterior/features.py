@@ -74,8 +74,13 @@ def features_to_arviz(
     check_positive(num_samples=num_samples, num_predictive_samples=num_predictive)
     if num_predictive > num_samples:
         raise ValueError(f"num_predictive_samples is {num_predictive}, more than num_samples, {num_samples}")
-    seen = x if x is None else hide(x, observed)
-    with torch.random.fork_rng():  # one that was not fitted begins at random
+    seen = x
+    if x is not None:
+        check_is("x", x, Tensor)
+        check_is("model", chains[0], LatentFeatureModel)
+        with torch.random.fork_rng():  # one that was not fitted begins at random
+            seen = chains[0].as_data(hide(x, observed))
+    with torch.random.fork_rng():
         _check_chains(chains, seen)
     histories = each_chain(history) if history else []
     if history:

@@ -15,27 +15,28 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor
 from torch.distributions import Beta, kl_divergence
 
 from bbpyro.latent_features import LatentFeatureModel
-from bbpyro.likelihoods import Normal, of_each
+from bbpyro.likelihoods import Normal
 
 _SPREADS = (3.0, 1.0)  # of W where starts begin, in turn, in standard deviations of x
 _SHARE = 0.12  # λ there
 _LOG_B, _NUM_HALVINGS = (-30.0, 60.0), 60
 _OF_NONE, _SWEEPS_AFTER_MOVE, _NUM_OPPOSED = 1e-3, 10, 2
 _NUM_TIDIED = 2
+_LEAST = 1e-12  # λ that SVI begins with
 _HALF = 0.5  # of the sweeps: until then the KL falls, and a σ that is learnt stays
 
 
 def scale_of_noise(model: LatentFeatureModel, x: Tensor) -> Tensor | None:
     """σ of each number of a datum `[D]`, as it is now; None where the likelihood is not Gaussian, or f not linear."""
-    output = torch.zeros_like(x)
-    given: Any = of_each(model.likelihood(output))
-    return given.scale[0].detach().clone() if model.is_linear(given, output) else None
+    given, is_linear = model.likelihood_of(torch.zeros_like(x))
+    return given.scale[0].detach().clone() if is_linear else None
 
 
 def noise_of(model: LatentFeatureModel, x: Tensor) -> Tensor | None:
@@ -186,7 +187,8 @@ class Ascent:
         """Have the model's guide be this q, or, of π, Kumaraswamy distributions like it."""
         model.loc.copy_(self.m / self.weight_scale)
         model.log_scale.copy_(self.v.sqrt().log() - torch.tensor(self.weight_scale).log())
-        model.logits.copy_(torch.logit(self.share, eps=1e-6))
+        # A λ of 1e-6 would still add to the variance, where the noise is small beside W.
+        model.logits.copy_(torch.logit(self.share.double().clamp(_LEAST, 1 - _LEAST)))
         a, b = kumaraswamy_like(self.q_pi())
         model.log_concentration1.copy_(a.log())
         model.log_concentration0.copy_(b.log())
@@ -198,7 +200,14 @@ class Ascent:
 def learnt_normal(model: LatentFeatureModel) -> Normal | None:
     """The likelihood, where it is a Normal of bbpyro's whose σ is learnt."""
     given = model.likelihood
-    return given if isinstance(given, Normal) and given.known_scale is None else None
+    if isinstance(given, Normal) and given.known_scale is None and given.log_scale.requires_grad:
+        return given
+    return None
+
+
+def seed_of_start(seed: int, start: int) -> int:
+    """The seed of a start, which no start of another seed has."""
+    return int(np.random.SeedSequence([seed, start]).generate_state(1)[0])
 
 
 @torch.no_grad()
@@ -221,12 +230,12 @@ def best_swept(
         num_sweeps: of each, of which the KL weighs `kl_start` in the first, and 1 from half of them on.
         kl_start: see there.
         noise: σ of each number, which is held in that half, and then learnt where it is.
-        seed: of the first start; the next has the next.
+        seed: of the starts, see :func:`seed_of_start`.
         advance: called after each sweep.
     """
     swept = []
     for start in range(num_starts):
-        torch.manual_seed(seed + start)
+        torch.manual_seed(seed_of_start(seed, start))
         ascent = Ascent.begun(model, x, noise, _SPREADS[start % len(_SPREADS)])
         for i in range(num_sweeps):
             progress = i / num_sweeps

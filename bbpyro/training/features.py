@@ -19,20 +19,25 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
+from bbpyro import parameters
 from bbpyro.bars import is_drawn
 from bbpyro.checks import check_is, check_positive, check_settings
 from bbpyro.exclusive import one_at_a_time
 from bbpyro.latent_features import LatentFeatureModel, hide
 from bbpyro.objective import Weighed
-from bbpyro.training.coordinate_ascent import best_swept, noise_of, scale_of_noise, variances
+from bbpyro.training.coordinate_ascent import best_swept, noise_of, scale_of_noise, seed_of_start, variances
 from bbpyro.training.epochs import NonFiniteLossError
 from bbpyro.training.handlers import SingleOptimizer
 from bbpyro.training.inference import cosine
+from bbpyro.training.judging import FitWarning
 from bbpyro.training.lean_elbo import LeanTraceELBO
 from bbpyro.training.starts import final_loss
+from bbpyro.warn import warn
 
 _USUAL_START = 5.0
 _NUM_DRAWS = 10  # by which what is held out is scored after an epoch
+_SIZES = 0.03, 5.0  # of the numbers of x, beside that of features a priori
+_STEP = 10.0  # a hundred and more scales of q(w), at a rate of 0.1, in 60 of Adam's steps
 _SHARE = 0.5  # of the weight at which the first feature pays; of twice as much, features die for good
 
 
@@ -79,22 +84,30 @@ def fit_features(
 
     Returns:
         One record an epoch, of the start that was kept: epoch, from 1; loss (-ELBO/N, nats; without sweeps with what
-        the KL weighs just then); num_features, those in use; and held_out_nll, nats a number, by 10 draws of q.
+        the KL weighs just then); num_features, as num_used() has them; and held_out_nll, nats a number, by 10
+        draws of q.
 
     Raises:
         ValueError: a number is out of range, or x does not fit the model.
-        NonFiniteLossError: the loss became nan or infinite.
+        NonFiniteLossError: the loss became nan or infinite, in each start; the model is as it was.
+
+    Warns:
+        FitWarning: x is of a size far from that of features a priori, or no feature was found.
     """
     check_is("model", model, LatentFeatureModel)
     check_is("x", x, Tensor)
     check_is("num_sweeps", num_sweeps, int)
-    batch_size = len(x) if batch_size is None else batch_size
-    with torch.random.fork_rng():
-        model.initialize_parameters(x, is_all=True)
+    if num_sweeps < 0:
+        raise ValueError(f"num_sweeps is {num_sweeps}, wanted 0 or more")
     whole = hide(x, observed)
     scored = None if held_out is None else hide(whole, held_out, "held_out")
     x = whole if held_out is None else hide(whole, ~held_out)
-    _check(model, x, batch_size)
+    _check(x, scored)
+    with torch.random.fork_rng():
+        x = model.as_data(x, is_all=True)
+    scored = None if scored is None else scored.to(x)
+    batch_size = len(x) if batch_size is None else batch_size
+    _check_sizes(model, x, batch_size)
     noise = noise_of(model, x) if num_sweeps > 0 else None
     num_epochs = (800 if noise is None else 50) if num_epochs is None else num_epochs
     learning_rate = (0.1 if noise is None else 0.02) if learning_rate is None else learning_rate
@@ -110,17 +123,50 @@ def fit_features(
         history = []
         for record in _svi(model, x, num_epochs, batch_size, learning_rate, kl_start):
             if scored is not None:
-                record["held_out_nll"] = -model.log_predictive(x, scored, _NUM_DRAWS).nanmean().item()
+                with torch.random.fork_rng():  # to look at the held-out part changes nothing
+                    record["held_out_nll"] = -model.log_predictive(x, scored, _NUM_DRAWS).nanmean().item()
             history.append(record)
             advance()
         return history
 
     num_steps = num_starts * num_epochs if noise is None else num_starts * num_sweeps + num_epochs
-    with torch.random.fork_rng(), torch.enable_grad(), _bar(progress, num_steps) as advance:
+    with torch.random.fork_rng(), torch.enable_grad(), _bar(progress, num_steps) as advance, _one_piece(model):
         if noise is None:
-            return _best_of(model, num_starts, seed, lambda: trained(kl_start, advance))
-        best_swept(model, x, num_starts, num_sweeps, kl_start, noise, seed, advance).put_into(model)
-        return trained(1.0, advance)
+            history = _best_of(model, num_starts, seed, lambda: trained(kl_start, advance))
+        else:
+            best_swept(model, x, num_starts, num_sweeps, kl_start, noise, seed, advance).put_into(model)
+            history = trained(1.0, advance)
+    _warn(model, x, history)
+    return history
+
+
+@contextlib.contextmanager
+def _one_piece(model: LatentFeatureModel) -> Iterator[None]:
+    """Leave the model as it was where training fails or is interrupted, and Pyro's store as it was in any case."""
+    begin = {name: t.clone() for name, t in model.state_dict().items()}
+    try:
+        yield
+    except BaseException:
+        model.load_state_dict(begin)
+        raise
+    finally:
+        parameters.forget(model)
+
+
+def _warn(model: LatentFeatureModel, x: Tensor, history: list[dict[str, float]]) -> None:
+    """Warn of data of another scale than the prior's, or where no feature was found."""
+    size = x.square().nanmean().sqrt().item()
+    if model.decoder is None and not model.weight_scale * _SIZES[0] < size < model.weight_scale * _SIZES[1]:
+        warn(
+            f"x: its numbers are of size {size:.3g}, and features are N(0, {model.weight_scale:g}²) a priori; scale "
+            f"and centre x, or give the model weight_scale={size:.2g}",
+            FitWarning,
+        )
+    if not history[-1]["num_features"]:
+        warn(
+            "no feature is in use: nothing was found; try kl_start=1 or less, a smaller learning_rate, more num_starts",
+            FitWarning,
+        )
 
 
 def _best_of(
@@ -130,14 +176,19 @@ def _best_of(
     best: tuple[float, dict[str, Tensor], list[dict[str, float]]] | None = None
     begin = {name: t.clone() for name, t in model.state_dict().items()}
     for start in range(num_starts):
-        torch.manual_seed(seed + start)
+        torch.manual_seed(seed_of_start(seed, start))
         model.load_state_dict(begin)
         model.reset_parameters()
-        history = train()
+        try:
+            history = train()
+        except NonFiniteLossError as error:  # one of several may
+            failure = error
+            continue
         loss = final_loss(history)
         if best is None or loss < best[0]:
             best = loss, {name: t.clone() for name, t in model.state_dict().items()}, history
-    assert best is not None
+    if best is None:
+        raise failure
     model.load_state_dict(best[1])
     return best[2]
 
@@ -146,11 +197,11 @@ def _svi(
     model: LatentFeatureModel, x: Tensor, num_epochs: int, batch_size: int, rate: float, kl_start: float
 ) -> Iterator[dict[str, float]]:
     """Train from where the model is; the record of each epoch, after it."""
-    optimizer = torch.optim.Adam(model.parameters(), lr=rate, fused=True)
+    optimizer = torch.optim.Adam(_groups(model, rate), fused=True)
     svi = SVI(model.model, model.guide, SingleOptimizer(optimizer), LeanTraceELBO())
     for epoch in range(num_epochs):
         for group in optimizer.param_groups:
-            group["lr"] = rate * max(cosine(epoch / num_epochs), 1e-3)
+            group["lr"] = group["rate"] * max(cosine(epoch / num_epochs), 1e-3)
         share = max(0.0, 1 - 2 * epoch / num_epochs)
         order = torch.arange(len(x)) if batch_size >= len(x) else torch.randperm(len(x))
         loss = 0.0
@@ -160,6 +211,17 @@ def _svi(
             if not math.isfinite(loss):
                 raise NonFiniteLossError(epoch + 1, step + 1, "LatentFeatureModel")
         yield {"epoch": epoch + 1, "loss": loss, "num_features": float(model.num_used(x))}
+
+
+@torch.no_grad()
+def _groups(model: LatentFeatureModel, rate: float) -> list[dict[str, Any]]:
+    """Adam's groups: a step of W's means is no larger than its scale under q, where that is small."""
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    step = min(1.0, _STEP * model.log_scale.exp().median().item())
+    means = [p for name, p in trained.items() if name == "loc"]
+    others = [p for name, p in trained.items() if name != "loc"]
+    groups = [{"params": means, "rate": rate * step}, {"params": others, "rate": rate}]
+    return [group for group in groups if group["params"]]
 
 
 def _is_of_features(site: Any) -> bool:
@@ -175,7 +237,15 @@ def _first_pays(x: Tensor, scale: Tensor | None) -> float:
     return max(1.0, _SHARE * (largest / scale.square().mean() - 1).item())
 
 
-def _check(model: LatentFeatureModel, x: Tensor, batch_size: int) -> None:
+def _check(x: Tensor, scored: Tensor | None) -> None:
+    """Raise a ValueError where there is nothing to learn from, or to score."""
+    if x.numel() and bool(x.isnan().all()):
+        raise ValueError("x is nan everywhere: nothing was observed")
+    if scored is not None and bool(scored.isnan().all()):
+        raise ValueError("held_out holds out nothing that was observed; leave it out")
+
+
+def _check_sizes(model: LatentFeatureModel, x: Tensor, batch_size: int) -> None:
     if len(x) != model.num_data:
         raise ValueError(f"x has {len(x)} data, and the model's num_data is {model.num_data}; make them agree")
     if model.encoder is None and batch_size < len(x):
@@ -183,14 +253,6 @@ def _check(model: LatentFeatureModel, x: Tensor, batch_size: int) -> None:
             f"batch_size is {batch_size}, but without an encoder each of the {len(x)} data has a z of its own, and all "
             "go into each step; leave it out, or give the model an encoder"
         )
-    if model.decoder is None and x.shape[1:] != model.loc.shape[1:]:
-        raise ValueError(
-            f"x has shape {tuple(x.shape)}, and num_dims is {model.loc.shape[1]}; without a decoder they are to agree"
-        )
-    if bool(x.isnan().all()):
-        raise ValueError("x is nan everywhere: nothing was observed")
-    if bool(x.isinf().any()):
-        raise ValueError("x has infinite numbers; what was not observed is nan")
 
 
 @contextlib.contextmanager
