@@ -1,5 +1,6 @@
 # make train   trains LeNet-500-300 on MNIST (installs first, into .venv, if need be)
 # make test    runs the whole test suite, the notebooks among it, ruff and mypy
+# make test-all   runs it on Python 3.11, 3.12 and 3.13 and with the oldest versions allowed, by nox
 # make docs    builds the docs as a site, docs/_build/html; a warning is an error
 # make study   trains README's comparison of priors, 18 runs, or goes on with it, and keeps its tables and figures
 # make front   trains the curves of error against size, hours of both cores, or goes on with them, and keeps their tables
@@ -9,7 +10,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 FRONTS := lenet-500-300 lenet5-caffe fashion-mnist
 
-.PHONY: train test docs study front families notebooks clean
+.PHONY: train test test-all docs study front families notebooks clean
 .DELETE_ON_ERROR:
 
 train: .venv/installed
@@ -20,6 +21,9 @@ test: .venv/installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/pytest -n auto --dist loadfile
+
+test-all: .venv/installed-dev
+	$(BIN)/nox
 
 docs: .venv/installed-dev
 	BBPYRO_DOCS_OFFLINE=$(if $(ONLINE),,1) $(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html

@@ -1,0 +1,39 @@
+"""The tests on every supported Python, and with the oldest versions that pyproject.toml allows: make test-all."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import nox
+
+nox.options.default_venv_backend = "venv"
+nox.options.reuse_existing_virtualenvs = True
+PYPROJECT = tomllib.loads((Path(__file__).parent / "pyproject.toml").read_text(encoding="utf-8"))
+
+
+@nox.session(python=["3.11", "3.12", "3.13"])
+def tests(session: nox.Session) -> None:
+    """The whole suite, with the newest versions that resolve; on Linux pip takes a CUDA build of torch where none is there."""
+    session.install("-e", ".[dev]")
+    session.run("pytest", "-n", "auto", "--dist", "loadfile", *session.posargs)
+
+
+@nox.session(python="3.11")
+def oldest(session: nox.Session) -> None:
+    """The suite without the notebooks, with the oldest versions that pyproject.toml allows."""
+    lower = [re.sub(r">=", "==", each) for each in PYPROJECT["project"]["dependencies"]]
+    session.install(*lower)
+    session.install("-e", ".[dev]")
+    session.run("pytest", "-n", "auto", "--dist", "loadfile", "--ignore", "tests/test_notebooks.py", *session.posargs)
+
+
+@nox.session(python="3.11")
+def wheel(session: nox.Session) -> None:
+    """A wheel and an sdist, installed and tried outside of the tree."""
+    session.install("build")
+    session.run("python", "-m", "build", "--outdir", session.create_tmp())
+    (built,) = Path(session.create_tmp()).glob("*.whl")
+    session.install("-c", "constraints.txt", str(built))
+    session.chdir(session.create_tmp())
+    session.run("bbpyro", "train", "--dataset", "bars", "--epochs", "1", "--run", "run", "--force")
+    session.run("python", "-m", "bbpyro", "compact", "run")
