@@ -31,6 +31,7 @@ exclude_patterns = [
 default_role = "code"
 
 html_theme = "furo"
+html_extra_path = ["llms.txt"]
 html_title = f"bbpyro {version}"
 
 myst_enable_extensions = ["amsmath", "colon_fence", "deflist", "dollarmath"]

@@ -61,7 +61,7 @@ def test_a_loss_by_draws_is_that_by_closed_divergences_in_expectation(family, fe
     losses = {}
     for elbo in (Trace_ELBO(), TraceMeanField_ELBO()):
         torch.manual_seed(0)
-        losses[type(elbo)] = torch.tensor([elbo.loss(bnn.model, bnn.guide, *few) for _ in range(500)]).double()
+        losses[type(elbo)] = torch.tensor([elbo.loss(bnn.model, bnn.guide, *few) for _ in range(250)]).double()
     difference = losses[Trace_ELBO].mean() - losses[TraceMeanField_ELBO].mean()
     error = sum(loss.var() / len(loss) for loss in losses.values()).sqrt()
     assert abs(difference) < 4 * error
@@ -72,7 +72,7 @@ def test_a_loss_by_draws_is_that_by_closed_divergences_in_expectation(family, fe
 def test_the_loss_is_the_likelihood_and_what_the_masks_and_weights_cost(family, few):
     bnn = scattered(gated(family))
     elbo, nll = [], []
-    for _ in range(500):
+    for _ in range(200):
         trace = poutine.trace(bnn.guide).get_trace(*few)
         y = poutine.trace(poutine.replay(bnn.model, trace)).get_trace(*few).nodes["y"]
         nll.append(-y["fn"].log_prob(y["value"]).sum().item())
@@ -102,11 +102,11 @@ def test_what_fit_runs_is_pyros_own_loss_and_gradient(family, few):
 def test_a_minibatch_stands_for_all_data(family, few):
     bnn = scattered(gated(family))
     x, y = few
-    whole = torch.tensor([TraceMeanField_ELBO().loss(bnn.model, bnn.guide, x, y) for _ in range(250)]).double()
+    whole = torch.tensor([TraceMeanField_ELBO().loss(bnn.model, bnn.guide, x, y) for _ in range(100)]).double()
     parts = torch.stack(
         [
             torch.tensor([TraceMeanField_ELBO().loss(bnn.model, bnn.guide, x[n::4], y[n::4]) for n in range(4)]).mean()
-            for _ in range(250)
+            for _ in range(100)
         ]
     ).double()
     error = (whole.var() / len(whole) + parts.var() / len(parts)).sqrt()
