@@ -13,7 +13,7 @@ PYPROJECT = tomllib.loads((Path(__file__).parent / "pyproject.toml").read_text(e
 
 @nox.session(python=["3.11", "3.12", "3.13"])
 def tests(session: nox.Session) -> None:
-    """The whole suite, with the newest versions that resolve; on Linux pip takes a CUDA build of torch where none is there."""
+    """The whole suite, with the newest versions that resolve (on Linux torch of CUDA, where none is there)."""
     session.install("-e", ".[dev]")
     session.run("pytest", "-n", "auto", "--dist", "loadfile", *session.posargs)
 

@@ -11,7 +11,8 @@ with sums over what of x was observed. A sweep does this for each feature in tur
 falls to 1: while it is large no feature pays, and those that the data want come one by one.
 """
 
-from collections.abc import Callable, Iterator
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -29,6 +30,7 @@ _SHARE = 0.12  # λ there
 _LOG_B, _NUM_HALVINGS = (-30.0, 60.0), 60
 _OF_NONE, _SWEEPS_AFTER_MOVE, _NUM_OPPOSED = 1e-3, 10, 2
 _NUM_TIDIED = 2
+_NUM_TOGETHER = 8  # moves that are swept side by side
 _LEAST = 1e-12  # λ that SVI begins with
 _HALF = 0.5  # of the sweeps: until then the KL falls, and a σ that is learnt stays
 
@@ -85,20 +87,7 @@ class Ascent:
 
     def sweep(self, weight: float) -> None:
         """Improve each feature once, in an order drawn at random, where the KL of z weighs this."""
-        left, precision, prior = self._left(), 1 / self.noise, self.weight_scale**-2
-        observed = self.observed * precision
-        p: Any = self.prior
-        c1, c0 = p.concentration1.tolist(), (p.concentration0 + len(left)).tolist()
-        for k in torch.randperm(len(self.m)).tolist():
-            share, m, v = self.share[:, k], self.m[k], self.v[k]
-            left.addcmul_(torch.outer(share, m), self.observed)
-            torch.reciprocal(prior + share @ observed, out=v)
-            torch.mul(v * precision, share @ left, out=m)
-            gain = left @ (m * precision) - observed @ (m * m + v) / 2
-            on = share.sum()
-            odds = torch.digamma(c1[k] + on) - torch.digamma(c0[k] - on)
-            torch.sigmoid(odds + gain / weight, out=share)
-            left.addcmul_(torch.outer(share, m), self.observed, value=-1)
+        _sweep([self], weight)
 
     def tidied(self, max_sweeps: int) -> "Ascent":
         """The same, or what has a higher ELBO, of moves that no sweep makes since they change a feature for all data.
@@ -109,20 +98,19 @@ class Ascent:
         Args:
             max_sweeps: after all moves together; each has ten.
         """
-        best, elbo = self, self.elbo()
-        tried = 0
-        is_better = True
+        best, elbo, tried, is_better = self, self.elbo(), 0, True
         while is_better:
             is_better = False
-            for k in best._used():
-                for move in best._moves(k):
-                    if tried >= max_sweeps:
-                        return best
-                    for _ in range(_SWEEPS_AFTER_MOVE):
-                        move.sweep(1.0)
-                    tried += _SWEEPS_AFTER_MOVE
-                    if (found := move.elbo()) > elbo + 1e-3 * len(self.x):
-                        best, elbo, is_better = move, found, True
+            moves = (move for k in best._used() for move in best._moves(k))
+            while not is_better and (together := list(itertools.islice(moves, _NUM_TOGETHER))):
+                if tried + _SWEEPS_AFTER_MOVE * len(together) > max_sweeps:
+                    return best
+                tried += _SWEEPS_AFTER_MOVE * len(together)
+                for _ in range(_SWEEPS_AFTER_MOVE):
+                    _sweep(together, 1.0)
+                move = max(together, key=Ascent.elbo)
+                if (found := move.elbo()) > elbo + 1e-3 * len(self.x):
+                    best, elbo, is_better = move, found, True
         return best
 
     def _moves(self, k: int) -> "Iterator[Ascent]":
@@ -197,6 +185,32 @@ class Ascent:
             learnt.log_scale.copy_(self.noise[0].log() / 2)
 
 
+def _sweep(starts: Sequence[Ascent], weight: float) -> None:
+    """Improve each feature of S starts of one model once, side by side, and in the same order."""
+    x, observed, prior = starts[0].x, starts[0].observed, starts[0].weight_scale ** -2
+    share, m, v, noise = (torch.stack([getattr(s, name) for s in starts]) for name in ("share", "m", "v", "noise"))
+    precision, is_whole = 1 / noise, bool(observed.all())
+    left = (x - share @ m) * observed  # [S, N, D], without the mean of any feature but the one in turn
+    p: Any = starts[0].prior
+    c1, c0 = p.concentration1.tolist(), (p.concentration0 + len(x)).tolist()
+    shares, means = x.new_zeros(*share.shape[:2], 2), x.new_zeros(len(starts), 2, x.shape[1])
+    for k in torch.randperm(m.shape[1]).tolist():
+        shares[..., 1], means[:, 1] = share[..., k], m[:, k]
+        left.baddbmm_(shares, means)  # the one before goes, and this one comes
+        if not is_whole:
+            left *= observed
+        v[:, k] = 1 / (prior + (share[..., k] @ observed) * precision)
+        m[:, k] = v[:, k] * precision * (share[:, None, :, k] @ left)[:, 0]
+        along = (left @ (m[:, k] * precision)[..., None])[..., 0]
+        gain = along - ((m[:, k] ** 2 + v[:, k]) * precision) @ observed.T / 2
+        on = share[..., k].sum(1, keepdim=True)
+        odds = torch.digamma(c1[k] + on) - torch.digamma(c0[k] - on)
+        share[..., k] = torch.sigmoid(odds + gain / weight)
+        shares[..., 0], means[:, 0] = -share[..., k], m[:, k]
+    for i, start in enumerate(starts):
+        start.share, start.m, start.v = share[i], m[i], v[i]
+
+
 def learnt_normal(model: LatentFeatureModel) -> Normal | None:
     """The likelihood, where it is a Normal of bbpyro's whose σ is learnt."""
     given = model.likelihood
@@ -236,14 +250,14 @@ def best_swept(
     swept = []
     for start in range(num_starts):
         torch.manual_seed(seed_of_start(seed, start))
-        ascent = Ascent.begun(model, x, noise, _SPREADS[start % len(_SPREADS)])
-        for i in range(num_sweeps):
-            progress = i / num_sweeps
-            ascent.sweep(1 + (kl_start - 1) * max(0.0, 1 - progress / _HALF))
+        swept.append(Ascent.begun(model, x, noise, _SPREADS[start % len(_SPREADS)]))
+    for i in range(num_sweeps):
+        progress = i / num_sweeps
+        _sweep(swept, 1 + (kl_start - 1) * max(0.0, 1 - progress / _HALF))
+        for each in swept:
             if progress >= _HALF and learnt_normal(model) is not None:
-                ascent.learn_noise()
+                each.learn_noise()
             advance()
-        swept.append(ascent)
     best = sorted(swept, key=Ascent.elbo)[-_NUM_TIDIED:]
     return max((each.tidied(num_starts * num_sweeps // len(best)) for each in best), key=Ascent.elbo)
 
