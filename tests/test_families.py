@@ -641,3 +641,16 @@ def test_a_study_has_what_a_datum_keeps_beside_what_can_be_stored(npz, tmp_path)
     assert f"| {'-'.join(f'{count:.0f}' for count in second['active'].values())} |" in table
     summary = runs.summarize(run, num_samples=2)
     assert summary["active"] == pytest.approx(second["active"])
+
+
+def test_what_a_family_of_ones_own_lacks_is_said_before_it_is_trained():
+    net = nn.Sequential(nn.Linear(4, 2))
+
+    class Plain(families.Gate):
+        def __init__(self, num_features, dim=-1):
+            super().__init__(0.0, dim)
+
+    with pytest.raises(ValueError, match=r"Plain lacks unit_parameters, latent, .* model\(\), guide\(\), kl\(\)"):
+        bbpyro.insert_dropout(net, family=Plain)
+    with pytest.raises(ValueError, match=r"family: it makes a Dropout, wanted a kind of bbpyro.families.Gate"):
+        bbpyro.insert_dropout(net, family=lambda num_features, dim: nn.Dropout())

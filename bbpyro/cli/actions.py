@@ -249,12 +249,13 @@ def _warn_of_fit(console: Console, run: runs.Run, *, is_told: bool) -> None:
     if any(start > 1 for _, start in config.kl_start):
         advice = "a smaller --kl-start"
     elif budget.is_of_few_data and config.epochs < budget.epochs:
-        begins = {"pretrain_epochs", "starts", "initial_keep_probability"} if config.pretrained else set()
+        begins = {"pretrain_epochs", "starts", *config.inapplicable} if config.pretrained else config.inapplicable
         of_few = {name: value for name, value in dataclasses.asdict(budget).items() if name not in begins}
         flags = (f"--{name.replace('_', '-')} {value}" for name, value in of_few.items())
         advice = f"{' '.join(flags)}, as without --epochs"
     else:
-        advice = "--initial-keep-probability 0.95, a longer --kl-warmup-epochs, or a smaller --network"
+        start = [] if "initial_keep_probability" in config.inapplicable else ["--initial-keep-probability 0.95"]
+        advice = ", ".join([*start, "a longer --kl-warmup-epochs, or a smaller --network"])
     num_steps = config.epochs * math.ceil(num_data / config.batch_size)
     done = f"{num_data:,} data in {config.epochs} epochs are {num_steps:,} steps"
     warning = "" if is_told else f"warning: {run.warning}. "
