@@ -183,7 +183,7 @@ examples:
 POSTERIOR = tyro.conf.subcommand(
     "posterior",
     description="""Look at the posterior of a run: write posterior.nc, for ArviZ, and figures/,
-and print which units are surely in, which are surely out, and how far to believe it.
+and print how many units are surely in and surely out, and how far to believe it.
 posterior.nc holds predictions and log-likelihoods of the held-out data; what az.loo wants,
 those of training data, the command computes and prints itself.
 

@@ -133,13 +133,14 @@ def _beside(folder: Path) -> tempfile.TemporaryDirectory[str]:
         raise ValueError(f"run folder {folder} cannot be made ({error.strerror}); choose another") from None
 
 
-def load(folder: Path) -> Run:
+def load(folder: Path | str) -> Run:
     """A run as its newest checkpoint has it, its network on the device that it was made for.
 
     Raises:
         CheckpointError: the folder is no run, or its checkpoint is damaged or of another network.
         ValueError: its data set has changed, or cannot be had.
     """
+    folder = Path(folder)
     config, dataset = _open(folder)
     saved = Saved.read(folder, config)
     if saved is None:
