@@ -18,10 +18,11 @@ AT_MOST = {  # what a short run has of each setting that is a number
     "pretrain_epochs": 1,
     "epochs": 1,
     "num_predictive_samples": 10,
-    "num_samples": 40,
-    "warmup_steps": 10,
+    "num_samples": 30,
+    "warmup_steps": 5,
     "num_sweeps": 10,
     "num_starts": 1,
+    "seeds": 1,
 }
 
 
