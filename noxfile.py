@@ -20,7 +20,7 @@ def tests(session: nox.Session) -> None:
 
 @nox.session(python="3.11")
 def oldest(session: nox.Session) -> None:
-    """The suite without the notebooks, with the oldest versions that pyproject.toml allows."""
+    """The suite with the oldest versions that are allowed, without the notebooks, which are of newer ones."""
     lower = [re.sub(r">=", "==", each) for each in PYPROJECT["project"]["dependencies"]]
     session.install(*lower)
     session.install("-e", ".[dev]")

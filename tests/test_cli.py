@@ -804,6 +804,15 @@ def test_help_and_version_wait_for_no_torch(words: list[str]) -> None:
     assert "tyro" in done.stderr.split() and not slow & {*done.stderr.split()}
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="it writes to Linux's full device")
+def test_help_that_cannot_be_written_is_told_in_a_line() -> None:
+    done = subprocess.run(
+        f"'{sys.executable}' -m bbpyro --help > /dev/full", shell=True, capture_output=True, text=True
+    )
+    told = "bbpyro: error: standard output: No space left on device\n"
+    assert (done.returncode, done.stderr) == (1, told)
+
+
 def test_ctrl_c_while_torch_is_imported_is_told_in_a_line() -> None:
     program = """import sys
 class Interrupts:

@@ -43,7 +43,6 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.filterwarnings("ignore")  # a few epochs teach little, and some pages say so
 @pytest.mark.parametrize("page", [page for page in PAGES if has_python(page)], ids=lambda page: page.stem)
 def test_the_python_of_a_page_runs_from_its_top(page: Path, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(run)
@@ -55,7 +54,7 @@ def test_the_python_of_a_page_runs_from_its_top(page: Path, run: Path, monkeypat
         contextlib.redirect_stdout(io.StringIO()),
         contextlib.redirect_stderr(io.StringIO()),
     ):
-        warnings.simplefilter("ignore")
+        warnings.simplefilter("ignore")  # a few epochs of random labels teach little, and fit says so
         for example in examples:
             example.evaluate()
 

@@ -20,7 +20,7 @@ from rich.table import Table
 
 from bbpyro import data, families, processes, runs, studies
 from bbpyro.cli.commands import PARSER, Command, Compact, Compare, Data, DataFetch, DataList, Evaluate, Posterior, Train
-from bbpyro.cli.output import fail, first_alone_prints, forgiving_streams, new_console
+from bbpyro.cli.output import describe, fail, first_alone_prints, forgiving_streams, new_console
 from bbpyro.cli.report import (
     EpochPrinter,
     print_collapse,
@@ -43,12 +43,12 @@ def run(args: list[str]) -> None:
     """Do what was typed; exit with 2 on a user's error, 1 on a failed run, 130 on Ctrl-C."""
     try:
         with processes.joined():
-            _run_orfail(args)
+            _run_or_fail(args)
     except LostProcessError as error:  # of those that never met
         fail(str(error), 1)
 
 
-def _run_orfail(args: list[str]) -> None:
+def _run_or_fail(args: list[str]) -> None:
     try:
         with forgiving_streams(), first_alone_prints():
             _run(args)
@@ -57,7 +57,7 @@ def _run_orfail(args: list[str]) -> None:
     except KeyboardInterrupt as stop:
         fail(str(stop) or "interrupted", 130)
     except OSError as error:
-        fail(_describe(error), 1)
+        fail(describe(error), 1)
     except (ImportError, LostProcessError, NonFiniteLossError) as error:
         fail(str(error), 1)
     except (MemoryError, RuntimeError) as error:
@@ -107,10 +107,6 @@ def _parse(args: list[str]) -> Train | Compare | Evaluate | Posterior | Compact 
     return dataclasses.replace(
         flags, prior=flags.prior or fields["prior"], vary=fields["vary"], points=fields["points"]
     )
-
-
-def _describe(error: OSError) -> str:
-    return f"{error.filename}: {error.strerror}" if error.filename else str(error)
 
 
 def _train(command: Train) -> None:
@@ -168,7 +164,7 @@ def _train_and_score(folder: Path, num_samples: int, console: Console) -> None:
         kept = (folder / runs.CHECKPOINT).exists()
         fail(f"{error}{f'. The checkpoint of the last good epoch is in {folder}' if kept else ''}", 1)
     except OSError as error:
-        fail(f"{_describe(error)}; when that is mended, {go_on}", 1)
+        fail(f"{describe(error)}; when that is mended, {go_on}", 1)
     print_summary(console, summary, run.dataset.note)
     _print_note(console, run.dataset.scale_note)
     training, gib = summary["training_seconds"], summary["peak_memory_mib"] / 1024

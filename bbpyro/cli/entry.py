@@ -2,11 +2,12 @@
 
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 import tyro
 
 from bbpyro.cli.commands import PARSER, Command
-from bbpyro.cli.output import fail, forgiving_streams
+from bbpyro.cli.output import describe, fail, forgiving_streams
 from bbpyro.version import __version__
 
 
@@ -20,12 +21,19 @@ def main(argv: Sequence[str] | None = None) -> None:
         from bbpyro.cli import actions
     except KeyboardInterrupt:
         fail("interrupted", 130)
+    except OSError as error:
+        fail(describe(error), 1)
     actions.run(args)
 
 
 def _tell(args: list[str]) -> None:
-    with forgiving_streams():
+    status: Any = 0
+    with forgiving_streams():  # which says at its end whether it could be written, so that tyro must not leave before
         if args == ["--version"]:
             print(f"bbpyro {__version__}")
-        else:
+            return
+        try:
             tyro.cli(Command, args=args, **PARSER)
+        except SystemExit as end:
+            status = end.code
+    sys.exit(status)

@@ -108,6 +108,11 @@ def new_console() -> Console:
     return Console() if sys.stdout.isatty() else Console(width=_PIPED_WIDTH)
 
 
+def describe(error: OSError) -> str:
+    """The file, and what is wrong with it."""
+    return f"{error.filename}: {error.strerror}" if error.filename else str(error)
+
+
 def fail(message: str, status: int) -> NoReturn:
     """Say so in a line of standard error, if no process beside this one has, and exit."""
     if sys.stderr is not None and processes.is_first_to_tell():  # print would take standard output for it

@@ -22,9 +22,9 @@ from torch.nn.parameter import UninitializedParameter
 from bbpyro import parameters, priors
 from bbpyro.checks import check_is, check_positive, in_eval_mode
 from bbpyro.distributions import AveragedBernoulli, AveragedNormal, Bernoulli, drawn_from, with_exact_tails
-from bbpyro.exclusive import one_at_a_time
 from bbpyro.families.beta_bernoulli import kumaraswamy
-from bbpyro.likelihoods import Likelihood, expectation, of_each
+from bbpyro.latent_features.entries import check_floats, filled, log_prob_of_each, observed_of
+from bbpyro.likelihoods import Likelihood, of_each
 from bbpyro.priors.checks import check_prior
 from bbpyro.program import program
 
@@ -188,7 +188,7 @@ class LatentFeatureModel(LazyModuleMixin, nn.Module):
             z = pyro.sample("z", Bernoulli(pi).to_event(1))
             output = self.decoded(z.to(W) @ W)
             of_x = self._likelihood(output, z, W)
-            pyro.sample("x", _observed(of_x, x), obs=None if x is None else _filled(x, of_x))
+            pyro.sample("x", observed_of(of_x, x), obs=None if x is None else filled(x, of_x))
         return output
 
     @program
@@ -347,73 +347,6 @@ class LatentFeatureModel(LazyModuleMixin, nn.Module):
             return False
         is_output = given.loc.data_ptr() == output.data_ptr() and given.loc.stride() == output.stride()
         return is_output and given.scale.stride(0) == 0
-
-
-def _filled(x: Tensor, of_x: Any) -> Tensor:
-    """What was observed of x, and a draw, which is in the support, where nothing was."""
-    hidden = x.isnan()
-    return torch.where(hidden, of_x.sample().to(x), x) if bool(hidden.any()) else x
-
-
-@one_at_a_time
-@torch.no_grad()
-def predict_features(model: LatentFeatureModel, x: Tensor, num_samples: int | None = 100) -> Tensor:
-    """What is to be expected of each number of x, `[N, ...]`, whether it is nan or was observed.
-
-    torch.where(x.isnan(), bbpyro.predict(model, x), x) fills in what was not.
-
-    Args:
-        model: trained; without an encoder on this x, whose data have a z of their own, so that x tells only their
-            number.
-        x: what was seen of the data, `[N, ...]`, nan where nothing was.
-        num_samples: draws of q(W, z) to average over; or None for the mean of W and λ in place of z.
-
-    Raises:
-        ValueError: a number is below 1, or x does not fit the model.
-    """
-    check_positive(num_samples=1 if num_samples is None else num_samples)
-    x = model.as_data(x)
-    with in_eval_mode(model):
-        if num_samples is None:
-            W, z = model.q_weights().mean, torch.sigmoid(model.z_logits(x))
-            return expectation(model.likelihood(model.decoded(z @ W)))
-        return torch.stack([expectation(model.draw(x).of_x) for _ in range(num_samples)]).mean(0)
-
-
-def hide(x: Tensor, observed: Tensor | None, name: str = "observed") -> Tensor:
-    """x, with nan where it was not observed; a ValueError unless there is a boolean for each number of it."""
-    if observed is None:
-        return x
-    if not isinstance(observed, Tensor) or observed.dtype != torch.bool or observed.shape != x.shape:
-        got = f"{observed.dtype} of shape {tuple(observed.shape)}" if isinstance(observed, Tensor) else repr(observed)
-        raise ValueError(f"{name} is {got}, wanted booleans of x's shape, {tuple(x.shape)}")
-    return x.masked_fill(~observed, math.nan)
-
-
-def log_prob_of_each(of_x: TorchDistribution, x: Tensor) -> Tensor:
-    """The log-probability of each number of x; nan where that is."""
-    hidden = x.isnan()
-    log_prob: Tensor = of_x.log_prob(_filled(x, of_x))
-    return log_prob.masked_fill(hidden, math.nan)
-
-
-def check_floats(x: Tensor, name: str = "x") -> None:
-    """Raise a ValueError unless x is of floats `[N, D]`, or `[N, ...]`."""
-    if x.dim() < 2 or not x.is_floating_point():
-        raise ValueError(f"{name} is {x.dtype} of shape {tuple(x.shape)}, wanted floats [N, D], or [N, ...]")
-
-
-def _observed(of_each_number: TorchDistribution, x: Tensor | None) -> Any:
-    """The distribution of a datum, of which what is nan in x says nothing."""
-    dims = len(of_each_number.batch_shape) - 1
-    if x is None:
-        return of_each_number.to_event(dims)
-    if of_each_number.batch_shape != x.shape:
-        raise ValueError(
-            f"x has shape {tuple(x.shape)}, and the likelihood gives numbers of shape "
-            f"{tuple(of_each_number.batch_shape)}; num_dims, the decoder and x are to go together"
-        )
-    return of_each_number.mask(~x.isnan()).to_event(dims)
 
 
 def _check_loaded(model: LatentFeatureModel, incompatible_keys: Any) -> None:
