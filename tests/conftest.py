@@ -46,6 +46,6 @@ def fresh_start():
 def npz(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data set that trains in no time."""
     path = tmp_path_factory.mktemp("data") / "bars.npz"
-    bars = data.bars(num_train=150, num_test=50)
+    bars = data.bars(num_train=60, num_test=50)
     np.savez(path, **{name: getattr(bars, name).numpy() for name in ("x", "y", "x_test", "y_test")})
     return path

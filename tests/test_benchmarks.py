@@ -191,7 +191,7 @@ def test_a_front_has_a_row_a_setting_a_rival_and_a_published_network(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     script, output, dataset = load("front"), tmp_path / "front" / "short", str(tmp_path / "bars.npz")
-    bars = bbpyro.data.bars(num_train=150, num_test=50)
+    bars = bbpyro.data.bars(num_train=60, num_test=50)
     np.savez(dataset, **{name: getattr(bars, name).numpy() for name in ("x", "y", "x_test", "y_test")})
     study = bbpyro.compare(
         ["Beta(1e-4, 1)"], seeds=2, dataset=dataset, epochs=1, pretrain_epochs=1,

@@ -180,3 +180,28 @@ def test_a_guide_of_nothing_and_too_few_draws_are_named():
         from_svi(model, lambda y=None: None, Y, num_samples=2, progress=False)
     with pytest.raises(ValueError, match="it has 3 draws, wanted at least 25"):
         pareto_k(from_svi(model, exact, Y, num_samples=3, progress=False))
+
+
+@pytest.mark.skipif(not hasattr(az, "loo_approximate_posterior"), reason="ArviZ 1.x alone has it")
+def test_arviz_takes_log_p_and_log_q_to_leave_one_out_of_a_guide_that_is_too_wide():
+    torch.manual_seed(0)
+    y = torch.randn(20)
+    precision = 1 / 4 + 20
+
+    def wide(y=None):
+        pyro.sample("mu", dist.Normal(torch.sum(y) / precision, 2 * precision**-0.5))
+
+    def of(y=None):
+        mu = pyro.sample("mu", dist.Normal(0.0, 2.0))
+        with pyro.plate("datum", 20):
+            pyro.sample("y", dist.Normal(mu, 1.0), obs=y)
+
+    rest = y.sum() - y
+    variance = 1 / (precision - 1)
+    exact = torch.distributions.Normal(rest * variance, (1 + variance) ** 0.5).log_prob(y).sum().item()
+    idata = from_svi(of, wide, y, num_samples=4000, seed=0, progress=False)
+    assert pareto_k(idata) < 0
+    stats = group(idata, "sample_stats")
+    found = az.loo_approximate_posterior(idata, stats.log_p, stats.log_q)
+    assert found.elpd == pytest.approx(exact, abs=0.1)
+    assert abs(az.loo(idata, reff=1.0).elpd - exact) > 0.5  # as if the draws were the posterior's

@@ -24,7 +24,7 @@ def run_limited(kib: int, *args: str | Path, folder: Path) -> subprocess.Complet
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("trained")
-    bars = data.bars(num_train=150, num_test=50)
+    bars = data.bars(num_train=60, num_test=50)
     np.savez(folder / "bars.npz", **{name: getattr(bars, name).numpy() for name in ("x", "y", "x_test", "y_test")})
     config = TrainConfig(dataset=str(folder / "bars.npz"), epochs=1, pretrain_epochs=1, batch_size=50)
     runs.create(folder / "run", config)

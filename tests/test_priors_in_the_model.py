@@ -34,7 +34,7 @@ def make_network(prior="Beta(1e-4, 1)", num_data=40, **arguments):
     return bbpyro.BetaBernoulliNetwork(net, num_data=num_data, prior=prior, **arguments)
 
 
-def draws_of(elbo, bnn, x, y, num=300):
+def draws_of(elbo, bnn, x, y, num=150):
     with pyro.validation_enabled(False), torch.no_grad():
         return torch.tensor([elbo().loss(bnn.model, bnn.guide, x, y) for _ in range(num)], dtype=torch.float64)
 
@@ -114,13 +114,13 @@ def test_at_the_exact_posterior_of_a_linear_model_the_elbo_is_the_log_evidence()
 
 def test_of_two_minibatches_the_elbos_average_to_that_of_all_data():
     bnn, x, y, *_ = linear_regression()
-    halves = [draws_of(TraceMeanField_ELBO, bnn, x[half], y[half], 1500) for half in (slice(0, 4), slice(4, 8))]
-    assert_same_mean((halves[0] + halves[1]) / 2, draws_of(TraceMeanField_ELBO, bnn, x, y, 1500))
+    halves = [draws_of(TraceMeanField_ELBO, bnn, x[half], y[half], 400) for half in (slice(0, 4), slice(4, 8))]
+    assert_same_mean((halves[0] + halves[1]) / 2, draws_of(TraceMeanField_ELBO, bnn, x, y, 400))
 
 
 def test_fit_finds_the_exact_posterior_of_a_linear_model():
     bnn, x, y, mean, sd, _ = linear_regression()
-    bbpyro.fit(bnn, x, y, num_epochs=1500, learning_rate=0.02, seed=0, progress=False)
+    bbpyro.fit(bnn, x, y, num_epochs=800, learning_rate=0.02, seed=0, progress=False)
     found = bnn.weight_posterior("0.weight")
     assert found.mean[0].tolist() == pytest.approx(mean.tolist(), abs=0.05)
     assert found.variance.sqrt()[0].tolist() == pytest.approx(sd.tolist(), rel=0.1)
@@ -152,12 +152,12 @@ def test_a_fixed_rate_is_nn_dropout():
     x, y = torch.randn(40, 6), torch.randint(3, (40,))
     log_prior = sum(stats.norm(0, (1e-4 * 40) ** -0.5).logpdf(w.detach().numpy()).sum() for w in bnn.weights.values())
     with torch.no_grad():
-        outputs = torch.stack([plain.train()(x) for _ in range(2000)])
-        losses = nn.functional.cross_entropy(outputs.flatten(0, 1), y.repeat(2000), reduction="none").reshape(2000, 40)
-    assert_same_mean(draws_of(Trace_ELBO, bnn, x, y, 2000), losses.double().sum(-1) - log_prior)
-    probs = bbpyro.predict(bnn, x, num_samples=2000)
+        outputs = torch.stack([plain.train()(x) for _ in range(1000)])
+        losses = nn.functional.cross_entropy(outputs.flatten(0, 1), y.repeat(1000), reduction="none").reshape(1000, 40)
+    assert_same_mean(draws_of(Trace_ELBO, bnn, x, y, 1000), losses.double().sum(-1) - log_prior)
+    probs = bbpyro.predict(bnn, x, num_samples=1000)
     wanted = outputs.softmax(-1)
-    error = (2 * wanted.var(0) / 2000).sqrt()
+    error = (2 * wanted.var(0) / 1000).sqrt()
     assert ((probs - wanted.mean(0)).abs() < 5 * error).all()
     torch.testing.assert_close(bnn(x), plain.eval()(x), rtol=1e-4, atol=1e-5)  # by the mean mask: without masks
 
@@ -280,9 +280,9 @@ def log_evidence(prior):
 def test_with_masks_observed_the_best_guide_is_better_than_any_other_near_it(prior):
     toy = MasksObserved(prior)
     with pyro.validation_enabled(False):
-        optimizer = torch.optim.Adam([toy.unconstrained], lr=0.1)
-        for step in range(600):
-            optimizer.param_groups[0]["lr"] = 0.1 * (1 - step / 600)
+        optimizer = torch.optim.Adam([toy.unconstrained], lr=0.2)
+        for step in range(300):
+            optimizer.param_groups[0]["lr"] = 0.2 * (1 - step / 300)
             optimizer.zero_grad()
             toy.loss().backward()
             optimizer.step()

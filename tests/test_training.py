@@ -36,7 +36,7 @@ def without_seconds(history):
 
 @pytest.mark.parametrize("elbo", ["trace", "mean-field"])
 def test_after_training_the_pixels_that_carry_nothing_are_out_and_the_others_are_in(elbo):
-    bars = data.bars()
+    bars = data.bars(num_train=4000)
     net = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 4))
     bbpyro.pretrain(net, bars.x, bars.y, num_epochs=3, learning_rate=3e-3, seed=1, progress=False)
     bnn = bbpyro.BetaBernoulliNetwork(bbpyro.insert_dropout(net, threshold=0.01), num_data=len(bars.x))

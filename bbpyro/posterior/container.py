@@ -144,7 +144,7 @@ def pareto_tail(log_weights: Any) -> float:
     if _version(import_arviz()) < (1, 0):
         return float(import_arviz().psislw(log_weights)[1])
     array_stats = importlib.import_module("arviz_stats.base").array_stats
-    return float(array_stats.psislw(log_weights, axis=-1)[1])
+    return float(array_stats.psislw(-log_weights, axis=-1)[1])  # it takes what leave-one-out has: weights of -log p
 
 
 def elpd(loo: Any) -> float:
