@@ -10,7 +10,8 @@ import pytest
 from bbpyro import runs
 
 BBPYRO = str(Path(sys.executable).with_name("bbpyro"))
-SHORT = "train --dataset bars --network mlp-64-64 --epochs 1 --pretrain-epochs 1 --batch-size 1000 --num-samples 1 --run run"
+EPOCHS = "--epochs 1 --pretrain-epochs 1 --batch-size 1000 --num-samples 1"
+SHORT = f"train --dataset bars --network mlp-64-64 {EPOCHS} --run run"
 WRITTEN = {"config.json", "metrics.jsonl", "checkpoint.safetensors", "summary.json", "figures"}
 
 
