@@ -29,7 +29,7 @@ def oldest(session: nox.Session) -> None:
 
 @nox.session(python="3.11")
 def wheel(session: nox.Session) -> None:
-    """A wheel and an sdist, installed and tried outside of the tree."""
+    """An sdist and the wheel of it, installed with all they require and tried outside of the tree."""
     session.install("build")
     session.run("python", "-m", "build", "--outdir", session.create_tmp())
     (built,) = Path(session.create_tmp()).glob("*.whl")

@@ -42,21 +42,24 @@ def test_what_is_imported_is_declared_and_does_not_come_by_chance_with_another()
         assert declared & set(map(normal, names)), f"{package} is imported, but pyproject.toml does not name it"
 
 
-def test_a_wheel_builds_and_works_outside_the_tree(tmp_path):
+def test_an_sdist_makes_a_wheel_that_works_outside_the_tree(tmp_path):
     # A copy, because setuptools leaves its build folder where it works.
     source = tmp_path / "source"
     source.mkdir()
     for name in ("bbpyro", "pyproject.toml", "README.md", "LICENSE"):
         subprocess.run(["cp", "-r", ROOT / name, source], check=True)
+    hook = "import sys; from setuptools import build_meta; build_meta.build_sdist(sys.argv[1])"
+    subprocess.run([sys.executable, "-c", hook, tmp_path], cwd=source, check=True, capture_output=True)
+    (sdist,) = tmp_path.glob("bbpyro-*.tar.gz")
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
     subprocess.run(
-        [*pip, "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", tmp_path, source], check=True
+        [*pip, "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", tmp_path, sdist], check=True
     )
     (wheel,) = tmp_path.glob("bbpyro-*.whl")
     unpacked = tmp_path / "unpacked"
     zipfile.ZipFile(wheel).extractall(unpacked)
     names = {path.relative_to(unpacked).as_posix() for path in unpacked.rglob("*")}
-    assert "bbpyro/py.typed" in names
+    assert {"bbpyro/py.typed", "bbpyro/__init__.pyi"} <= names
     assert any(name.endswith("/LICENSE") for name in names)
     assert not any(name.startswith(("tests", "benchmarks")) for name in names)
     code = "import bbpyro, sys; print(bbpyro.__file__); bbpyro.insert_dropout(bbpyro.networks.lenet_500_300())"

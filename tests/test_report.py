@@ -216,7 +216,7 @@ def test_what_is_printed_of_two_chains_says_which() -> None:
     text = out.getvalue()
     said = " ".join(text.split())
     assert max(map(len, text.splitlines())) <= 80
-    assert "az.summary of the largest and the smallest E[π], of each of 2 chains" in said
+    assert "az.summary of the largest and the smallest by keep probability E[π], of each of 2 chains" in said
     for chain in range(2):
         unit = posterior.order(idata, "0.gate", chain)[0]
         mean = idata["posterior"]["0.gate.pi"].values[chain, :, unit].mean()

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from rich.console import Console
 
 from bbpyro import data, posterior, runs, studies
@@ -54,7 +55,7 @@ class EpochPrinter:
         self.by_layer = True
         self.by_layer = len(self._line(record, num_epochs)) <= self.console.width
         how = "by layer" if self.by_layer else "of all layers together"
-        told = f", with KL[q(π)||p(π)] in nats and units kept, {how}" if "kl" in record else ""
+        told = f", with the KL of the masks in nats and units kept, {how}" if "kl" in record else ""
         print_line(self.console, f"\n{self.phase}{told}")
         rates = "lr of W, gates" if "kl" in record else "lr"
         rate = len(self._rates(record))
@@ -185,20 +186,11 @@ def print_inspection(console: Console, found: runs.Inspection) -> None:
     summary = posterior.extremes(idata, num_units=3 if count == 1 else 1)
     rows = [[str(unit), *(f"{float(value):.3f}" for value in row)] for unit, row in summary.iterrows()]
     of_chains = f", of each of {count} chains" if count > 1 else ""
-    title = f"az.summary of the largest and the smallest E[π]{of_chains}"
-    print_table(console, title, ["π", *map(str, summary.columns)], rows)
+    measures = list(dict.fromkeys(posterior.measure_label(idata, gate) for gate in posterior.gates(idata)))
+    title = f"az.summary of the largest and the smallest by {' or '.join(measures)}{of_chains}"
+    print_table(console, title, ["unit", *map(str, summary.columns)], rows)
     console.print()
-    rows = []
-    for label, row in posterior.decisions(idata).iterrows():
-        gate = label[0] if isinstance(label, tuple) else str(label)
-        rows.append([posterior.layer(label), *(str(number) for number in row), posterior.side(idata, gate)])
-    header = ["layer", "units", "kept", "surely in", "undecided", "surely out", "gate on"]
-    print_table(console, "what is decided", header, rows)
-    print_text(
-        console,
-        f"kept: E[π] above the threshold; surely: {posterior.CI_PROB:.0%} of the posterior of π is on that side of it. "
-        "In is a low bar: a π of 0.01 is in, and used for one datum in a hundred\n",
-    )
+    _print_decisions(console, idata, measures)
     print_text(console, posterior.in_words(idata) + "\n")
     observed = posterior.group(idata, "observed_data")
     scored_on, num_scored = observed.attrs["predicted"], observed.sizes["datum"]
@@ -215,6 +207,25 @@ def print_inspection(console: Console, found: runs.Inspection) -> None:
         "better than its Pareto k, and cannot take a datum back out of W, which is one point fitted to all of them: "
         "where the two differ, believe the held-out data.",
     )
+
+
+def _print_decisions(console: Console, idata: Any, measures: list[str]) -> None:
+    """How many units of each layer are in and out; of families without a posterior of π, by their measure alone."""
+    decided = posterior.decisions(idata).dropna(axis="columns", how="all")
+    rows = []
+    for label, row in decided.iterrows():
+        gate = label[0] if isinstance(label, tuple) else str(label)
+        numbers = ["" if pd.isna(number) else str(number) for number in row]
+        rows.append([posterior.layer(label), *numbers, posterior.side(idata, gate)])
+    header = ["layer", *(str(name).replace("_", " ") for name in decided), "gate on"]
+    print_table(console, "what is decided", header, rows)
+    told = f"kept: {' or '.join(measures)} above the threshold"
+    if "surely_in" in decided:
+        told += (
+            f"; surely: {posterior.CI_PROB:.0%} of the posterior of π is on that side of it. In is a low bar: a π of "
+            "0.01 is in, and used for one datum in a hundred"
+        )
+    print_text(console, told + "\n")
 
 
 def print_shrunk(console: Console, run: runs.Run, shrunk: runs.Shrunk) -> None:

@@ -19,7 +19,7 @@ from bbpyro.plots.style import (
     title,
     widths,
 )
-from bbpyro.posterior import gates, group, place
+from bbpyro.posterior import gates, group, has_pi, place
 
 
 def elbo(idata: Any) -> Figure:
@@ -33,7 +33,7 @@ def elbo(idata: Any) -> Figure:
     shown: dict[str, dict[str, Any]] = {
         "what SVI minimises, per datum": {"-ELBO": training["loss"]},
         "negative log-likelihood": likelihood,
-        "cost of the masks, per datum": {"KL[q(π)||p(π)]": kl / num_data},
+        "cost of the masks, per datum": {"KL[q(π)||p(π)]" if has_pi(idata) else "KL of the masks": kl / num_data},
     }
     for name, label in (("weights_nll", "-log p(W)"), ("weights_kl", "KL[q(W)||p(W)]")):
         if name in training:
