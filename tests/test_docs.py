@@ -14,6 +14,7 @@ import tyro
 from sybil import Sybil
 from sybil.parsers.myst import PythonCodeBlockParser
 
+import bbpyro
 from bbpyro.cli import main
 from bbpyro.cli.commands import PARSER, Command
 
@@ -43,9 +44,16 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def of_two_epochs(train: Any) -> Any:
+    """`bbpyro.fit`, or another that trains, for as long as it takes to see that it runs."""
+    return lambda *args, **settings: train(*args, **{**settings, "num_epochs": min(settings.get("num_epochs", 2), 2)})
+
+
 @pytest.mark.parametrize("page", [page for page in PAGES if has_python(page)], ids=lambda page: page.stem)
 def test_the_python_of_a_page_runs_from_its_top(page: Path, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(run)
+    for name in ("fit", "pretrain"):
+        monkeypatch.setattr(bbpyro, name, of_two_epochs(getattr(bbpyro, name)))
     document = Sybil([PythonCodeBlockParser()]).parse(page)
     examples = list(document.examples())
     assert len(examples) == page.read_text(encoding="utf-8").count("```python")
