@@ -72,7 +72,7 @@ def assert_user_error(result: Result, *mentions: str) -> None:
 @pytest.fixture(scope="module")
 def npz(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("data") / "mine.npz"
-    bars = data.bars(num_train=60, num_test=50)
+    bars = data.bars(num_train=150, num_test=50)
     np.savez(path, **{name: getattr(bars, name).numpy() for name in ("x", "y", "x_test", "y_test")})
     return path
 
