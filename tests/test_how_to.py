@@ -99,10 +99,10 @@ def test_what_it_says_of_a_network_of_ones_own_runs(script: ModuleType) -> None:
 
 
 def test_the_families_of_the_page_run_and_one_of_ones_own_takes_forty_lines() -> None:
-    using, own = blocks((FOLDER / "write-a-mask-family.md").read_text(), "python")
+    using, own, putting_in = blocks((FOLDER / "write-a-mask-family.md").read_text(), "python")
     assert len([line for line in own.splitlines() if line.strip()]) <= 42
     names: dict[str, Any] = {}
-    exec(using + own, names)
+    exec(using + own + putting_in, names)
     torch.manual_seed(0)
     x, y = torch.randn(300, 20), torch.randint(3, (300,))
     y[x[:, 0] > 0] = 0

@@ -51,7 +51,8 @@ def from_svi(
     models need not be vectorised.
 
     Args:
-        model: a Pyro model. In the kwargs, or as functools.partial has them, are arguments that are called as one here.
+        model: a Pyro model. An argument of the model's own that is named as one here, such as seed, can be bound to it
+            by functools.partial.
         guide: its guide, trained.
         args: what both are called with; what is observed among them.
         num_samples: S, at least 1.
