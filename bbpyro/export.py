@@ -175,7 +175,14 @@ def _exported(net: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
     shapes = _any_batch(net, args, kwargs, torch.export.Dim("batch"))
 
     def export(strict: bool) -> torch.export.ExportedProgram:
-        with torch.no_grad(), in_eval_mode(net), _without_advice(), contextlib.redirect_stderr(io.StringIO()):
+        with (
+            torch.no_grad(),
+            in_eval_mode(net),
+            _without_advice(),
+            warnings.catch_warnings(),
+            contextlib.redirect_stderr(io.StringIO()),
+        ):
+            warnings.filterwarnings("ignore", message="Guards may run slower")  # of torch, to Python 3.13.0
             return torch.export.export(net, args, kwargs, dynamic_shapes=shapes, strict=strict)
 
     try:

@@ -44,13 +44,13 @@ def softplus(w: Tensor) -> Tensor:
 
 def log_softplus(w: Tensor) -> Tensor:
     """P(w) = log log(1 + e^w), for any w; far to the left it is w itself, where log(softplus) would be -inf."""
-    return torch.where(w < -50.0, w, softplus(w.clamp_min(-50.0)).log())
+    return torch.where(w <= -50.0, w, softplus(w.clamp_min(-50.0)).log())
 
 
 def log_expm1_exp(y: Tensor) -> Tensor:
     """Q(y) = log(exp(exp(y)) - 1), the inverse of :func:`log_softplus`."""
     x = y.clamp_min(-50.0).exp()
-    return torch.where(y < -50.0, y, x + torch.log(-torch.expm1(-x)))
+    return torch.where(y <= -50.0, y, x + torch.log(-torch.expm1(-x)))
 
 
 def log_neg_log(x: Tensor) -> Tensor:

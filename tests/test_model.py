@@ -244,7 +244,7 @@ def test_elbo_module_hands_its_parameters_to_any_optimizer(x, y):
     assert all((p - before[name]).abs().max() > 1e-3 for name, p in bnn.named_parameters())
 
 
-@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # torch's own, of what is refused here
+@pytest.mark.filterwarnings("ignore:`torch.jit")  # torch's own, of what is refused here
 def test_jit_is_refused_in_one_sentence(x, y):
     bnn = network()
     svi = SVI(bnn.model, bnn.guide, pyro.optim.Adam({"lr": 1e-2}), JitTrace_ELBO())

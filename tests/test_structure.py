@@ -433,7 +433,7 @@ def test_numbers_seen_as_complex_ones_stay() -> None:
     assert difference(compact(bnn, x), bnn, new_data(x)) < 1e-9
 
 
-@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # but what it makes is still about
+@pytest.mark.filterwarnings("ignore:`torch.jit")  # but what it makes is still about
 def test_a_part_that_is_compiled_is_left_alone() -> None:
     compiled = torch.jit.trace(nn.Sequential(nn.ReLU(), nn.Sigmoid()), torch.randn(2, 8))
     bnn, x = with_dead(nn.Sequential(nn.Linear(4, 8), compiled, nn.Linear(8, 3))), torch.randn(5, 4)
