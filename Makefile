@@ -2,7 +2,7 @@
 # make test    runs the whole test suite, the notebooks among it, ruff and mypy
 # make test-all   runs it on Python 3.11, 3.12 and 3.13 and with the oldest versions allowed, by nox
 # make docs    builds the docs as a site, docs/_build/html; a warning is an error
-# make study   trains README's comparison of priors, 18 runs, or goes on with it, and keeps its tables and figures
+# make study   trains the comparison of priors of docs/explanation/priors-compared.md, 18 runs, or goes on with it, and keeps its tables and figures
 # make front   trains the curves of error against size, hours of both cores, or goes on with them, and keeps their tables
 # make families    trains the families of masks side by side, hours of both cores, or goes on with them, and keeps their tables
 # make notebooks   runs the notebooks again and keeps their outputs

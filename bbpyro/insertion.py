@@ -44,8 +44,8 @@ def insert_dropout(
 
     Args:
         net: any module with at least one `nn.Linear`, `nn.Conv1d`, `nn.Conv2d` or `nn.Conv3d`.
-        threshold: a unit is kept when its measure is above; by default the family's own, of Beta-Bernoulli dropout
-            E[π] > 1e-3.
+        threshold: of Beta-Bernoulli dropout, a unit is kept when E[π] is above, by default 1e-3; other families have
+            theirs as arguments.
         family: of the masks, see :mod:`bbpyro.families`: a kind of gate, or a spelling such as "VIB(1e-5)" or
             "module:name"; or a mapping from names of gates, with * for any characters, to those. By default
             Beta-Bernoulli dropout.
@@ -64,8 +64,8 @@ def insert_dropout(
 
     Raises:
         ValueError: there is no such layer in `net`, a name is of none, it already has gates, a number is out of range,
-            `family` is none,
-            or `tie` is another word or comes without an `example_input` that the network can take.
+            `family` is none, `threshold` or `initial_keep_probability` is given and no gate takes it, or `tie` is
+            another word or comes without an `example_input` that the network can take.
     """
     if tie not in (None, "residual"):
         raise ValueError(f"tie is {tie!r}, wanted None or 'residual'")

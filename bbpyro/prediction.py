@@ -111,7 +111,7 @@ def predict_network(
         batch_size: data handled at once; it bounds the memory, not the result.
         guide: a guide of your own that W was trained with, in place of the network's: a callable with the model's
             arguments and a site for every weight; sites of π that it lacks come from the gates. For the mean mask W is
-            its median, where it is one of Pyro's autoguides, or the mean of 100 of its draws.
+            its median, where it is one of Pyro's autoguides, else the mean of each site, or of 100 draws of it.
         progress: a progress bar, or the rich console to draw it on.
 
     Returns:
@@ -206,7 +206,7 @@ def evaluate(
     ci_prob: float = CI_PROB,
     progress: bool | Console = False,
 ) -> Evaluation | RegressionEvaluation:
-    """How good :func:`predict` is on x, y; its errors are raised here too.
+    """How good :func:`predict` is on x, y; its errors are raised here too, and a ValueError for y or ci_prob.
 
     Args:
         bnn: the network.

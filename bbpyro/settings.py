@@ -25,9 +25,9 @@ class Shared:
     augmentation: Literal["none", "crop-flip"] = "none"
     """crop-flip shifts each training image [C, H, W] by up to 4 pixels and mirrors half of them."""
     family: str = "BetaBernoulli"
-    """Family of the masks: BetaBernoulli; DependentBetaBernoulli; or one that has no π and so no prior: SBP,
-    VIB(gamma), L0(penalty), ConcreteDropout, GeneralizedDropout(alpha, beta) or module:name; or by gate, as in
-    {'fc*': SBP, '*': L0}."""
+    """Family of the masks: BetaBernoulli; DependentBetaBernoulli; or one that takes no prior: SBP, VIB(gamma),
+    L0(penalty), ConcreteDropout, GeneralizedDropout(alpha, beta) or module:name; or by gate, as in {'fc*': SBP, '*':
+    L0}."""
     weight_prior: str | None = None
     """Prior on the weights W: Normal(scale), Laplace(scale), StudentT(df, scale), HorseshoeLike(scale) or module:name;
     by default the Gaussian that an L2 of 1e-4 on the mean loss is."""
@@ -36,8 +36,8 @@ class Shared:
     temperature: float = 0.1
     """Temperature τ of the relaxed Bernoulli masks."""
     threshold: float = 1e-3
-    """A unit is kept when E[π] exceeds this, and twice what the prior expects if that is below a quarter. Other
-    families have rules of their own."""
+    """A unit is kept when E[π] exceeds this, and twice what the prior expects if that is below a quarter (of
+    SpikeAndSlab its spike; not of StickBreaking). Other families have rules of their own."""
     initial_keep_probability: float | None = None
     """E[π] where SVI starts; by default the source's, 0.24, through which a network as deep as vgg16 learns nothing."""
     epochs: int = 60

@@ -69,6 +69,7 @@ class LatentFeatureModel(LazyModuleMixin, nn.Module):
         name: under which Pyro's parameter store knows the parameters.
 
     Raises:
+        TypeError: the likelihood cannot be called, or the decoder or encoder is no module.
         ValueError: a number is out of range, or the prior is none of K keep probabilities.
     """
 

@@ -23,6 +23,7 @@ def predict_features(model: LatentFeatureModel, x: Tensor, num_samples: int | No
         num_samples: draws of q(W, z) to average over; or None for the mean of W and λ in place of z.
 
     Raises:
+        TypeError: x is no tensor.
         ValueError: a number is below 1, or x does not fit the model.
     """
     check_positive(num_samples=1 if num_samples is None else num_samples)

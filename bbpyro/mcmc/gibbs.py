@@ -149,6 +149,7 @@ def gibbs(
         of their own, so that chains agree in num_features, not in π_k.
 
     Raises:
+        TypeError: model is no LatentFeatureModel, or x no tensor.
         ValueError: as :class:`GibbsSampler`, or a number is out of range.
     """
     check_steps(num_samples, warmup_steps, num_chains)

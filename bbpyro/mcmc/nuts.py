@@ -106,8 +106,9 @@ def nuts(
 
     Raises:
         TypeError: x is no tensor or nest of them, or y no tensor.
-        ValueError: the network has more than 10 units, there are not `bnn.num_data` data, they do not fit the
-            network, or a number is out of range.
+        ValueError: the network has more than 10 units, a gate is of another family, or under FixedRate or
+            StickBreaking, which give no unit a density of its own, there are not `bnn.num_data` data, they do not fit
+            the network, or a number is out of range.
     """
     check_steps(num_samples, warmup_steps, num_chains)
     potential = SummedOut(bnn, x, y)

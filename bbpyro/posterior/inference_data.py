@@ -69,8 +69,8 @@ def network_to_arviz(
       `side` says whether the gate is on the "input" or the "output" of its layer.
     - with x: posterior_predictive (y), constant_data (x; of a nest x.NAME or x.0), and for classes
       class_probability: `[chain, N, C]` by mean_mask, and by monte_carlo, averaged over the draws.
-    - with y too: observed_data (y), log_likelihood (y: of each datum, nats, not scaled by N/B), and threshold_sweep:
-      the kept units, and the NLL and error of the mean mask, at 33 thresholds.
+    - with y too: observed_data (y), log_likelihood (y: of each datum, nats, not scaled by N/B), and, of Beta-Bernoulli
+      dropout, threshold_sweep: the kept units, and the NLL and, of classes, error of the mean mask, at 33 thresholds.
     - with history: training, the records of :func:`bbpyro.fit` along dimension `epoch`.
 
     az.loo leaves out data that q was fitted to, so give it training data; num_masks of 16 or more, because importance

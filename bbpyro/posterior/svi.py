@@ -68,7 +68,8 @@ def from_svi(
 
     Raises:
         ImportError: ArviZ is missing or older than 0.21.
-        ValueError: num_samples is below 1, dims or coords do not fit, or the model has no latent site.
+        ValueError: num_samples is below 1, dims or coords do not fit, no latent site of the model is in
+            the guide, or the shape of a site differs from draw to draw.
     """
     container.import_arviz()
     check_positive(num_samples=num_samples)

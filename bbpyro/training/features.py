@@ -88,6 +88,7 @@ def fit_features(
         draws of q.
 
     Raises:
+        TypeError: model is no LatentFeatureModel, x no tensor, or a number no number.
         ValueError: a number is out of range, or x does not fit the model.
         NonFiniteLossError: the loss became nan or infinite, in each start; the model is as it was.
 
