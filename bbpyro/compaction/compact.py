@@ -57,8 +57,9 @@ def compact(
         ValueError: the threshold is outside [0, 1) or a gate goes by something else than E[π], round_to < 1, or the
             network cannot take the example input.
         UnsupportedModuleError: the masks depend on the datum, the network has gates that stand by themselves, its
-            output has no real tensor or is random, or E[π] folded into a weight gives another network: by 1e-9 of its largest output in float64, on
-            the example and on noise. (What a forward does on other data alone, by an `if`, cannot be seen.)
+            output has no real tensor or is random, or E[π] folded into a weight gives another network: by 1e-9 of its
+            largest output in float64, on the example and on noise. (What a forward does on other data alone, by an
+            `if`, cannot be seen.)
     """
     if not isinstance(bnn, BetaBernoulliNetwork):
         raise TypeError(f"bnn is a {type(bnn).__name__}, wanted a BetaBernoulliNetwork")
