@@ -48,6 +48,8 @@ families: .venv/installed-dev
 	$(BIN)/bbpyro compare --config docs/families/lenet-500-300-dependent.toml --study runs/families-dependent --jobs 2
 	$(BIN)/python benchmarks/front.py runs/families-lenet-500-300 runs/families-dependent \
 		--rivals docs/front/rivals.csv --output docs/families/lenet-500-300
+	$(BIN)/bbpyro compare --config docs/families/lenet5-caffe.toml --study runs/families-lenet5-caffe --jobs 2
+	$(BIN)/python benchmarks/front.py runs/families-lenet5-caffe --output docs/families/lenet5-caffe
 
 notebooks: .venv/installed-dev
 	$(BIN)/python notebooks/execute.py --write notebooks/*.ipynb

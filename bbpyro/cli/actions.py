@@ -176,7 +176,7 @@ def _train_and_score(folder: Path, num_samples: int, console: Console) -> None:
     if shed:
         first, last = (run.svi_history[i]["seconds"] for i in (0, -1))
         print_line(
-            console, f"{shed} units were shed: an epoch took {first:.1f} seconds at first, {last:.1f} at the end"
+            console, f"{shed} units were shed: an epoch took {first:.2g} seconds at first, {last:.2g} at the end"
         )
     print_line(console, f"wrote {folder}: summary.json, metrics.jsonl, checkpoint.safetensors, figures/")
     print_collapse(console, {"": summary})
