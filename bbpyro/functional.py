@@ -44,6 +44,7 @@ def softplus(w: Tensor) -> Tensor:
 
 def log_softplus(w: Tensor) -> Tensor:
     """P(w) = log log(1 + e^w), for any w; far to the left it is w itself, where log(softplus) would be -inf."""
+    # At -50 too: there the gradient of clamp is 1 up to torch 2.13, and 0 from 2.14 on.
     return torch.where(w <= -50.0, w, softplus(w.clamp_min(-50.0)).log())
 
 
