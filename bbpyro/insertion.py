@@ -46,7 +46,7 @@ def insert_dropout(
         net: any module with at least one `nn.Linear`, `nn.Conv1d`, `nn.Conv2d` or `nn.Conv3d`.
         threshold: of Beta-Bernoulli dropout, a unit is kept when E[π] is above, by default 1e-3; other families have
             theirs as arguments.
-        family: of the masks, see :mod:`bbpyro.families`: a kind of gate, or a spelling such as "VIB(1e-5)" or
+        family: of the masks, see :mod:`bbpyro.families`: a subclass of Gate, or a spelling such as "VIB(1e-5)" or
             "module:name"; or a mapping from names of gates, with * for any characters, to those. By default
             Beta-Bernoulli dropout.
         only: names of the layers to gate, with * for any characters.
@@ -214,7 +214,7 @@ def _check_gate(gate: Any) -> None:
     """Raise a ValueError that says what a family of the user's lacks, before it is trained."""
     kind = type(gate)
     if not isinstance(gate, Gate):
-        raise ValueError(f"family: it makes a {kind.__name__}, wanted a kind of bbpyro.families.Gate")
+        raise ValueError(f"family: it makes a {kind.__name__}, wanted a subclass of bbpyro.families.Gate")
     if isinstance(gate, BetaBernoulliDropout):
         return
     said = ("unit_parameters", "latent", "measure_name", "measure_label")

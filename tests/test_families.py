@@ -647,5 +647,5 @@ def test_what_a_family_of_ones_own_lacks_is_said_before_it_is_trained():
 
     with pytest.raises(ValueError, match=r"Plain lacks unit_parameters, latent, .* model\(\), guide\(\), kl\(\)"):
         bbpyro.insert_dropout(net, family=Plain)
-    with pytest.raises(ValueError, match=r"family: it makes a Dropout, wanted a kind of bbpyro.families.Gate"):
+    with pytest.raises(ValueError, match=r"family: it makes a Dropout, wanted a subclass of bbpyro.families.Gate"):
         bbpyro.insert_dropout(net, family=lambda num_features, dim: nn.Dropout())

@@ -69,7 +69,7 @@ def test_the_pareto_k_of_a_guide_too_narrow_is_what_theory_says(scale):
         pyro.sample("x", dist.Normal(0.0, scale))
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # of k: this guide is not fitted
+        warnings.filterwarnings("ignore", "guide: its Pareto k")  # this guide is not fitted
         idata = from_svi(
             lambda: pyro.sample("x", dist.Normal(0.0, 1.0)), narrow, num_samples=4000, seed=0, progress=False
         )
@@ -99,7 +99,7 @@ def test_autoguides_factors_masks_and_scales_are_as_pyro_has_them():
     guide = AutoNormal(scaled)
     guide(Y)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # of k: this guide is not fitted
+        warnings.filterwarnings("ignore", "guide: its Pareto k")  # this guide is not fitted
         idata = from_svi(scaled, guide, Y, num_samples=50, seed=0, progress=False)
     rate = torch.from_numpy(group(idata, "posterior").rate.values)[0]
     own = dist.LogNormal(0.0, 1.0).log_prob(rate) - rate
@@ -122,7 +122,7 @@ def test_a_network_is_one_of_its_models():
     x, y = torch.randn(20, 4), torch.randint(2, (20,))
     bnn = bbpyro.BetaBernoulliNetwork(bbpyro.insert_dropout(torch.nn.Sequential(torch.nn.Linear(4, 2))), num_data=20)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # of k: this guide is not fitted
+        warnings.filterwarnings("ignore", "guide: its Pareto k")  # this guide is not fitted
         idata = from_svi(bnn.model, bnn.guide, x, y, num_samples=200, seed=0, progress=False)
     drawn = group(idata, "posterior")["0.gate.pi"]
     assert drawn.shape == (1, 200, 4) and group(idata, "posterior")["0.gate.z"].dims[2] == "data"

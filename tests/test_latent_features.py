@@ -489,7 +489,7 @@ def test_what_is_hidden_need_not_be_0_and_float64_works():
         Trace_ELBO().loss(plain.model, plain.guide, x)
 
 
-@pytest.mark.filterwarnings("ignore:x. its numbers are of size")
+@pytest.mark.filterwarnings("ignore:x. its numbers are of size")  # they are, on purpose
 @pytest.mark.parametrize(("noise", "size"), ((0.01, 1.0), (1e-4, 1.0), (0.5, 1e-3)))
 def test_svi_does_not_spoil_what_was_swept_however_small_the_noise(noise, size):
     x = bbpyro.data.shapes(200, noise).x * size
@@ -535,7 +535,7 @@ def test_a_likelihood_that_changes_the_sums_is_not_taken_for_one_around_them(lik
         bbpyro.mcmc.gibbs(model, x, num_samples=4, warmup_steps=1, progress=False)
 
 
-@pytest.mark.filterwarnings("ignore:Encountered NaN")
+@pytest.mark.filterwarnings("ignore:Encountered NaN")  # of Pyro; what fit says of it is looked at here
 def test_a_model_is_left_as_it_was_where_its_training_fails():
     x = bbpyro.data.shapes(40).x
     model = LatentFeatureModel(4, bbpyro.likelihoods.Normal(), "StickBreaking(3)")
