@@ -163,7 +163,7 @@ def test_a_module_that_changes_while_a_study_is_trained_is_noticed(home: Path, t
     name, run = list(config.canonical().tasks().items())[1]
     replace("FixedRate(0.25)", "FixedRate(0.125)")(home)
     try:
-        reason = task.perform(tmp_path / "study" / "runs" / name, tmp_path / "log", run, made_from, 0, home)
+        reason = task.perform(tmp_path / "study" / "runs" / name, tmp_path / "log", run, made_from, None, 0, home)
     finally:
         (home / "mine.py").write_text(MINE)
     assert reason == "ValueError: prior: the module that the study has its prior from has changed since; restore it"

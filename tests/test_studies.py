@@ -20,10 +20,10 @@ import pytest
 import torch
 
 import bbpyro
-from bbpyro import data, plots, priors, runs, studies, training
+from bbpyro import checkpoint, data, plots, priors, runs, studies, training
 from bbpyro.checkpoint import CheckpointError
 from bbpyro.cli import main
-from bbpyro.studies import StudyConfig, tables
+from bbpyro.studies import StudyConfig, pretraining, tables
 
 PRIORS = ("Beta(0.0001, 1)", "FixedRate(0.5)")
 BBPYRO = str(Path(sys.executable).with_name("bbpyro"))
@@ -577,3 +577,84 @@ def test_a_users_error_is_one_line_and_nothing_is_made(
     err = capsys.readouterr().err
     assert mention in err and err.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+# --- what runs share ---------------------------------------------------------------------------------------
+
+
+def pretraining_of(folder: Path) -> list[dict[str, Any]]:
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [record for record in map(json.loads, lines) if record["phase"] == "pretraining"]
+
+
+def test_runs_that_begin_alike_share_one_pretraining_and_have_the_numbers_that_they_have_alone(
+    made: studies.Study, tmp_path: Path
+) -> None:
+    assert len(list((made.folder / "pretrained").iterdir())) == 2  # one a seed
+    (folder,) = [made.folder / "runs" / name for name in made.results if name == "fixedrate-0.5/seed-1"]
+    first = folder.parents[1] / "beta-0.0001-1" / "seed-1"
+    assert pretraining_of(folder) == pretraining_of(first)  # with the seconds, which no two trainings have alike
+    config, _ = runs.read_config(folder)
+    runs.create(tmp_path / "alone", config)
+    alone = runs.train(tmp_path / "alone")
+    assert alone.history[0]["seconds"] != pretraining_of(folder)[0]["seconds"]
+    together = runs.load(folder)
+    assert [{**record, "seconds": 0} for record in alone.history] == [
+        {**record, "seconds": 0} for record in together.history
+    ]
+    for name, tensor in alone.bnn.state_dict().items():
+        assert torch.equal(tensor, together.bnn.state_dict()[name]), name
+
+
+ANOTHER: dict[str, Any] = {
+    "prior": "Jeffreys",
+    "family": "VIB(0.01)",
+    "weight_prior": "Laplace(0.5)",
+    "weights": "normal",
+    "temperature": 1.0,
+    "threshold": 0.2,
+    "initial_keep_probability": 0.5,
+    "epochs": 1,
+    "gate_learning_rate": 5e-3,
+    "schedule": "steps",
+    "kl_warmup_epochs": 1,
+    "kl_start": (("fc*", 6.0),),
+    "elbo": "mean-field",
+    "shed": False,
+}
+
+
+def test_what_has_no_effect_on_pretraining_has_none(npz: str, tmp_path: Path) -> None:
+    assert {*ANOTHER} == {*pretraining.WITHOUT_EFFECT}
+    config = runs.TrainConfig(dataset=npz, epochs=2, pretrain_epochs=1, batch_size=50)
+    found = {}
+    for name, value in {"seed": 0, **ANOTHER}.items():
+        shared, folder = tmp_path / name / "net.safetensors", tmp_path / f"{name}-run"
+        beside = {"kl_warmup_epochs": 2} if name == "kl_start" else {}
+        runs.create(folder, dataclasses.replace(config, **{name: value}, **beside))
+        runs.train(folder, on_epoch=pretraining.lend(shared, folder))
+        found[name] = checkpoint.load(shared)[0]
+    for name, tensors in found.items():
+        assert tensors.keys() == found["seed"].keys(), name
+        assert all(torch.equal(tensor, found["seed"][key]) for key, tensor in tensors.items()), name
+
+
+def test_runs_that_begin_otherwise_share_nothing(npz: str, tmp_path: Path) -> None:
+    config = runs.TrainConfig(dataset=npz)
+    own = pretraining.file_of(tmp_path, config, {"data": "x"})
+    settings = {"seed": 1, "batch_size": 50, "learning_rate": 1e-4, "pretrain_epochs": 3, "validation_fold": 1}
+    others = [
+        pretraining.file_of(tmp_path, dataclasses.replace(config, **{k: v}), {"data": "x"}) for k, v in settings.items()
+    ]
+    others += [pretraining.file_of(tmp_path, config, each) for each in ({"data": "y"}, {"data": "x", "network": [1]})]
+    assert len({own, *others}) == len(settings) + 3
+    for lone in ({"pretrain_epochs": 0}, {"starts": 2}, {"pretrained": Path("net.safetensors")}):
+        assert pretraining.file_of(tmp_path, dataclasses.replace(config, **lone), {"data": "x"}) is None
+
+
+def test_a_pretraining_that_was_damaged_is_made_again(made: studies.Study, tmp_path: Path) -> None:
+    shared = next((made.folder / "pretrained").iterdir())
+    config, _ = runs.read_config(made.folder / "runs" / next(iter(made.results)))
+    (tmp_path / "net.safetensors").write_bytes(shared.read_bytes()[:-5])
+    pretraining.borrow(tmp_path / "net.safetensors", tmp_path, config)
+    assert not (tmp_path / runs.CHECKPOINT).exists()

@@ -14,7 +14,7 @@ import pandas as pd
 from rich.console import Console
 
 from bbpyro import plots, priors, runs
-from bbpyro.studies import axes, figures, tables, task
+from bbpyro.studies import axes, figures, pretraining, tables, task
 from bbpyro.studies.config import StudyConfig
 from bbpyro.studies.display import display
 from bbpyro.studies.folder import data_of, origin, prepare, read, read_config
@@ -160,16 +160,12 @@ def train(
     tasks = config.tasks()
     waiting = [name for name, run in tasks.items() if task.result(folder / "runs" / name, run) is None]
     here = os.getpid(), Path.cwd()
-    calls = [
-        joblib.delayed(task.perform)(
-            folder.absolute() / "runs" / name,
-            _log(folder, name).absolute(),
-            tasks[name],
-            made_from.get(origin(config, name, tasks[name]), {}),
-            *here,
-        )
-        for name in waiting
-    ]
+    calls = []
+    for name in waiting:
+        run, own = tasks[name], made_from.get(origin(config, name, tasks[name]), {})
+        shared = pretraining.file_of(folder.absolute(), run, own)
+        paths = folder.absolute() / "runs" / name, _log(folder, name).absolute()
+        calls.append(joblib.delayed(task.perform)(*paths, run, own, shared, *here))
     outcomes = []
     if calls:
         with display(folder, tasks, progress), _cluster(backend, address):

@@ -18,6 +18,7 @@ import torch
 from bbpyro import checkpoint, posterior, runs, training
 from bbpyro.checkpoint import CheckpointError
 from bbpyro.compaction import compact, measure
+from bbpyro.studies import pretraining
 
 RESULT = "result.json"
 LOO = "loo.nc"
@@ -89,6 +90,7 @@ def perform(
     log: Path,
     config: runs.TrainConfig,
     made_from: Mapping[str, Any],
+    shared: Path | None,
     study_process: int,
     started_in: Path,
 ) -> str | None:
@@ -101,6 +103,7 @@ def perform(
         log: where what went wrong is told in full.
         config: of the run.
         made_from: what :func:`bbpyro.runs.describe` said when the study was started, of which hours may have gone.
+        shared: the pretraining that it begins with, or that others are to begin with, if there are any.
         study_process: which started this; if this is a child of it, it ends with it.
         started_in: the working directory there, where the modules of priors may be.
     """
@@ -117,7 +120,10 @@ def perform(
                 runs.create(folder, config)
             with runs.hold(folder):
                 runs.check_same(made_from, runs.read_config(folder)[1], "the study", config)
-                checkpoint.write_json(folder / RESULT, _result(runs.train(folder)))
+                if shared:
+                    pretraining.borrow(shared, folder, config)
+                run = runs.train(folder, on_epoch=pretraining.lend(shared, folder) if shared else None)
+                checkpoint.write_json(folder / RESULT, _result(run))
             log.unlink(missing_ok=True)
             return None
         except Exception as error:  # whatever it is, the study goes on and tells
