@@ -13,7 +13,7 @@ PYPROJECT = tomllib.loads((Path(__file__).parent / "pyproject.toml").read_text(e
 @nox.session(python=["3.11", "3.12", "3.13"])
 def tests(session: nox.Session) -> None:
     """The whole suite, with the newest versions that resolve (on Linux torch of CUDA, where none is there)."""
-    session.install("-e", ".[dev]")
+    session.install("-e", ".[test]")
     session.run("pytest", "-n", "auto", "--dist", "loadfile", *session.posargs)
 
 
@@ -24,7 +24,7 @@ def oldest(session: nox.Session) -> None:
     Old libraries warn of what newer ones beside them have deprecated: a warning is no error here.
     """
     lower = [each.replace(">=", "==") for each in PYPROJECT["project"]["dependencies"]]
-    session.install(*lower, "-e", ".[dev]")
+    session.install(*lower, "-e", ".[test]")
     arguments = ["-n", "auto", "--dist", "loadfile", "-W", "default", "--ignore", "tests/test_notebooks.py"]
     session.run("pytest", *arguments, *session.posargs)
 
