@@ -84,6 +84,30 @@ def test_round_numbers_of_units_keep_some_dead_ones(run: Path, tmp_path: Path) -
         torch.testing.assert_close(small(loaded.dataset.x_test), loaded.bnn(loaded.dataset.x_test))
 
 
+def test_another_threshold_is_of_the_small_network_alone(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(run, folder)
+    bnn = runs.load(folder).bnn
+    probabilities = {name: gate.measure().detach() for name, gate in bnn.gates.items()}
+    threshold = float(torch.cat([*probabilities.values()]).quantile(0.9))  # far more goes than by the run's own
+    wanted = compaction.compact(bnn, threshold=threshold)
+    main(["compact", str(folder), "--threshold", str(threshold)])
+    printed = capsys.readouterr().out
+    counts = [f"{int((mean > threshold).sum())} of {len(mean)}" for mean in probabilities.values()]
+    assert ", ".join(counts) in " ".join(printed.split())
+    x = runs.load(folder).dataset.x_test
+    with torch.no_grad():
+        torch.testing.assert_close(bbpyro.load_compact(folder)(x), wanted(x))
+        error = bbpyro.score(torch.softmax(wanted(x), -1), runs.load(folder).dataset.y_test).error
+        torch.testing.assert_close(runs.load(folder).bnn(x), bnn(x))  # the run goes by what it was trained with
+    assert cells(printed, "mean mask")[0][4] == cells(printed, "compact")[0][4] == f"{error:.2%}"
+    with pytest.raises(SystemExit) as ended:
+        main(["compact", str(folder), "--threshold", "1"])
+    assert ended.value.code == 2 and "threshold is 1.0, wanted a keep probability in [0, 1)" in capsys.readouterr().err
+
+
 def test_times_are_ratios_to_the_original(run: Path, printed: str) -> None:
     rows = {name: cells(printed, name)[1][1:] for name in ("original", "mean mask", "compact", "ONNX Runtime")}
     for row in rows.values():

@@ -32,6 +32,7 @@ from bbpyro.cli.report import (
     print_summary,
 )
 from bbpyro.cli.settings import check_resume, defaults, of_run, of_study, print_config
+from bbpyro.compaction import set_threshold
 from bbpyro.processes import LostProcessError
 from bbpyro.training import NonFiniteLossError
 from bbpyro.training.budget import of_data
@@ -298,6 +299,7 @@ def _compact(command: Compact) -> None:
     console = new_console()
     with console.status("loading"):
         run = runs.load(command.run)
+    set_threshold(run.bnn.net, command.threshold)
     if not run.is_complete:
         print_line(console, f"{run.folder} is still in training: its network after epoch {len(run.svi_history)}")
     shrunk = runs.shrink(

@@ -98,6 +98,9 @@ class Compact:
 
     run: tyro.conf.Positional[Path]
     """The run folder."""
+    threshold: float | None = None
+    """Keep a unit when E[π] exceeds this, not what the run was trained with; what that costs is in threshold_sweep.png,
+    which bbpyro posterior draws."""
     finetune_epochs: int = 0
     """Train the small network, plainly, for so many epochs more, at a learning rate of 1e-4."""
     int8: Switch = False
@@ -207,6 +210,7 @@ examples:
   bbpyro compact runs/mnist-20260101-120000 --finetune-epochs 5
   bbpyro compact runs/mnist-20260101-120000 --int8
   bbpyro compact runs/mnist-20260101-120000 --round-to 8
+  bbpyro compact runs/mnist-20260101-120000 --threshold 0.5
 """,
 )
 DATA = tyro.conf.subcommand("data", description="List the data sets, or fetch one.")

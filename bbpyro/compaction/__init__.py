@@ -1,6 +1,6 @@
 """compact(): from a gated network to a plain one, from which the dead units are physically gone."""
 
-from bbpyro.compaction.compact import compact
+from bbpyro.compaction.compact import compact, set_threshold
 from bbpyro.compaction.errors import UnsupportedModuleError
 from bbpyro.compaction.outputs import TOLERANCE, tolerance
 from bbpyro.compaction.rebuilding import read_compaction, rebuild, take_apart
@@ -19,6 +19,7 @@ __all__ = [
     "measure",
     "read_compaction",
     "rebuild",
+    "set_threshold",
     "take_apart",
     "tolerance",
 ]

@@ -63,8 +63,6 @@ def compact(
     """
     if not isinstance(bnn, BetaBernoulliNetwork):
         raise TypeError(f"bnn is a {type(bnn).__name__}, wanted a BetaBernoulliNetwork")
-    if threshold is not None and not 0 <= threshold < 1:
-        raise ValueError(f"threshold is {threshold}, wanted a keep probability in [0, 1)")
     if round_to < 1:
         raise ValueError(f"round_to is {round_to}, wanted 1 or more")
     check_device(bnn)
@@ -121,13 +119,27 @@ def _masked(net: nn.Module, threshold: float | None) -> nn.Module:
             raise UnsupportedModuleError(
                 f"{name}: the masks of {type(gate).__name__} are others for each datum, so no weight can hold them"
             )
-        if threshold is not None:
-            if not isinstance(gate, BetaBernoulliDropout):
-                raise ValueError(f"threshold is of E[π], and the gate {name!r} goes by the {gate.measure_label}")
-            gate.threshold = threshold
+    set_threshold(masked, threshold)
+    for gate in gates_of(masked).values():
         gate.z = gate.mean_mask()
     plainly_parametrized(masked)
     return masked
+
+
+def set_threshold(net: nn.Module, threshold: float | None) -> None:
+    """Have all gates of a network go by another threshold of E[π]; None leaves each its own.
+
+    Raises:
+        ValueError: it is outside [0, 1), or a gate goes by something else than E[π].
+    """
+    if threshold is None:
+        return
+    if not 0 <= threshold < 1:
+        raise ValueError(f"threshold is {threshold}, wanted a keep probability in [0, 1)")
+    for name, gate in gates_of(net).items():
+        if not isinstance(gate, BetaBernoulliDropout):
+            raise ValueError(f"threshold is of E[π], and the gate {name!r} goes by the {gate.measure_label}")
+        gate.threshold = threshold
 
 
 def _dtypes(net: nn.Module) -> dict[str, torch.dtype]:
