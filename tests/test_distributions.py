@@ -235,6 +235,51 @@ def test_values_of_draws_follow_the_distribution(dtype, a, b):
     assert abs(q.mean.item() - draws.mean()) < 5 * standard_error
 
 
+# What Wasserman and Mateos (TMLR 2025) draw in their figures, by the code beside their paper: b = 2^24 with log a of
+# 2 to 5, where a share 1 - e^-½ of torch's float32 draws is 0, and shapes whose mode is near ½, however large b.
+PUBLISHED = [*((math.exp(log_a), 2.0**24) for log_a in (2, 3, 4, 5)), (1.75, 2.0), (10.1, 2.0**10), (20.0, 2.0**20)]
+PUBLISHED.append((40.0, 2.0**40))
+
+
+@dtypes
+@pytest.mark.parametrize("a, b", PUBLISHED)
+def test_the_published_cases_where_other_kumaraswamys_fail(dtype, a, b):
+    a, b = torch.tensor(a, dtype=dtype), torch.tensor(b, dtype=dtype)
+    exact_a, exact_b = mp.mpf(a.item()), mp.mpf(b.item())
+    q = Kumaraswamy(a, b)
+    grid = torch.linspace(0.01, 0.99, 99, dtype=dtype)
+
+    def log_density(x):
+        body = (exact_b - 1) * mp.log1p(-(mp.mpf(x) ** exact_a))
+        return mp.log(exact_a) + mp.log(exact_b) + (exact_a - 1) * mp.log(x) + body
+
+    assert close(q.log_prob(grid), [log_density(x) for x in grid.tolist()], 1e-6 if dtype == torch.float32 else 1e-13)
+    mean = exact_b * mp.beta(1 + 1 / exact_a, exact_b)
+    assert abs(q.mean.item() - mean) < 2 * torch.finfo(dtype).eps
+    draws = q.rsample((KS_DRAWS,))
+    assert draws.min() > 1e-10
+    odds = log_odds(draws).numpy()
+    assert stats.kstest(odds, lambda w: kumaraswamy_cdf_of_log_odds(w, a.item(), b.item())).pvalue > KS_LEVEL
+
+
+def test_where_the_published_cases_are_torchs_kumaraswamy_fails():
+    a, b = (torch.tensor(c) for c in PUBLISHED[0])
+    share = (torch.distributions.Kumaraswamy(a, b).sample((KS_DRAWS,)) < 1e-10).float().mean()
+    assert abs(share - (1 - math.exp(-0.5))) < 0.01  # the docs say so
+
+
+@dtypes
+def test_mean_and_entropy_over_the_published_plane(dtype):
+    log_a, log_b = torch.meshgrid(*(torch.linspace(-10, 30, 9, dtype=dtype),) * 2, indexing="ij")
+    q = Kumaraswamy(log_a.exp(), log_b.exp())
+    both = q.concentration1.flatten().tolist(), q.concentration0.flatten().tolist()
+    pairs = [(mp.mpf(a), mp.mpf(b)) for a, b in zip(*both, strict=True)]
+    mean = [mp.exp(mp.log(b) + mp.loggamma(1 + 1 / a) + mp.loggamma(b) - mp.loggamma(1 + 1 / a + b)) for a, b in pairs]
+    entropy = [1 - 1 / b + (1 - 1 / a) * (mp.digamma(b + 1) + mp.euler) - mp.log(a) - mp.log(b) for a, b in pairs]
+    tolerance = 1e-6 if dtype == torch.float32 else 1e-14
+    assert close(q.mean, mean, tolerance) and close(q.entropy(), entropy, tolerance)
+
+
 @pytest.mark.parametrize("a, b", [(1e-3, 0.3), (0.3, 1e-3), (0.3, 0.3), (2.5, 20.0), (1e3, 0.3)])
 @pytest.mark.parametrize("alpha, beta", [(1e-4, 1.0), (0.5, 2.0)])
 def test_monte_carlo_over_draws_gives_the_kl(a, b, alpha, beta):
