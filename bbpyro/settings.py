@@ -36,8 +36,9 @@ class Shared:
     temperature: float = 0.1
     """Temperature τ of the relaxed Bernoulli masks."""
     threshold: float = 1e-3
-    """A unit is kept when E[π] exceeds this, and twice what the prior expects if that is below a quarter (of
-    SpikeAndSlab its spike; not of StickBreaking). Other families have rules of their own."""
+    """A unit is kept when E[π] exceeds this. Where the prior expects less than a quarter of the units, the threshold is
+    at least twice its mean (of SpikeAndSlab its spike's); under StickBreaking it is not. Other families have rules of
+    their own."""
     initial_keep_probability: float | None = None
     """E[π] where SVI starts; by default the source's, 0.24, through which a network as deep as vgg16 learns nothing."""
     epochs: int = 60

@@ -9,7 +9,7 @@ from torch.func import functional_call
 from torch.nn.utils import parametrizations, parametrize
 
 import bbpyro
-from bbpyro.families import BetaBernoulliDropout
+from bbpyro.families import SBP, BetaBernoulliDropout, GeneralizedDropout
 from bbpyro.insertion import remove_dropout
 
 
@@ -66,6 +66,17 @@ def test_gate_refuses_an_input_of_another_width():
 def test_gate_names_the_argument_that_is_out_of_range(arguments, name):
     with pytest.raises(ValueError, match=name):
         BetaBernoulliDropout(**arguments)
+
+
+@pytest.mark.parametrize("threshold", [1.0, -0.1, float("nan"), "0.5"])
+@pytest.mark.parametrize("family", [BetaBernoulliDropout, SBP, GeneralizedDropout])
+def test_a_threshold_is_held_to_its_range_whenever_it_is_set(family, threshold):
+    gate = family(2)
+    gate.threshold = 0.5
+    threshold = 1e10 if family is SBP and threshold == 1.0 else threshold
+    with pytest.raises(ValueError, match=rf"{family.__name__}: threshold is {threshold}, wanted a number in \[0, 1"):
+        gate.threshold = threshold
+    assert gate.threshold == 0.5
 
 
 def test_insert_dropout_gates_every_linear_of_a_copy_and_keeps_the_weights_names():

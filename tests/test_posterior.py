@@ -586,6 +586,16 @@ def test_chains_must_be_of_one_model(bnn, x, make, what):
         bbpyro.to_arviz([bnn, make()], x, progress=False)
 
 
+def test_priors_of_units_that_change_places_are_two():
+    def of(order):
+        return lambda k: dist.Beta(torch.cat([torch.ones(1), torch.tensor([*range(1, k)][::order]).float()]), 1.0)
+
+    one, same = make_network(prior=of(1)), make_network(prior=of(1))
+    assert bbpyro.to_arviz([one, same], num_samples=3)["posterior"].sizes["chain"] == 2
+    with pytest.raises(ValueError, match="restarts of one model.*by place"):
+        bbpyro.to_arviz([one, make_network(prior=of(-1))], num_samples=3)
+
+
 def test_chains_are_different_networks_and_are_networks(bnn):
     with pytest.raises(ValueError, match="empty list"):
         bbpyro.to_arviz([])

@@ -23,9 +23,11 @@ from bbpyro.studies import StudyConfig, task
 MINE = """
 import torch
 from torch import nn
+from pyro.distributions import Beta
 from bbpyro.priors import FixedRate, Laplace
 
 prior = FixedRate(0.25)
+spread = lambda k: Beta(torch.arange(k) + 1.0, 1.0)
 weights = Laplace(0.1)
 
 class Net(nn.Module):
@@ -115,12 +117,18 @@ def replace(old: str, new: str) -> Callable[[Path], object]:
 
 
 CHANGES = [
-    (replace("FixedRate(0.25)", "FixedRate(0.125)"), "prior: the module that .* has its prior from has changed"),
-    (replace("Laplace(0.1)", "Laplace(0.125)"), "prior: the module that .* has its prior from has changed"),
-    (replace("torch.relu", "torch.sigmoid"), "network: the module that .* has its network from has changed"),
+    (
+        replace("FixedRate(0.25)", "FixedRate(0.125)"),
+        "prior: mine:.* changed since .*; restore what it was, or give what is new another",
+    ),
+    (
+        replace("Laplace(0.1)", "Laplace(0.125)"),
+        "prior: mine:.* changed since .*; restore what it was, or give what is new another",
+    ),
+    (replace("torch.relu", "torch.sigmoid"), "network: mine:Net changed since"),
     (
         replace("hidden=20", "hidden=200"),
-        "another network|network: the module that .* has its network from",
+        "another network|network: mine:Net changed since",
     ),
     (lambda home: write_data(home / "bars.npz", 160), "dataset '.*bars.npz' is not the one that .* was made with"),
     (lambda home: write_weights(home / "net.safetensors", 0.2), "pretrained: .*net.safetensors has changed since"),
@@ -156,6 +164,17 @@ def test_a_comment_changes_nothing(home: Path, study: Path) -> None:
     (home / "mine.py").write_text(MINE)
 
 
+def test_a_prior_whose_units_change_places_is_another(home: Path, tmp_path: Path) -> None:
+    config = StudyConfig(prior=("mine:spread",), seeds=1, **SETTINGS)
+    studies.prepare(tmp_path / "study", config)
+    replace("torch.arange(k) + 1.0", "torch.tensor([1.0, *range(k, 1, -1)])")(home)
+    try:
+        with pytest.raises(ValueError, match="prior: mine:spread, mine:weights changed since"):
+            studies.prepare(tmp_path / "study", config)
+    finally:
+        (home / "mine.py").write_text(MINE)
+
+
 def test_a_module_that_changes_while_a_study_is_trained_is_noticed(home: Path, tmp_path: Path) -> None:
     config = StudyConfig(prior=("mine:prior",), seeds=2, **SETTINGS)
     studies.prepare(tmp_path / "study", config)
@@ -166,7 +185,10 @@ def test_a_module_that_changes_while_a_study_is_trained_is_noticed(home: Path, t
         reason = task.perform(tmp_path / "study" / "runs" / name, tmp_path / "log", run, made_from, None, 0, home)
     finally:
         (home / "mine.py").write_text(MINE)
-    assert reason == "ValueError: prior: the module that the study has its prior from has changed since; restore it"
+    assert reason == (
+        "ValueError: prior: mine:prior, mine:weights changed since the study was made; restore what it was, or give "
+        "what is new another name"
+    )
 
 
 def test_a_run_wants_its_pretrained_weights_until_it_has_started(home: Path, tmp_path: Path) -> None:

@@ -105,7 +105,7 @@ def test_another_threshold_is_of_the_small_network_alone(
     assert cells(printed, "mean mask")[0][4] == cells(printed, "compact")[0][4] == f"{error:.2%}"
     with pytest.raises(SystemExit) as ended:
         main(["compact", str(folder), "--threshold", "1"])
-    assert ended.value.code == 2 and "threshold is 1.0, wanted a keep probability in [0, 1)" in capsys.readouterr().err
+    assert ended.value.code == 2 and "threshold is 1.0, wanted a number in [0, 1)" in capsys.readouterr().err
 
 
 def test_times_are_ratios_to_the_original(run: Path, printed: str) -> None:

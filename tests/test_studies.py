@@ -287,7 +287,7 @@ def test_two_priors_of_one_module_name_are_not_mixed_up(
         rates[name] = bnn.gates["fc1.gate"].keep_probability()[0].item()
     assert rates == pytest.approx({"a": 0.9, "b": 0.1})
     (tmp_path / "b" / "same_name.py").write_text("from bbpyro.priors import FixedRate\nprior = FixedRate(0.8)\n")
-    with pytest.raises(ValueError, match="the module that run .* has its prior from has changed since"):
+    with pytest.raises(ValueError, match="prior: same_name:prior changed since run .* was made"):
         runs.load(Path("study/runs/same_name-prior/seed-0"))
 
 

@@ -143,7 +143,7 @@ examples:
   bbpyro train                                  LeNet-500-300 on MNIST
   bbpyro train --dataset mine.npz               your own arrays x and y
   bbpyro train --dataset bars --gate-learning-rate 0.05
-                                                half a minute, and no network needed
+                                                a minute, and nothing to download
   bbpyro train --prior 'IndianBuffet(5)' --seed 1
   bbpyro train --network mine:net --dataset mine.npz
                                                 your own network, as mine.py in this folder has it
@@ -158,9 +158,9 @@ with the mean and the range over the seeds, and figures, in a study folder. A st
 was.
 
 examples:
-  bbpyro compare --dataset bars --epochs 10 --gate-learning-rate 0.05 --jobs 2
-                                                two minutes, and no network needed
-  bbpyro compare --prior 'Beta(1e-4, 1)' --prior 'IndianBuffet(5)' --prior mine:prior --seeds 3 --jobs 2
+  bbpyro compare --dataset bars --gate-learning-rate 0.05 --seeds 2 --jobs 2
+                                                some minutes, and nothing to download
+  bbpyro compare --prior 'Beta(1e-4, 1)' --prior 'IndianBuffet(5)' --prior mine:decaying --seeds 3 --jobs 2
   bbpyro compare --prior "{'fc1.*': Jeffreys, '*': Beta(1e-4, 1)}" --prior 'Beta(1e-4, 1)'
   bbpyro compare --vary gate-learning-rate 0.005 0.01 0.02 --vary epochs 60 120
                                                 six settings, each from three seeds
@@ -200,7 +200,7 @@ COMPACT = tyro.conf.subcommand(
     "compact",
     description="""Remove the dead units of a run's network, check that it still predicts what the mean mask
 does, write it in forms that need nothing of bbpyro's, and print what went from each layer, and what each form costs
-and how well it predicts:
+and how well it predicts. Each call replaces the files of the one before:
   compact.safetensors   weights, and the architecture of usual layers, for bbpyro.load_compact
   compact.pt2           torch alone loads it, with torch.export.load
   compact.onnx          ONNX Runtime alone runs it; wants pip install onnx onnxruntime onnxscript

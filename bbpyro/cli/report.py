@@ -222,8 +222,9 @@ def _print_decisions(console: Console, idata: Any, measures: list[str]) -> None:
     told = f"kept: {' or '.join(measures)} above the threshold"
     if "surely_in" in decided:
         told += (
-            f"; surely: {posterior.CI_PROB:.0%} of the posterior of π is on that side of it. In is a low bar: a π of "
-            "0.01 is in, and used for one datum in a hundred"
+            f"; surely: {posterior.CI_PROB:.0%} of the posterior of π is on that side of it. A unit may be "
+            "kept and surely out: one that is rarely above it, but then far. In is a low bar: a π of 0.01 is "
+            "in, and used for one datum in a hundred"
         )
     print_text(console, told + "\n")
 

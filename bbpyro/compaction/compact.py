@@ -134,8 +134,6 @@ def set_threshold(net: nn.Module, threshold: float | None) -> None:
     """
     if threshold is None:
         return
-    if not 0 <= threshold < 1:
-        raise ValueError(f"threshold is {threshold}, wanted a keep probability in [0, 1)")
     for name, gate in gates_of(net).items():
         if not isinstance(gate, BetaBernoulliDropout):
             raise ValueError(f"threshold is of E[π], and the gate {name!r} goes by the {gate.measure_label}")

@@ -55,6 +55,8 @@ class Compaction:
             lines.append(
                 f"{name:{width}} {gate.units:6d} {gate.dead:6d} {gate.removed:8d} {gate.left_out:9d}  {why}".rstrip()
             )
+            if gate.dead == gate.units:
+                lines.append(f"{name:{width}} has lost all its units: the network may answer the same to every input")
         return "\n".join(lines)
 
 

@@ -170,12 +170,12 @@ def fetch(name: str, data_dir: Path | None = None) -> Path:
             reasons.append(f"{get.__name__.removeprefix('_from_')}: files missing, or not those expected (checksum)")
     raise DataUnavailableError(
         f"dataset {name!r} is not here and could not be fetched ({'; '.join(reasons)}). "
-        f"Put {', '.join(source.files)} (plain or .gz) into {raw}, or try --dataset bars, which needs no network"
+        f"Put {', '.join(source.files)} (plain or .gz) into {raw}, or try --dataset bars, which is made here"
     )
 
 
 def is_here(name: str, data_dir: Path | None = None) -> bool:
-    """Whether :func:`load` needs no network for this name."""
+    """Whether :func:`load` downloads nothing for this name."""
     if name not in SOURCES:
         return True
     source = SOURCES[name]

@@ -41,6 +41,7 @@ class BetaBernoulliDropout(Gate):
     """
 
     unit_parameters: ClassVar[tuple[str, ...]] = ("unconstrained_concentration1", "unconstrained_concentration0")
+    thresholds = (0.0, 1.0)
     latent, measure_name, measure_label = "pi", "keep_probability", "keep probability E[π]"
     unconstrained_concentration1: nn.Parameter
     unconstrained_concentration0: nn.Parameter
@@ -55,8 +56,6 @@ class BetaBernoulliDropout(Gate):
         dim: int = -1,
     ) -> None:
         super().__init__(threshold, dim)
-        if not 0 <= threshold < 1:
-            raise ValueError(f"threshold is {threshold}, wanted a keep probability in [0, 1)")
         self.own_threshold = threshold
         self.starts_by_default = concentration1 is None
         concentration1 = CONCENTRATION1 if concentration1 is None else concentration1

@@ -1,5 +1,6 @@
 """What all gates have in common, of whatever family of masks: they multiply, and tell which units are out."""
 
+import math
 from typing import Any, ClassVar
 
 import torch
@@ -35,6 +36,7 @@ class Gate(nn.Module):
     measure_name: ClassVar[str]
     measure_label: ClassVar[str]
     depends_on_data: ClassVar[bool] = False
+    thresholds: ClassVar[tuple[float, float]] = (-math.inf, math.inf)  # from the first, and below the second
 
     def __init__(self, threshold: float, dim: int = -1) -> None:
         super().__init__()
@@ -43,6 +45,20 @@ class Gate(nn.Module):
         self.threshold, self.dim = threshold, dim
         self._start: dict[str, float] = {}
         self.register_buffer("z", None)
+
+    @property
+    def threshold(self) -> float:
+        """What the measure of a unit is held against; a ValueError where it is set to what it cannot be."""
+        return self._threshold
+
+    @threshold.setter
+    def threshold(self, threshold: float) -> None:
+        least, end = self.thresholds
+        if not isinstance(threshold, int | float) or not least <= threshold < end:
+            raise ValueError(
+                f"{type(self).__name__}: threshold is {threshold}, wanted a number in [{least:g}, {end:g})"
+            )
+        self._threshold = threshold
 
     @torch.no_grad()
     def begin_at(self, name: str, start: float, num_features: int | None = None) -> None:

@@ -28,6 +28,7 @@ class GeneralizedDropout(Gate):
     """
 
     unit_parameters = ("logit_pi",)
+    thresholds = (0.0, 1.0)
     latent, measure_name, measure_label = "pi", "keep_probability", "keep probability π"
     logit_pi: nn.Parameter
 
@@ -42,7 +43,7 @@ class GeneralizedDropout(Gate):
         dim: int = -1,
     ) -> None:
         super().__init__(threshold, dim)
-        check_numbers(self, alpha=(alpha, 1e-30, 1e9), beta=(beta, 1e-30, 1e9), threshold=(threshold, 0, 1))
+        check_numbers(self, alpha=(alpha, 1e-30, 1e9), beta=(beta, 1e-30, 1e9))
         check_numbers(self, keep_probability=(keep_probability, 1e-5, 1 - 1e-5), temperature=(temperature, 1e-3, 1e3))
         self.alpha, self.beta, self.temperature = float(alpha), float(beta), float(temperature)
         self.begin_at("logit_pi", torch.tensor(keep_probability).logit().item(), num_features)

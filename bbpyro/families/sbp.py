@@ -26,13 +26,14 @@ class SBP(Gate):
     """
 
     unit_parameters = ("mu", "log_sigma")
+    thresholds = (0.0, 1e9)
     latent, measure_name, measure_label = "theta", "signal_to_noise", "signal-to-noise ratio E[θ] / sd[θ]"
     mu: nn.Parameter
     log_sigma: nn.Parameter
 
     def __init__(self, num_features: int, threshold: float = 1.0, low: float = -20.0, dim: int = -1) -> None:
         super().__init__(threshold, dim)
-        check_numbers(self, threshold=(threshold, 0, 1e9), low=(low, -80, -1e-3))
+        check_numbers(self, low=(low, -80, -1e-3))
         self.low = float(low)
         self.begin_at("mu", 0.0, num_features)
         self.begin_at("log_sigma", -3.0, num_features)

@@ -235,7 +235,7 @@ def prior_posterior(idata: Any) -> Figure:
         log_odds_axis(axis, 1e-6, 0.99)
         mark_threshold(axis, threshold)
         title(axis, f"{place(idata, gate)}; above {threshold:.3g}:\n{', '.join(above)}")
-        axis.set_xlabel("keep probability π")
+        axis.set_xlabel("keep probability π, even in log-odds")
         axis.set_ylim(-0.04, 1.02)
         axis.tick_params("x", labelrotation=45)
     axes[0].set_ylabel("share of π above")

@@ -54,7 +54,7 @@ def threshold_sweep(idata: Any) -> Figure:
     if score == "error":
         below.set_ylim(0, min(4 * values.min(1).max() + 1, 102))
     below.set_ylabel(text)
-    below.set_xlabel("threshold on E[π]")
+    below.set_xlabel("threshold on E[π], even in log-odds")
     log_odds_axis(below)
     for axis in (above, below):
         if len(set(thresholds.values())) == 1:

@@ -277,7 +277,7 @@ def priors_posteriors(studied: Mapping[str, Any]) -> Figure:
             axis.tick_params("x", labelrotation=45)
         row[0].set_ylabel("share above")
     for axis in axes[-1]:
-        axis.set_xlabel("keep probability π")
+        axis.set_xlabel("keep probability π, even in log-odds")
     super_title(figure, f"how much of π lies above each value\nline: posterior{_seeds(first)}, dashed: prior")
     return figure
 

@@ -146,7 +146,7 @@ def mark_threshold(axis: Axes, threshold: float, label: str = "threshold", color
 
 
 def log_odds_axis(axis: Axes, low: float = 1e-5, high: float = 0.99) -> None:
-    """A horizontal axis of probabilities on which both ends can be seen."""
+    """A horizontal axis of probabilities, even in their log-odds, on which both ends can be seen."""
     axis.set_xscale("logit")
     axis.set_xlim(low, high)
     ticks = [t for t in (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.1, 0.5, 0.9, 0.99) if low <= t <= high]

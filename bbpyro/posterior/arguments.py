@@ -64,6 +64,7 @@ def describe_model(bnn: BetaBernoulliNetwork) -> dict[str, Any]:
         "log prior densities at 0.1, 0.5 and 0.9": {
             g: [round(v, 4) for v in d.reshape(3, -1)[:, 0].tolist()] for g, d in densities.items()
         },
+        "log prior densities, by place": {g: _by_place(d.reshape(3, -1)) for g, d in densities.items()},
         "rates": {g: _rate(bnn.prior_of(g)) for g in gates},
         "family of q(π)": {g: type(gate.posterior()).__name__ for g, gate in gates.items()},
         "families of masks": {g: type(gate).__name__ for g, gate in bnn.gates.items()},
@@ -72,6 +73,13 @@ def describe_model(bnn: BetaBernoulliNetwork) -> dict[str, Any]:
         "temperature": bnn.temperature,
         "log prior density of a weight": round(bnn.weight_prior((1,)).log_prob(torch.full((1,), 0.1)).item(), 4),
     }
+
+
+def _by_place(of_units: torch.Tensor) -> list[float]:
+    """Of numbers `[n, K]` n means that change where units change places: each unit weighs what its place is."""
+    weights = torch.arange(1, of_units.shape[1] + 1, dtype=torch.float64)
+    means: list[float] = (of_units.double() @ (weights / weights.sum())).tolist()
+    return means
 
 
 def _rate(prior: Any) -> float | None:

@@ -216,7 +216,10 @@ def check_same(noted: Mapping[str, Any], now: Mapping[str, Any], made: str, conf
         raise ValueError(f"dataset {config.dataset!r} is not the one that {made} was made with")
     for name, what in (("network", "network"), ("model", "prior")):
         if name in differ:
-            raise ValueError(f"{what}: the module that {made} has its {what} from has changed since; restore it")
+            of = ", ".join(path for setting, path in config.modules if (setting == "network") == (name == "network"))
+            raise ValueError(
+                f"{what}: {of} changed since {made} was made; restore what it was, or give what is new another name"
+            )
     if "pretrained" in differ:
         raise ValueError(f"pretrained: {config.pretrained} has changed since {made} was made with it; restore it")
 
