@@ -13,6 +13,9 @@ import bbpyro
 from bbpyro.distributions import RelaxedBernoulli, placed_like
 
 N, IN = 12, 4
+
+if torch.__version__ < torch.torch_version.TorchVersion("2.13"):  # which do not know what shape a draw on meta has
+    torch.library.impl("aten::_standard_gamma", "Meta")(lambda concentration, generator=None: concentration.clone())
 PRIORS = [
     *("Beta(1e-4, 1)", "Beta(0.5, 2)", "IndianBuffet(2)", "Uniform", "Jeffreys", "LogitNormal(-1, 2)"),
     *("SpikeAndSlab(0.1)", "StickBreaking(2)", "FixedRate(0.3)"),
