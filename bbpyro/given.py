@@ -72,7 +72,9 @@ class Given(nn.Module):
             if not fnmatch.filter(with_pi, pattern):
                 raise ValueError(f"prior: {pattern!r} is of gates that have none, of the family {_families(gates)}")
         if not with_pi and prior != priors.Beta():
-            raise ValueError(f"prior: gates of the family {_families(gates)} have no π, and so none; leave it out")
+            raise ValueError(
+                f"prior: gates of the family {_families(gates)} have no π, so they take no prior; leave it out"
+            )
         self._tell(with_pi)
         each = prior.values() if isinstance(prior, dict) else ()
         self.learnt_priors = nn.ModuleList([one for one in each if isinstance(one, nn.Module)])

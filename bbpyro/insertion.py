@@ -14,7 +14,7 @@ from torch.nn.utils import parametrize
 from bbpyro.checks import in_eval_mode
 from bbpyro.denormals import zero_denormal
 from bbpyro.families.beta_bernoulli import MIN_START, BetaBernoulliDropout
-from bbpyro.families.gate import Gate
+from bbpyro.families.own import check_gate
 from bbpyro.families.spelled import Family, FamilyLike, as_family, is_beta_bernoulli
 from bbpyro.layers import check_module, gates_of
 from bbpyro.nests import FAILURES, Nest, reason_of
@@ -198,8 +198,11 @@ def _add_gate(places: Sequence[Any], family: Family) -> None:
     """One gate for all of these places."""
     place = places[0]
     is_dense = isinstance(place, nn.Linear)
-    gate = family(_num_units(place), dim=-1 if is_dense else 1)
-    _check_gate(gate)
+    try:
+        gate = family(_num_units(place), dim=-1 if is_dense else 1)
+    except TypeError as error:
+        raise ValueError(f"family: {family!r} takes no number of units and dim=-1 or 1 ({error})") from error
+    check_gate(gate)
     tensor = next((t for t in (*place.parameters(), *place.buffers()) if t.is_floating_point()), torch.empty(0))
     gate.to(tensor)
     for place in places:
@@ -208,22 +211,6 @@ def _add_gate(places: Sequence[Any], family: Family) -> None:
         else:
             place.register_forward_hook(_gate_output)
         place.add_module("gate", gate)
-
-
-def _check_gate(gate: Any) -> None:
-    """Raise a ValueError that says what a family of the user's lacks, before it is trained."""
-    kind = type(gate)
-    if not isinstance(gate, Gate):
-        raise ValueError(f"family: it makes a {kind.__name__}, wanted a subclass of bbpyro.families.Gate")
-    if isinstance(gate, BetaBernoulliDropout):
-        return
-    said = ("unit_parameters", "latent", "measure_name", "measure_label")
-    methods = ("model", "guide", "kl", "draws", "measure", "mean_mask")
-    lacks = [name for name in said if not hasattr(gate, name)]
-    lacks += [f"{name}()" for name in methods if getattr(kind, name) is getattr(Gate, name)]
-    lacks += [f"the parameter {name}" for name in getattr(gate, "unit_parameters", ()) if not hasattr(gate, name)]
-    if lacks:
-        raise ValueError(f"family: {kind.__name__} lacks {', '.join(lacks)}; a gate wants them")
 
 
 def _gate_output(place: nn.Module, args: Any, output: Tensor) -> Tensor:

@@ -253,7 +253,7 @@ BAD_ARRAYS: dict[str, tuple[dict[str, Any], list[str]]] = {
     "x_test shorter": ({"x": X, "y": Y, "x_test": X[1:], "y_test": Y}, ["x_test has 19 data", "(20,)"]),
     "one-hot labels": ({"x": X, "y": np.eye(3)[Y]}, ["(20, 3)", "one label a datum"]),
     "shapes differ": ({"x": X, "y": Y, "x_test": X[:, :3], "y_test": Y}, ["(4,)", "x_test", "(3,)"]),
-    "objects": ({"x": X.astype(object), "y": Y}, ["plain arrays"]),
+    "objects": ({"x": X.astype(object), "y": Y}, ["x is an array of objects"]),
     "complex": ({"x": X * 1j, "y": Y}, ["x is complex128"]),
     "text": ({"x": X.astype(str), "y": Y}, ["x is <U"]),
     "no data": ({"x": X[:0], "y": Y[:0]}, ["x is", "(0, 4)"]),
@@ -779,6 +779,27 @@ def test_the_names_of_features_come_with_an_npz(tmp_path: Path) -> None:
         assert dataset.feature_names == ("a", "größe", "c", "d e"), number
         assert dataset.with_validation(2).feature_names == dataset.feature_names
     assert load_npz(tmp_path, x=x, y=np.arange(10) % 2).feature_names == ()
+
+
+@pytest.mark.parametrize(
+    ("arrays", "mentions"),
+    [
+        ({"y": np.array(["no", "yes"] * 5, dtype=object)}, ("y is an array of objects", "numpy.unique(y, return_inv")),
+        ({"x": np.full((10, 4), "1", dtype=object)}, ("x is an array of objects", "x.astype(numpy.float32)")),
+        ({"y": np.array([0, 5] * 5)}, ("class 1 is not; numpy.unique(y, return_inverse=True)[1] are such labels",)),
+        ({"feature_name": np.array(["a", "b", "c", "d"])}, ("an array 'feature_name'; wanted 'feature_names'",)),
+    ],
+)
+def test_what_pandas_makes_of_a_table_is_told_with_its_remedy(
+    tmp_path: Path, arrays: dict[str, Any], mentions: tuple[str, ...]
+) -> None:
+    np.savez(tmp_path / "mine.npz", **{"x": np.zeros((10, 4)), "y": np.arange(10) % 2, **arrays})
+    assert_npz_refused(tmp_path / "mine.npz", *mentions)
+
+
+def test_arrays_of_ones_own_beside_those_that_are_read_are_no_matter(tmp_path: Path) -> None:
+    x, y = np.arange(40.0).reshape(10, 4), np.arange(10) % 2
+    assert len(load_npz(tmp_path, x=x, y=y, row_id=np.arange(10), note=np.array("kept by hand")).x) == 8
 
 
 @pytest.mark.parametrize(

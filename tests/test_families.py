@@ -1,5 +1,6 @@
 """Families of masks: their ELBO, what they keep and drop, and what else knows them only as gates."""
 
+import inspect
 import math
 import shutil
 from pathlib import Path
@@ -372,7 +373,7 @@ def test_a_family_of_ones_own(family, few):
         ("SBP(1, 5)", "SBP: low is 5, wanted a number from -80 to -0.001"),
         ("VIB('x')", "'x' is no"),
         ("VIB(1, 2)", "VIB takes gamma"),
-        (3, "family: 3 is none; known are"),
+        (3, "3 is no family of masks; known are"),
         ({"0.gate": "SBP"}, "family: none of '0.gate' is the gate '2.gate'; add '[*]' for the rest"),
         ({"9.gate": "SBP", "*": "SBP"}, "family: '9.gate' is none of the gates 0.gate, 2.gate"),
         ("absent:family", "'absent:family' cannot be imported"),
@@ -393,7 +394,7 @@ def test_what_is_of_beta_bernoulli_dropout_alone_is_refused():
         bbpyro.insert_dropout(net, 0.01, family="SBP")
     with pytest.raises(ValueError, match="initial_keep_probability is of Beta-Bernoulli dropout"):
         bbpyro.insert_dropout(net, family="SBP", initial_keep_probability=0.9)
-    with pytest.raises(ValueError, match="prior: gates of the family SBP have no π, and so none"):
+    with pytest.raises(ValueError, match="prior: gates of the family SBP have no π, so they take no prior"):
         bbpyro.BetaBernoulliNetwork(bbpyro.insert_dropout(net, family="SBP"), num_data=3, prior="Jeffreys")
     mixed = bbpyro.insert_dropout(nn.Sequential(nn.Linear(3, 3), net), family={"0.gate": "SBP", "*": "BetaBernoulli"})
     with pytest.raises(ValueError, match="prior: '0.gate' is of gates that have none"):
@@ -636,6 +637,100 @@ def test_a_study_has_what_a_datum_keeps_beside_what_can_be_stored(study):
     assert f"| {'-'.join(f'{count:.0f}' for count in second['active'].values())} |" in table
     summary = runs.summarize(run, num_samples=2)
     assert summary["active"] == pytest.approx(second["active"])
+
+
+class Own(families.Gate):
+    """A family as a user would write it."""
+
+    unit_parameters = ("mu",)
+    latent, measure_name, measure_label = "z", "mean", "|μ|"
+
+    def __init__(self, num_features, dim=-1, cost=1.0):
+        super().__init__(0.1, dim)
+        self.cost = cost
+        self.begin_at("mu", 1.0, num_features)
+
+    def model(self, name, data):
+        pyro.factor(f"{name}.cost", -self.kl(data.size).sum())
+        with data:
+            return {"z": pyro.sample(f"{name}.z", dist.Normal(self.mu, 0.1).to_event(1))}
+
+    def guide(self, name, data):
+        with data:
+            pyro.sample(f"{name}.z", dist.Normal(self.mu, 0.1).to_event(1))
+
+    def kl(self, num_data):
+        return self.cost * self.mu.abs()
+
+    def draws(self, num_samples):
+        return dist.Normal(self.mu, 0.1).sample((num_samples,))
+
+    def measure(self):
+        return self.mu.abs()
+
+    def mean_mask(self):
+        return self.mu * self.kept()
+
+
+def other_site(self, name, data):
+    with data:
+        pyro.sample(f"{name}.zz", dist.Normal(self.mu, 0.1).to_event(1))
+
+
+WRONG = [
+    ({"__init__": lambda self, num_features: None}, "takes no number of units and dim=-1 or 1"),
+    (
+        {"model": lambda self, name, data: torch.ones(4)},
+        r"model\(\) of Wrong returns a Tensor, wanted .* \{.z.: masks\}",
+    ),
+    ({"kl": None}, r"Wrong lacks kl\(\)"),
+    (
+        {"kl": lambda self, num_data: self.mu.sum()},
+        r"kl\(\) of Wrong gives shape \[\], wanted .* each of 4 units, \[4\]",
+    ),
+    ({"kl": lambda self, num_data: 1.0}, r"Wrong fails where it is tried \(AttributeError: 'float'"),
+    ({"measure": lambda self: 1.0}, r"measure\(\) of Wrong gives a float, wanted"),
+    ({"mean_mask": lambda self: self.mu[:3]}, r"mean_mask\(\) of Wrong gives shape \[3\], wanted"),
+    ({"guide": other_site}, r"guide\(\) of Wrong samples gate.zz, and its model\(\) gate.z; wanted the same names"),
+    ({"guide": lambda self, name, data: None}, r"guide\(\) of Wrong samples nothing, and its model"),
+    ({"draws": lambda self, num_samples: self.absent, "measure": lambda self: self.absent}, r"Wrong fails .*absent"),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), WRONG)
+def test_what_a_family_of_ones_own_does_wrong_is_said_before_it_is_trained(change, message):
+    net = nn.Sequential(nn.Linear(4, 2))
+    before = torch.get_rng_state()
+    assert isinstance(bbpyro.insert_dropout(net, family=Own)[0].gate, Own)
+    with pytest.raises(ValueError, match=f"^family: .*{message}"):
+        bbpyro.insert_dropout(net, family=type("Wrong", (Own,), change))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+CHANGED = [
+    ("cost=1.0", "cost=500.0", True),
+    ("self.mu.abs()", "self.mu.square()", True),
+    ("0.1).to_event", "0.2).to_event", True),
+    ("class Own", "# a comment\nANOTHER = 3\n\n\nclass Own", False),
+    ("A family as a user would write it.", "Another docstring.", False),
+]
+
+
+@pytest.mark.parametrize(("old", "new", "is_another"), CHANGED)
+def test_a_run_goes_on_with_the_family_that_it_was_made_with(tmp_path, monkeypatch, npz, old, new, is_another):
+    monkeypatch.chdir(tmp_path)
+    code = "import pyro\nimport pyro.distributions as dist\nfrom bbpyro import families\n\n\n" + inspect.getsource(Own)
+    (tmp_path / "own_family.py").write_text(code)
+    settings = {"epochs": 1, "pretrain_epochs": 0, "network": "mlp-64-64"}
+    runs.create(tmp_path / "run", runs.TrainConfig(dataset=str(npz), family="own_family:Own", **settings))
+    runs.train(tmp_path / "run")
+    assert old in code
+    (tmp_path / "own_family.py").write_text(code.replace(old, new))
+    if not is_another:
+        runs.load(tmp_path / "run")
+        return
+    with pytest.raises(ValueError, match="own_family:Own changed since run .* was made; restore what it was, or"):
+        runs.load(tmp_path / "run")
 
 
 def test_what_a_family_of_ones_own_lacks_is_said_before_it_is_trained():

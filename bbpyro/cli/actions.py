@@ -245,14 +245,15 @@ def _warn_of_fit(console: Console, run: runs.Run, *, is_told: bool) -> None:
     budget = of_data(num_data, config.batch_size)
     if any(start > 1 for _, start in config.kl_start):
         advice = "a smaller --kl-start"
-    elif budget.is_of_few_data and config.epochs < budget.epochs:
+    elif config.dataset.endswith(".npz") and budget.is_of_few_data and config.epochs < budget.epochs:
         begins = {"pretrain_epochs", "starts", *config.inapplicable} if config.pretrained else config.inapplicable
         of_few = {name: value for name, value in dataclasses.asdict(budget).items() if name not in begins}
         flags = (f"--{name.replace('_', '-')} {value}" for name, value in of_few.items())
         advice = f"{' '.join(flags)}, as without --epochs"
     else:
         start = [] if "initial_keep_probability" in config.inapplicable else ["--initial-keep-probability 0.95"]
-        advice = ", ".join([*start, "a longer --kl-warmup-epochs, or a smaller --network"])
+        more = ["more --epochs"] if config.epochs < runs.Settings.epochs else []
+        advice = ", ".join([*more, *start, "a longer --kl-warmup-epochs, or a smaller --network"])
     num_steps = config.epochs * math.ceil(num_data / config.batch_size)
     done = f"{num_data:,} data in {config.epochs} epochs are {num_steps:,} steps"
     warning = "" if is_told else f"warning: {run.warning}. "

@@ -136,7 +136,9 @@ def set_threshold(net: nn.Module, threshold: float | None) -> None:
         return
     for name, gate in gates_of(net).items():
         if not isinstance(gate, BetaBernoulliDropout):
-            raise ValueError(f"threshold is of E[π], and the gate {name!r} goes by the {gate.measure_label}")
+            raise ValueError(
+                f"threshold is of E[π], and the gate {name!r} goes by the {gate.measure_label}; leave it out"
+            )
         gate.threshold = threshold
 
 

@@ -1,6 +1,7 @@
 """The user's own arrays."""
 
 import contextlib
+import difflib
 import math
 import zipfile
 from collections.abc import Iterator
@@ -13,6 +14,8 @@ import torch
 from bbpyro import memory
 from bbpyro.data.dataset import Dataset
 
+READ = ("x", "y", "x_test", "y_test", "feature_names")
+
 
 def load_npz(path: Path) -> Dataset:
     """The arrays x and y of a .npz file, and x_test and y_test or a random fifth of the data in their place.
@@ -23,6 +26,7 @@ def load_npz(path: Path) -> Dataset:
         ValueError: the file cannot be read, or its arrays are not what is wanted.
     """
     _check_size(path)
+    _check_members(path)
     try:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files if name != "feature_names"}
@@ -48,7 +52,7 @@ def load_npz(path: Path) -> Dataset:
     if missing or num_classes < 2:
         raise ValueError(
             f"dataset: {path}: y must hold labels 0..C-1 with at least two classes, each of them present; "
-            f"class {missing[0] if missing else 1} is not"
+            f"class {missing[0] if missing else 1} is not; numpy.unique(y, return_inverse=True)[1] are such labels"
         )
     note = ""
     if "x_test" in arrays:
@@ -78,8 +82,9 @@ def _read_names(path: Path, file: Any) -> np.ndarray:
     except ValueError:  # an array of objects, as a DataFrame's columns are
         names = np.empty(0, object)
     if names.dtype.kind != "U" or names.ndim != 1:
+        shape = "" if names.dtype == object else f" of shape {names.shape}"
         raise _NamesError(
-            f"dataset: {path}: feature_names is {names.dtype} of shape {names.shape}, wanted texts; write "
+            f"dataset: {path}: feature_names is {names.dtype}{shape}, wanted texts; write "
             "feature_names=numpy.array(list(map(str, names)))"
         )
     return names
@@ -104,6 +109,24 @@ def num_training_data(path: Path) -> int | None:
     if "x" not in lengths:
         return None
     return lengths["x"] - (0 if "x_test" in lengths else _num_held_out(lengths["x"]))
+
+
+def _check_members(path: Path) -> None:
+    """Raise a ValueError where an array is of objects, or has nearly the name of one that is read."""
+    headers: dict[str, Any] = {}
+    with contextlib.suppress(Exception):  # what is wrong with it loading it tells
+        headers = {name.removesuffix(".npy"): dtype for name, _, dtype in _headers(path)}
+    for name, dtype in headers.items():
+        near = difflib.get_close_matches(name, READ, 1, 0.8)
+        if name not in READ and near and near[0] not in headers:
+            raise ValueError(f"dataset: {path} has an array {name!r}; wanted {near[0]!r}, if it is meant to be read")
+        if dtype.hasobject and name in READ and name != "feature_names":
+            remedy = (
+                "numpy.unique(y, return_inverse=True)[1] are its classes as numbers"
+                if name[0] == "y"
+                else (f"write {name}.astype(numpy.float32)")
+            )
+            raise ValueError(f"dataset: {path}: {name} is an array of objects, as pandas makes of text; {remedy}")
 
 
 def _num_held_out(num_data: int) -> int:

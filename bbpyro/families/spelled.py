@@ -84,7 +84,7 @@ def as_family(family: FamilyLike | Mapping[str, FamilyLike] | None) -> dict[str,
     each = {name: parse(one, KNOWN) if isinstance(one, str) else one for name, one in found.items()}
     for one in each.values():
         if not callable(one):
-            raise ValueError(f"family: {one!r} is none; {spellings(KNOWN)}")
+            raise ValueError(f"{one!r} is no family of masks; {spellings(KNOWN)}")
     return each
 
 

@@ -9,6 +9,7 @@ import torch
 from bbpyro import checks
 from bbpyro.distributions import Delta
 from bbpyro.drawing import Guide, check_guide
+from bbpyro.families import own
 from bbpyro.model import BetaBernoulliNetwork
 
 History = Sequence[Mapping[str, Any]]
@@ -68,6 +69,7 @@ def describe_model(bnn: BetaBernoulliNetwork) -> dict[str, Any]:
         "rates": {g: _rate(bnn.prior_of(g)) for g in gates},
         "family of q(π)": {g: type(gate.posterior()).__name__ for g, gate in gates.items()},
         "families of masks": {g: type(gate).__name__ for g, gate in bnn.gates.items()},
+        "families of one's own": {g: own.described(gate) for g, gate in bnn.gates.items()},
         "weight guide": bnn.weight_guide,
         "num_data": bnn.num_data,
         "temperature": bnn.temperature,

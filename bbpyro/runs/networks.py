@@ -88,7 +88,10 @@ def make(name: str, shape: Sequence[int], num_classes: int) -> nn.Module:
 def check_output(name: str, net: nn.Module, x: Tensor, num_classes: int) -> None:
     """Raise a ValueError unless a network of the user's own makes a number a class of the data x `[N, ...]`."""
     if any(isinstance(module, Gate) for module in net.modules()):
-        raise ValueError(f"network: {name!r} has gates already; wanted it without, as bbpyro puts them in")
+        raise ValueError(
+            f"network: {name!r} has gates already; wanted it without, for bbpyro puts them in; a tied one is "
+            "trained from Python"
+        )
     shape = ", ".join(map(str, ("N", *x.shape[1:])))
     try:
         with torch.no_grad(), in_eval_mode(net):

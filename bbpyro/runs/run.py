@@ -363,7 +363,7 @@ def read_config(folder: Path) -> tuple[TrainConfig, dict[str, Any]]:
     """
     path = folder / "config.json"
     if not path.is_file():
-        raise CheckpointError(f"{folder} is no bbpyro run: it has no config.json")
+        raise CheckpointError(f"{folder} is no bbpyro run: {_instead(folder)}")
     try:
         description = json.loads(path.read_text(encoding="utf-8"))
         config = TrainConfig.from_json(as_written(description["config"]))
@@ -381,6 +381,15 @@ def read_config(folder: Path) -> tuple[TrainConfig, dict[str, Any]]:
     except ValueError as error:
         raise _altered(path, error) from None
     return config, noted
+
+
+def _instead(folder: Path) -> str:
+    """What there is in place of a run."""
+    if not folder.is_dir():
+        return "there is no such folder"
+    if (folder / "study.json").is_file():
+        return f"it is a study; its runs are the folders seed-N in {folder / 'runs'}"
+    return "it has no config.json"
 
 
 def _altered(path: Path, error: Exception) -> CheckpointError:
