@@ -386,7 +386,7 @@ def test_what_is_no_family_is_refused(family, message):
 
 def test_what_is_of_beta_bernoulli_dropout_alone_is_refused():
     net = nn.Linear(3, 2)
-    with pytest.raises(ValueError, match="threshold is of E.π., and the gate '0.gate' goes by the signal-to"):
+    with pytest.raises(ValueError, match="threshold is of a keep probability, and gate '0.gate' goes by the signal-to"):
         bbpyro.compact(gated("SBP"), threshold=0.1)
     with pytest.raises(ValueError, match="NUTS is of Beta-Bernoulli dropout alone, and has no masks of '0.gate' .SBP."):
         bbpyro.mcmc.nuts(gated("SBP"), torch.randn(20, 4), torch.randint(2, (20,)), num_samples=4)

@@ -16,7 +16,6 @@ from bbpyro.compaction.report import Compaction, built_shapes, kept_indices, rep
 from bbpyro.compaction.selection import SelectUnits, select_inputs
 from bbpyro.denormals import zero_denormal
 from bbpyro.exclusive import one_at_a_time
-from bbpyro.families import BetaBernoulliDropout
 from bbpyro.layers import called_gates, gates_of
 from bbpyro.model import BetaBernoulliNetwork
 from bbpyro.nests import FAILURES, Nest, call, map_tensors, reason_of, tensors_of
@@ -135,9 +134,9 @@ def set_threshold(net: nn.Module, threshold: float | None) -> None:
     if threshold is None:
         return
     for name, gate in gates_of(net).items():
-        if not isinstance(gate, BetaBernoulliDropout):
+        if gate.measure_name != "keep_probability":
             raise ValueError(
-                f"threshold is of E[π], and the gate {name!r} goes by the {gate.measure_label}; leave it out"
+                f"threshold is of a keep probability, and gate {name!r} goes by the {gate.measure_label}; leave it out"
             )
         gate.threshold = threshold
 
