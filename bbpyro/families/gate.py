@@ -15,7 +15,7 @@ class Gate(nn.Module):
     :class:`bbpyro.BetaBernoulliNetwork` z is bound for each call; a trained network is usable as it stands.
 
     Attributes:
-        threshold: a unit is kept where its measure is above it.
+        thresholds: what the threshold may be: from the first number, and below the second.
         dim: the dimension of the units: -1, or 1 for the channels of a convolution.
         unit_parameters: the names of its parameters that have a number for each unit.
         latent: what the paper calls the variable of a unit that has a posterior, such as theta.
@@ -48,7 +48,7 @@ class Gate(nn.Module):
 
     @property
     def threshold(self) -> float:
-        """What the measure of a unit is held against; a ValueError where it is set to what it cannot be."""
+        """A unit is kept where its measure is above it; a ValueError where it is set to what it cannot be."""
         return self._threshold
 
     @threshold.setter
