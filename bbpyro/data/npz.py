@@ -121,11 +121,8 @@ def _check_members(path: Path) -> None:
         if name not in READ and near and near[0] not in headers:
             raise ValueError(f"dataset: {path} has an array {name!r}; wanted {near[0]!r}, if it is meant to be read")
         if dtype.hasobject and name in READ and name != "feature_names":
-            remedy = (
-                "numpy.unique(y, return_inverse=True)[1] are its classes as numbers"
-                if name[0] == "y"
-                else (f"write {name}.astype(numpy.float32)")
-            )
+            classes = "numpy.unique(y, return_inverse=True)[1] are its classes as numbers"
+            remedy = classes if name[0] == "y" else f"write {name}.astype(numpy.float32)"
             raise ValueError(f"dataset: {path}: {name} is an array of objects, as pandas makes of text; {remedy}")
 
 
