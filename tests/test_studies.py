@@ -656,5 +656,8 @@ def test_a_pretraining_that_was_damaged_is_made_again(made: studies.Study, tmp_p
     shared = next((made.folder / "pretrained").iterdir())
     config, _ = runs.read_config(made.folder / "runs" / next(iter(made.results)))
     (tmp_path / "net.safetensors").write_bytes(shared.read_bytes()[:-5])
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    (tmp_path / f".net.safetensors-{dead.pid}-abc").write_bytes(b"half of it")
     pretraining.borrow(tmp_path / "net.safetensors", tmp_path, config)
-    assert not (tmp_path / runs.CHECKPOINT).exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["net.safetensors"]

@@ -53,6 +53,7 @@ def file_of(folder: Path, config: runs.TrainConfig, made_from: Mapping[str, Any]
 
 def borrow(shared: Path, run: Path, config: runs.TrainConfig) -> None:
     """Give a run that has not begun the pretraining that another has lent; one that cannot be read is made anew."""
+    checkpoint.clear_unfinished(shared.parent, shared.name)  # of a process that was killed as it lent it
     if (run / runs.CHECKPOINT).exists() or not shared.exists():
         return
     with contextlib.suppress(CheckpointError):
