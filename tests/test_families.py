@@ -388,6 +388,10 @@ def test_what_is_of_beta_bernoulli_dropout_alone_is_refused():
     net = nn.Linear(3, 2)
     with pytest.raises(ValueError, match="threshold is of a keep probability, and gate '0.gate' goes by the signal-to"):
         bbpyro.compact(gated("SBP"), threshold=0.1)
+    points = gated("GeneralizedDropout(1e-4, 10)")  # whose π is a keep probability too
+    pi = torch.cat([gate.measure() for gate in points.gates.values()])
+    reports = bbpyro.compact(points, threshold=pi.max().item()).compaction.gates.values()
+    assert all(report.dead == report.units for report in reports)
     with pytest.raises(ValueError, match="NUTS is of Beta-Bernoulli dropout alone, and has no masks of '0.gate' .SBP."):
         bbpyro.mcmc.nuts(gated("SBP"), torch.randn(20, 4), torch.randint(2, (20,)), num_samples=4)
     with pytest.raises(ValueError, match="threshold is of Beta-Bernoulli dropout, and no gate is of that"):

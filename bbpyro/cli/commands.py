@@ -143,7 +143,7 @@ examples:
   bbpyro train                                  LeNet-500-300 on MNIST
   bbpyro train --dataset mine.npz               your own arrays x and y
   bbpyro train --dataset bars --gate-learning-rate 0.05
-                                                a minute, and nothing to download
+                                                half a minute, and nothing to download
   bbpyro train --prior 'IndianBuffet(5)' --seed 1
   bbpyro train --network mine:net --dataset mine.npz
                                                 your own network, as mine.py in this folder has it

@@ -53,7 +53,7 @@ def compact(
 
     Raises:
         TypeError: `bnn` is no BetaBernoulliNetwork, such as a network with gates alone.
-        ValueError: the threshold is outside [0, 1) or a gate goes by something else than E[π], round_to < 1, or the
+        ValueError: the threshold is outside [0, 1) or a gate goes by no keep probability, round_to < 1, or the
             network cannot take the example input.
         UnsupportedModuleError: the masks depend on the datum, the network has gates that stand by themselves, its
             output has no real tensor or is random, or E[π] folded into a weight gives another network: by 1e-9 of its
@@ -126,10 +126,10 @@ def _masked(net: nn.Module, threshold: float | None) -> nn.Module:
 
 
 def set_threshold(net: nn.Module, threshold: float | None) -> None:
-    """Have all gates of a network go by another threshold of E[π]; None leaves each its own.
+    """Have all gates of a network go by another threshold of the keep probability; None leaves each its own.
 
     Raises:
-        ValueError: it is outside [0, 1), or a gate goes by something else than E[π].
+        ValueError: it is outside [0, 1), or a gate goes by no keep probability.
     """
     if threshold is None:
         return

@@ -95,7 +95,7 @@ SOURCES = {
             "15d484375f8d13e6eb1aabb0c3f46965",
         ),
         debian_package="dataset-fashion-mnist",
-        debian_folder=Path("/usr/share/datasets/fashion-mnist"),
+        debian_folder=Path("/usr/share/datasets/fashion-mnist"),  # where that package puts it, on any Debian
     ),
     "cifar10": _Source(
         "CIFAR10",

@@ -4,7 +4,7 @@ import contextlib
 import difflib
 import math
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +25,11 @@ def load_npz(path: Path) -> Dataset:
     Raises:
         ValueError: the file cannot be read, or its arrays are not what is wanted.
     """
-    _check_size(path)
-    _check_members(path)
+    headers = []
+    with contextlib.suppress(Exception):  # what is wrong with it loading it tells
+        headers.extend(_headers(path))  # up to a member that is damaged
+    _check_size(path, headers)
+    _check_members(path, {name.removesuffix(".npy"): dtype for name, _, dtype in headers})
     try:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files if name != "feature_names"}
@@ -111,14 +114,11 @@ def num_training_data(path: Path) -> int | None:
     return lengths["x"] - (0 if "x_test" in lengths else _num_held_out(lengths["x"]))
 
 
-def _check_members(path: Path) -> None:
+def _check_members(path: Path, dtypes: Mapping[str, np.dtype[Any]]) -> None:
     """Raise a ValueError where an array is of objects, or has nearly the name of one that is read."""
-    headers: dict[str, Any] = {}
-    with contextlib.suppress(Exception):  # what is wrong with it loading it tells
-        headers = {name.removesuffix(".npy"): dtype for name, _, dtype in _headers(path)}
-    for name, dtype in headers.items():
+    for name, dtype in dtypes.items():
         near = difflib.get_close_matches(name, READ, 1, 0.8)
-        if name not in READ and near and near[0] not in headers:
+        if name not in READ and near and near[0] not in dtypes:
             raise ValueError(f"dataset: {path} has an array {name!r}; wanted {near[0]!r}, if it is meant to be read")
         if dtype.hasobject and name in READ and name != "feature_names":
             classes = "numpy.unique(y, return_inverse=True)[1] are its classes as numbers"
@@ -131,12 +131,10 @@ def _num_held_out(num_data: int) -> int:
     return max(1, num_data // 5)
 
 
-def _check_size(path: Path) -> None:
+def _check_size(path: Path, headers: Iterable[tuple[str, tuple[int, ...], np.dtype[Any]]]) -> None:
     """Raise a ValueError where the arrays, and float32 copies of them, would take more memory than is free."""
-    wanted = 0
-    with contextlib.suppress(Exception):  # what is wrong with it loading it tells
-        for _, shape, dtype in _headers(path):
-            wanted += math.prod(shape) * (dtype.itemsize + 2 * np.dtype(np.float32).itemsize)
+    copies = 2 * np.dtype(np.float32).itemsize
+    wanted = sum(math.prod(shape) * (dtype.itemsize + copies) for _, shape, dtype in headers)
     memory.check(wanted, f"dataset: {path}", "keep fewer data, or fewer numbers of each")
 
 

@@ -20,9 +20,9 @@ SAID = ("unit_parameters", "latent", "measure_name", "measure_label")
 METHODS = ("model", "guide", "kl", "draws", "measure", "mean_mask")
 
 
-def is_own(gate: Gate) -> bool:
-    """Whether its class is not one of bbpyro's."""
-    return not type(gate).__module__.startswith("bbpyro.families.")
+def is_own(kind: type) -> bool:
+    """Whether a class is not one of bbpyro's."""
+    return not kind.__module__.startswith("bbpyro.")
 
 
 def check_gate(gate: Any) -> None:
@@ -37,7 +37,7 @@ def check_gate(gate: Any) -> None:
     lacks += [f"the parameter {name}" for name in getattr(gate, "unit_parameters", ()) if not hasattr(gate, name)]
     if lacks:
         raise ValueError(f"family: {kind.__name__} lacks {', '.join(lacks)}; a gate wants them")
-    if is_own(gate):
+    if is_own(kind):
         _try(gate)
 
 
@@ -87,15 +87,13 @@ def described(gate: Gate) -> dict[str, Any] | None:
 
     Comments and docstrings do not count. What it calls outside of its class is not noted. None of bbpyro's own classes.
     """
-    if not is_own(gate):
+    if not is_own(type(gate)):
         return None
     plain = vars(nn.Module())
     numbers = {
         k: v for k, v in vars(gate).items() if isinstance(v, int | float | str) and k not in plain and k[0] != "_"
     }
-    classes = [
-        each for each in type(gate).__mro__ if issubclass(each, Gate) and not each.__module__.startswith("bbpyro.")
-    ]
+    classes = [each for each in type(gate).__mro__ if issubclass(each, Gate) and is_own(each)]
     return {"code": [_code(each) for each in classes], "numbers": numbers}
 
 
