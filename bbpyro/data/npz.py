@@ -25,7 +25,7 @@ def load_npz(path: Path) -> Dataset:
     Raises:
         ValueError: the file cannot be read, or its arrays are not what is wanted.
     """
-    headers = []
+    headers = list[tuple[str, tuple[int, ...], np.dtype[Any]]]()
     with contextlib.suppress(Exception):  # what is wrong with it loading it tells
         headers.extend(_headers(path))  # up to a member that is damaged
     _check_size(path, headers)
